@@ -1,0 +1,89 @@
+//! The compiler's output: eBPF instructions with symbolic maps and annotations. Only the dataplane knows file descriptors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use felid_model::ResourceKey;
+use felid_model::resolved::{SetId, SetIds};
+
+/// One eBPF instruction, as the kernel's `struct bpf_insn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Insn {
+    /// Opcode.
+    pub code: u8,
+    /// Destination register (0-10).
+    pub dst: u8,
+    /// Source register; the dataplane overwrites it where a map is referenced.
+    pub src: u8,
+    /// Offset.
+    pub off: i16,
+    /// Immediate.
+    pub imm: i32,
+}
+
+/// A map that an `ld_imm64` refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MapRef {
+    /// Per-CPU array `scratch`.
+    Scratch,
+    /// Array `classes`.
+    Classes,
+    /// Hash `named_ports`.
+    NamedPorts,
+    /// Program array `fixed`.
+    Fixed,
+    /// The program array of this program's own continuations: element n is chunk n (element 0 is unused).
+    Chain,
+}
+
+/// A loadable piece of a program: at most the kernel's limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Chunk {
+    /// Instructions; both halves of each `ld_imm64` are there.
+    pub insns: Vec<Insn>,
+    /// First half of an `ld_imm64` -> the map whose file descriptor belongs into it (`src` = BPF_PSEUDO_MAP_FD).
+    pub maps: Vec<(usize, MapRef)>,
+    /// Ranges of instructions and what they are for, in order, for listings.
+    pub notes: Vec<(Range<usize>, Note)>,
+}
+
+/// Why instructions are there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// Fixed parts: entry, dispatch by protocol and port, end. Words for people.
+    Frame(String),
+    /// A test or verdict of the rule with this index in [`Program::rules`].
+    Rule(u32),
+}
+
+/// A rule (or another place that can decide) of a compiled program: `Scratch::rule` is an index into their list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleRef {
+    /// The policy or profile; `None` = the end of everything (no policy, no profile allowed it) or a closed endpoint.
+    pub key: Option<ResourceKey>,
+    /// Tier name; `None` in profiles and at the end.
+    pub tier: Option<Arc<str>>,
+    /// Index of the rule in the record; `None` = end of the tier.
+    pub index: Option<u32>,
+    /// What it looks like, for people: "Allow TCP from (app == 'a') ports 80".
+    pub text: String,
+}
+
+/// A compiled policy of one direction. Equal decisions give equal programs, which endpoints share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Program {
+    /// Chunk 0 is the entry; the others are reached by tail calls through [`MapRef::Chain`].
+    pub chunks: Vec<Chunk>,
+    /// Rule table.
+    pub rules: Vec<RuleRef>,
+    /// Sets whose bits it tests on the peer's class row (not those of named ports).
+    pub sets: SetIds,
+    /// Named-port sets whose bits it tests.
+    pub named_port_sets: SetIds,
+}
+
+/// Where a set's bit is in class rows.
+pub trait Slots {
+    /// Bit position of the set, if it has one.
+    fn slot(&self, set: &SetId) -> Option<u32>;
+}

@@ -1,0 +1,13 @@
+//! Calico's resources as Rust types, and the selector language.
+//!
+//! In: the text or JSON value of one document. Out: a typed [`Resource`] with its selectors parsed, or every error in it with
+//! field and reason; canonical selectors and their uids; resolved policies ([`resolved`]), the form in which the calculation
+//! hands policy to the compiler. Never: I/O, clocks, threads, the kernel.
+#![forbid(unsafe_code)]
+
+pub mod resolved;
+mod resource;
+mod selector;
+
+pub use resource::*;
+pub use selector::*;

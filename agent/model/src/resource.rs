@@ -1,0 +1,318 @@
+//! The resources that felid acts on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::Selector;
+
+/// Kinds of resources that felid acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `WorkloadEndpoint`, namespaced.
+    WorkloadEndpoint,
+    /// `Profile`.
+    Profile,
+    /// `NetworkPolicy` (projectcalico.org), namespaced.
+    NetworkPolicy,
+    /// `GlobalNetworkPolicy`.
+    GlobalNetworkPolicy,
+    /// `Tier`.
+    Tier,
+    /// `NetworkSet`, namespaced.
+    NetworkSet,
+    /// `GlobalNetworkSet`.
+    GlobalNetworkSet,
+    /// `FelixConfiguration`.
+    FelixConfiguration,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What identifies a resource: kind, namespace (exactly for namespaced kinds) and name. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace; `None` for kinds without.
+    pub namespace: Option<Arc<str>>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+/// `Kind/name` or `Kind/namespace/name`.
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}/{}", self.kind, self.name),
+            None => write!(f, "{}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// Labels of an endpoint, network set or profile.
+pub type LabelMap = BTreeMap<String, String>;
+
+/// One accepted document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// `WorkloadEndpoint`.
+    WorkloadEndpoint(Arc<WorkloadEndpoint>),
+    /// `Profile`.
+    Profile(Arc<Profile>),
+    /// `NetworkPolicy` and `GlobalNetworkPolicy`.
+    Policy(Arc<Policy>),
+    /// `Tier`.
+    Tier(Arc<Tier>),
+    /// `NetworkSet` and `GlobalNetworkSet`.
+    NetworkSet(Arc<NetworkSet>),
+    /// `FelixConfiguration`.
+    FelixConfiguration(Arc<FelixConfiguration>),
+    /// A policy document that was bad from the start: every endpoint that it may select is closed.
+    BadPolicy(Arc<BadPolicy>),
+}
+
+impl Resource {
+    /// The resource's identity.
+    pub fn key(&self) -> &ResourceKey {
+        match self {
+            Resource::WorkloadEndpoint(r) => &r.key,
+            Resource::Profile(r) => &r.key,
+            Resource::Policy(r) => &r.key,
+            Resource::Tier(r) => &r.key,
+            Resource::NetworkSet(r) => &r.key,
+            Resource::FelixConfiguration(r) => &r.key,
+            Resource::BadPolicy(r) => &r.key,
+        }
+    }
+}
+
+/// `WorkloadEndpoint`: the interface of a container or VM to its host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadEndpoint {
+    /// Identity; the namespace is always present.
+    pub key: ResourceKey,
+    /// metadata.labels, with `projectcalico.org/namespace` and `/orchestrator` overwritten, and `pcns.*`/`pcsa.*` removed.
+    pub labels: LabelMap,
+    /// The name of the workload to which this endpoint belongs.
+    pub workload: Option<String>,
+    /// The orchestrator that created this endpoint.
+    pub orchestrator: String,
+    /// The node where this endpoint resides.
+    pub node: String,
+    /// CNI_CONTAINERID.
+    pub container_id: Option<String>,
+    /// Kubernetes pod name.
+    pub pod: Option<String>,
+    /// Container network interface name.
+    pub endpoint: String,
+    /// Service account.
+    pub service_account: Option<String>,
+    /// Addresses of the interface: /32 and /128 only.
+    pub ip_networks: Vec<IpNet>,
+    /// Gateway for IPv4.
+    pub ipv4_gateway: Option<std::net::Ipv4Addr>,
+    /// Gateway for IPv6.
+    pub ipv6_gateway: Option<std::net::Ipv6Addr>,
+    /// Names of profiles, in order.
+    pub profiles: Vec<String>,
+    /// Host-side interface.
+    pub interface_name: String,
+    /// MAC address of the workload.
+    pub mac: Option<[u8; 6]>,
+    /// Named ports.
+    pub ports: Vec<EndpointPort>,
+}
+
+/// A named port of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointPort {
+    /// Name; empty when only a host port.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+}
+
+/// `Profile`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// Identity.
+    pub key: ResourceKey,
+    /// Labels that endpoints with this profile inherit.
+    pub labels_to_apply: LabelMap,
+    /// Rules towards the workload.
+    pub ingress: Vec<Rule>,
+    /// Rules from the workload.
+    pub egress: Vec<Rule>,
+}
+
+/// `NetworkPolicy` (with a namespace in its key) or `GlobalNetworkPolicy` (without).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Identity.
+    pub key: ResourceKey,
+    /// Name of its tier.
+    pub tier: String,
+    /// Order; `None` = last.
+    pub order: Option<f64>,
+    /// Endpoints it holds for, not yet confined to the namespace; absent = all().
+    pub selector: Selector,
+    /// GlobalNetworkPolicy: endpoints' namespaces, as written.
+    pub namespace_selector: Option<Selector>,
+    /// Applies to ingress (after inference of absent types).
+    pub applies_ingress: bool,
+    /// Applies to egress.
+    pub applies_egress: bool,
+    /// Rules towards the workload.
+    pub ingress: Vec<Rule>,
+    /// Rules from the workload.
+    pub egress: Vec<Rule>,
+}
+
+/// A policy that cannot be enforced; see [`Resource::BadPolicy`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct BadPolicy {
+    /// Identity.
+    pub key: ResourceKey,
+    /// What it selects, as far as that could be read; `None` = anything (in its namespace).
+    pub selector: Option<Selector>,
+    /// Its namespaceSelector; `None` = none or unreadable.
+    pub namespace_selector: Option<Selector>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// `Tier`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tier {
+    /// Identity.
+    pub key: ResourceKey,
+    /// Order; `None` = last.
+    pub order: Option<f64>,
+    /// What happens at the end of the tier: Deny (false) or Pass (true).
+    pub default_pass: bool,
+}
+
+/// `NetworkSet` (with a namespace) or `GlobalNetworkSet`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkSet {
+    /// Identity.
+    pub key: ResourceKey,
+    /// metadata.labels; a NetworkSet's `projectcalico.org/namespace` is its namespace.
+    pub labels: LabelMap,
+    /// Members, masked.
+    pub nets: Vec<IpNet>,
+}
+
+/// The fields of `FelixConfiguration` that felid follows; `None` = not said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FelixConfiguration {
+    /// Identity: `default` or `node.NAME`.
+    pub key: ResourceKey,
+    /// `logSeverityScreen`.
+    pub log_severity_screen: Option<LogSeverity>,
+    /// `interfacePrefix`, split at commas.
+    pub interface_prefix: Option<Vec<String>>,
+    /// `defaultEndpointToHostAction`.
+    pub default_endpoint_to_host_action: Option<EndpointToHostAction>,
+}
+
+/// Calico's log levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogSeverity {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Fatal,
+}
+
+/// What happens to packets from a workload to its host that the egress policy allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointToHostAction {
+    /// Dropped.
+    Drop,
+    /// Go on into the host's own rules.
+    Return,
+    /// Accepted.
+    Accept,
+}
+
+/// IP protocol number with Calico's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Protocol(pub u8);
+
+/// Rule action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// Accept the packet.
+    Allow,
+    /// Drop the packet.
+    Deny,
+    /// Go on with the next tier, or the profiles.
+    Pass,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Action.
+    pub action: Action,
+    /// The rule holds fields that felid does not know: an Allow never matches, a Deny matches without them, a Pass is a Deny.
+    /// Dotted paths from the rule.
+    pub unknown_fields: Vec<String>,
+    /// 4 or 6.
+    pub ip_version: Option<u8>,
+    /// Protocol.
+    pub protocol: Option<Protocol>,
+    /// Not this protocol.
+    pub not_protocol: Option<Protocol>,
+    /// Where packets come from.
+    pub source: EntityRule,
+    /// Where packets go.
+    pub destination: EntityRule,
+}
+
+/// One side of a rule.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EntityRule {
+    /// Address in one of these, if not empty.
+    pub nets: Vec<IpNet>,
+    /// Address in none of these.
+    pub not_nets: Vec<IpNet>,
+    /// Address of an endpoint or network set that this selects.
+    pub selector: Option<Selector>,
+    /// ... does not select.
+    pub not_selector: Option<Selector>,
+    /// Namespaces that the selectors look in.
+    pub namespace_selector: Option<Selector>,
+    /// Ports, OR-ed.
+    pub ports: Vec<Port>,
+    /// Not these ports.
+    pub not_ports: Vec<Port>,
+}
+
+/// A port of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Port {
+    /// Inclusive range; first <= last.
+    Range(u16, u16),
+    /// Named port.
+    Named(String),
+}
+
+/// Makes an [`IpNet`] of a single address.
+pub fn host_net(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}

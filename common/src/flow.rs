@@ -1,0 +1,176 @@
+//! Conntrack: keys, values and states.
+
+use crate::shared;
+
+/// Protocol numbers that the programs tell apart.
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// IPv4 in IP.
+    pub const IPIP: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite.
+    pub const UDPLITE: u8 = 136;
+}
+
+shared! {
+/// Key of an IPv4 flow: the 5-tuple without a direction. "Low" is the side whose (address, port) is smaller, see [`FlowKeyV4::new`].
+/// ICMP queries carry their identifier as both ports; other protocols without ports carry zeros.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct FlowKeyV4: 16 {
+    /// Address of the low side, network byte order.
+    pub low: u32,
+    /// Address of the high side, network byte order.
+    pub high: u32,
+    /// Port of the low side, network byte order.
+    pub low_port: u16,
+    /// Port of the high side, network byte order.
+    pub high_port: u16,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// Key of an IPv6 flow, as [`FlowKeyV4`].
+#[derive(Hash, PartialOrd, Ord)]
+pub struct FlowKeyV6: 40 {
+    /// Address of the low side, network byte order.
+    pub low: [u32; 4],
+    /// Address of the high side, network byte order.
+    pub high: [u32; 4],
+    /// Port of the low side, network byte order.
+    pub low_port: u16,
+    /// Port of the high side, network byte order.
+    pub high_port: u16,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// One end of a flow, as far as it is a local endpoint.
+pub struct Side: 12 {
+    /// The endpoint's id; 0 = this end is not a local endpoint (or not judged yet).
+    pub endpoint: u32,
+    /// Index of its [`crate::Endpoint`] record; valid only while that record still has this id.
+    pub index: u32,
+    /// Generation under which this side's policy allowed the flow; [`GENERATION_NONE`] = never judged, [`GENERATION_EXEMPT`] =
+    /// not subject to policy (the host reaching its own workload).
+    pub generation: u32,
+}
+
+/// What is known of one flow. "Original" is the direction of its first packet.
+pub struct Flow: 48 {
+    /// [`FlowKeyV4::check`] or [`FlowKeyV6::check`] of the key. The kernel may reuse a deleted element at once, so a pointer that
+    /// was looked up may have become another flow: verified after reading and before writing.
+    pub check: u64,
+    /// Low 32 bits of jiffies when a packet was last seen, at most a second old; compare with wrapping arithmetic.
+    /// Written by compare-and-swap only, so that packets and the sweeper agree on who wins.
+    pub last_seen: u32,
+    /// `FLOW_*` bits.
+    pub flags: u16,
+    /// TCP flags seen from the originator (FIN 1, SYN 2, RST 4, ACK 16).
+    pub tcp_original: u8,
+    /// TCP flags seen from the responder.
+    pub tcp_reply: u8,
+    /// The originator: judged by its egress policy.
+    pub egress: Side,
+    /// The responder: judged by its ingress policy.
+    pub ingress: Side,
+    /// Low 32 bits of jiffies when the flow was created.
+    pub created: u32,
+    /// Unused, zero.
+    pub reserved: u32,
+}
+}
+
+/// The original source is the key's low side.
+pub const FLOW_ORIGINAL_LOW: u16 = 1;
+/// Created by `from_workload` for a local destination: both directions redirect past the host stack.
+pub const FLOW_FAST: u16 = 2;
+/// A packet of the reply direction has been seen.
+pub const FLOW_REPLIED: u16 = 4;
+/// The sweeper has claimed this entry: a miss for everyone else.
+pub const FLOW_DEAD: u16 = 8;
+
+/// Not judged.
+pub const GENERATION_NONE: u32 = 0;
+/// Never judged, always valid.
+pub const GENERATION_EXEMPT: u32 = u32::MAX;
+
+/// TCP FIN.
+pub const TCP_FIN: u8 = 1;
+/// TCP SYN.
+pub const TCP_SYN: u8 = 2;
+/// TCP RST.
+pub const TCP_RST: u8 = 4;
+/// TCP ACK.
+pub const TCP_ACK: u8 = 16;
+
+impl FlowKeyV4 {
+    /// Key of a packet and whether its source is the low side. Addresses and ports in network byte order.
+    #[inline(always)]
+    pub const fn new(src: u32, src_port: u16, dst: u32, dst_port: u16, protocol: u8) -> (Self, bool) {
+        let protocol = protocol as u32;
+        if src < dst || (src == dst && src_port <= dst_port) {
+            (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
+        } else {
+            (Self { low: dst, high: src, low_port: dst_port, high_port: src_port, protocol }, false)
+        }
+    }
+
+    /// Fingerprint stored in the value, see [`Flow::check`].
+    #[inline(always)]
+    pub const fn check(&self) -> u64 {
+        let addresses = (self.low as u64) << 32 | self.high as u64;
+        let rest = (self.protocol as u64) << 32 | (self.low_port as u64) << 16 | self.high_port as u64;
+        // Odd multipliers keep each word's bits apart; 1 keeps an all-zero (never written) value from matching.
+        mix(addresses, rest) | 1
+    }
+}
+
+impl FlowKeyV6 {
+    /// As [`FlowKeyV4::new`].
+    #[inline(always)]
+    pub const fn new(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u8) -> (Self, bool) {
+        let protocol = protocol as u32;
+        let (sh, sl, dh, dl) = (pair(src[0], src[1]), pair(src[2], src[3]), pair(dst[0], dst[1]), pair(dst[2], dst[3]));
+        let src_is_low = if sh != dh {
+            sh < dh
+        } else if sl != dl {
+            sl < dl
+        } else {
+            src_port <= dst_port
+        };
+        if src_is_low {
+            (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
+        } else {
+            (Self { low: dst, high: src, low_port: dst_port, high_port: src_port, protocol }, false)
+        }
+    }
+
+    /// Fingerprint stored in the value, see [`Flow::check`].
+    #[inline(always)]
+    pub const fn check(&self) -> u64 {
+        let rest = (self.protocol as u64) << 32 | (self.low_port as u64) << 16 | self.high_port as u64;
+        let low = mix(pair(self.low[0], self.low[1]), pair(self.low[2], self.low[3]));
+        let high = mix(pair(self.high[0], self.high[1]), pair(self.high[2], self.high[3]));
+        mix(low ^ high.rotate_left(32), rest) | 1
+    }
+}
+
+#[inline(always)]
+const fn pair(a: u32, b: u32) -> u64 {
+    (a as u64) << 32 | b as u64
+}
+
+#[inline(always)]
+const fn mix(a: u64, b: u64) -> u64 {
+    a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f).rotate_left(29)
+}

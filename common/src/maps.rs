@@ -1,0 +1,218 @@
+//! Keys, values and indices of the maps, and the contract of each program array.
+
+use crate::shared;
+
+/// Size of the endpoint table. Index 0 means "none" and is never used.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// Number of per-policy counter slots; slot 0 collects whatever found no slot of its own.
+pub const MAX_COUNTERS: u32 = 8192;
+
+/// Policy direction: from the workload.
+pub const EGRESS: u32 = 0;
+/// Policy direction: towards the workload.
+pub const INGRESS: u32 = 1;
+
+/// Indices of the program array `fixed`.
+pub mod fixed {
+    /// Packets from a workload (TCX ingress of the host-side interface): established flows in the common shape.
+    pub const FROM_WORKLOAD: u32 = 0;
+    /// Packets to a workload (TCX egress of the host-side interface): the same.
+    pub const TO_WORKLOAD: u32 = 1;
+    /// Everything else from a workload.
+    pub const FROM_WORKLOAD_SLOW: u32 = 2;
+    /// Everything else to a workload.
+    pub const TO_WORKLOAD_SLOW: u32 = 3;
+    /// Where every policy program ends: reads the verdict in [`crate::Scratch`].
+    pub const JUDGED: u32 = 4;
+    /// ICMP errors about known flows, both hooks.
+    pub const RELATED: u32 = 5;
+    /// Size of the array.
+    pub const COUNT: u32 = 8;
+}
+
+/// Size of the program array `policies`: two banks of two directions of [`MAX_ENDPOINTS`].
+pub const POLICIES: u32 = 4 * MAX_ENDPOINTS;
+
+/// Index into `policies`. An empty element means: drop, counted as [`crate::Drop::NoPolicy`].
+#[inline(always)]
+pub const fn policy_index(bank: u32, direction: u32, endpoint: u32) -> u32 {
+    bank * 2 * MAX_ENDPOINTS + direction * MAX_ENDPOINTS + endpoint
+}
+
+/// Which word of `skb->cb` the stub of an endpoint fills with the endpoint's index.
+pub const CB_INDEX: usize = 0;
+/// ... and with its id.
+pub const CB_ID: usize = 1;
+/// Which word the programs fill with the interface they redirect to, so that test runs see it.
+pub const CB_TARGET: usize = 2;
+/// ... and with the drop reason (only where they drop), for test runs.
+pub const CB_REASON: usize = 3;
+
+shared! {
+/// A local endpoint, element of the array `endpoints` (index: the endpoint's index).
+pub struct Endpoint: 80 {
+    /// Identity, never reused; 0 = this record is free.
+    pub id: u32,
+    /// Host-side interface; 0 = not there.
+    pub ifindex: u32,
+    /// `ENDPOINT_*` bits.
+    pub flags: u32,
+    /// MTU of the host-side interface.
+    pub mtu: u32,
+    /// Generation of its egress policy: flows that were judged under another one are judged again. Starts at 1.
+    pub egress_generation: u32,
+    /// Generation of its ingress policy.
+    pub ingress_generation: u32,
+    /// The workload's MAC address (destination of delivered packets), if known.
+    pub mac: [u8; 6],
+    /// The host-side interface's MAC address.
+    pub host_mac: [u8; 6],
+    /// IPv4 gateway that is answered by ARP, network byte order.
+    pub gateway_v4: u32,
+    /// IPv6 gateway that is answered by neighbour discovery; zero = only the interface's own link-local address, by the kernel.
+    pub gateway_v6: [u32; 4],
+    /// Fingerprint of (resource key, interface name), by which a restarted agent recognises the endpoint.
+    pub identity: [u32; 4],
+    /// Unused, zero.
+    pub reserved: [u32; 2],
+}
+
+/// Value of `peers_v4` (key: address, 4 bytes) and `peers_v6` (key: 16 bytes), both in network byte order.
+pub struct Peer: 24 {
+    /// Class of the address in each bank: index into `classes`; 0 = member of nothing.
+    pub class: [u32; 2],
+    /// Index of the local endpoint that has this address; 0 = none.
+    pub endpoint: u32,
+    /// Id of that endpoint; must equal the record's.
+    pub id: u32,
+    /// `PEER_*` bits.
+    pub flags: u32,
+    /// Unused, zero.
+    pub reserved: u32,
+}
+
+/// Value of `nets_v4` and `nets_v6` (LPM; keys [`NetKeyV4`], [`NetKeyV6`]) and of `named_ports` (key [`NamedPortKey`]).
+pub struct ClassPair: 8 {
+    /// Class in each bank, all covering prefixes included.
+    pub class: [u32; 2],
+}
+
+/// LPM key.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct NetKeyV4: 8 {
+    /// Prefix length, host byte order.
+    pub prefix: u32,
+    /// Address, network byte order.
+    pub address: u32,
+}
+
+/// LPM key.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct NetKeyV6: 20 {
+    /// Prefix length, host byte order.
+    pub prefix: u32,
+    /// Address, network byte order.
+    pub address: [u32; 4],
+}
+
+/// Key of `named_ports`: one port of one address.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct NamedPortKey: 20 {
+    /// Address, network byte order; IPv4 as the first word, the others zero (no IPv6 address of a workload looks so).
+    pub address: [u32; 4],
+    /// Port, host byte order.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+}
+
+/// The one element of the array `settings`. Times in jiffies.
+pub struct Settings: 64 {
+    /// Jiffies a second.
+    pub hz: u32,
+    /// Unanswered TCP.
+    pub tcp_syn: u32,
+    /// Established TCP.
+    pub tcp_established: u32,
+    /// TCP after both FINs.
+    pub tcp_fin: u32,
+    /// TCP after a RST.
+    pub tcp_rst: u32,
+    /// UDP and UDP-Lite.
+    pub udp: u32,
+    /// ICMP and ICMPv6.
+    pub icmp: u32,
+    /// All other protocols.
+    pub other: u32,
+    /// `SETTING_*` bits.
+    pub flags: u32,
+    /// UDP port of the cluster's VXLAN, host byte order; packets to it from workloads are dropped unless allowed.
+    pub vxlan_port: u32,
+    /// Unused, zero.
+    pub reserved: [u32; 6],
+}
+
+/// Key of `fragments_v4`: a datagram whose first fragment was seen at this endpoint and hook.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct FragmentKeyV4: 20 {
+    /// Source, network byte order.
+    pub src: u32,
+    /// Destination, network byte order.
+    pub dst: u32,
+    /// Endpoint id.
+    pub endpoint: u32,
+    /// Identification as in the packet.
+    pub identification: u32,
+    /// Protocol in the low byte, hook ([`EGRESS`] or [`INGRESS`]) above it.
+    pub protocol_hook: u32,
+}
+
+/// Key of `fragments_v6`.
+#[derive(Hash, PartialOrd, Ord)]
+pub struct FragmentKeyV6: 44 {
+    /// Source, network byte order.
+    pub src: [u32; 4],
+    /// Destination, network byte order.
+    pub dst: [u32; 4],
+    /// Endpoint id.
+    pub endpoint: u32,
+    /// Identification as in the packet.
+    pub identification: u32,
+    /// Protocol in the low byte, hook above it.
+    pub protocol_hook: u32,
+}
+
+/// Value of the fragment tables.
+pub struct Fragment: 8 {
+    /// Source port (or ICMP identifier), network byte order.
+    pub src_port: u16,
+    /// Destination port (or ICMP identifier), network byte order.
+    pub dst_port: u16,
+    /// Length in bytes of what the first fragment carried after the IP headers: later fragments must begin at or after it.
+    pub first_length: u16,
+    /// ICMP type in the low byte, code in the high one.
+    pub icmp: u16,
+}
+}
+
+/// The record names a MAC address: packets with another source MAC are spoofed.
+pub const ENDPOINT_CHECK_MAC: u32 = 1;
+/// `mac` is known and the interface is a veth whose peer is in another namespace, without foreign queueing disciplines or tcx
+/// programs: packets may be redirected straight into it.
+pub const ENDPOINT_FAST: u32 = 2;
+
+/// The address belongs to the host itself.
+pub const PEER_HOST: u32 = 1;
+
+/// `defaultEndpointToHostAction` is not Drop: what the egress policy allows reaches the host.
+pub const SETTING_HOST_REACHABLE: u32 = 1;
+/// Workloads may send IP-in-IP.
+pub const SETTING_ALLOW_IPIP: u32 = 2;
+/// Workloads may send VXLAN to the cluster's port.
+pub const SETTING_ALLOW_VXLAN: u32 = 4;
+/// There are entries in `nets_v4`: an address that `peers_v4` lacks is looked up there.
+pub const SETTING_NETS_V4: u32 = 8;
+/// Likewise IPv6.
+pub const SETTING_NETS_V6: u32 = 16;

@@ -1,0 +1,50 @@
+//! The per-CPU scratch between tail calls, and the contract between the fixed programs and the generated policy programs.
+
+use crate::shared;
+
+shared! {
+/// The one element of the per-CPU array `scratch`.
+///
+/// A fixed program fills the tuple (always of the flow's *original* direction), the classes and the bank, then tail-calls
+/// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter` and tail-calls
+/// `fixed[JUDGED]`. It must not touch anything else, and `skb` stays as it was.
+pub struct Scratch: 128 {
+    /// Source address, network byte order (IPv4: first word, the others zero).
+    pub src: [u32; 4],
+    /// Destination address.
+    pub dst: [u32; 4],
+    /// Class of the source in this bank.
+    pub src_class: u32,
+    /// Class of the destination.
+    pub dst_class: u32,
+    /// Source port, **host** byte order; 0 where the protocol has none.
+    pub src_port: u16,
+    /// Destination port, likewise.
+    pub dst_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// Bank of this packet: 0 or 1, read once from `epoch`.
+    pub bank: u32,
+
+    /// Written by the policy program: [`VERDICT_ALLOW`] or [`VERDICT_DENY`]; zero before it runs.
+    pub verdict: u32,
+    /// Written by the policy program: index of the deciding rule in the program's rule table.
+    pub rule: u32,
+    /// Written by the policy program: index into `counters` (below [`crate::MAX_COUNTERS`]).
+    pub counter: u32,
+
+    /// Private to the fixed programs.
+    pub private: [u32; 16],
+}
+}
+
+/// The policy allows the flow.
+pub const VERDICT_ALLOW: u32 = 1;
+/// The policy denies the flow.
+pub const VERDICT_DENY: u32 = 2;
