@@ -1,0 +1,92 @@
+//! What changed on the host, as the kernel tells it.
+
+use futures::StreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteAttribute;
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::{AsyncSocket, SocketAddr};
+
+use super::{Link, NetError};
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A link is new or changed.
+    Link(Link),
+    /// The link with this index is gone.
+    LinkGone(u32),
+    /// Addresses of the host changed: list them again.
+    Addresses,
+    /// A route out of this interface went away or changed.
+    Routes(u32),
+    /// Events were lost: look at everything again.
+    Resync,
+}
+
+/// Stream of events.
+#[derive(Debug)]
+pub struct Events {
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+}
+
+/// A burst of thousands of link changes must fit; the kernel caps it at `rmem_max` unless forced, which root may.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+impl Events {
+    pub(super) fn open() -> Result<Self, NetError> {
+        let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])
+        .map_err(NetError::Open)?;
+        // A smaller buffer only means that Resync comes sooner.
+        if let Err(error) = connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER) {
+            tracing::debug!(%error, "netlink receive buffer stays at its default");
+        }
+        tokio::spawn(connection);
+        Ok(Self { messages })
+    }
+
+    /// The next event; `None` when the socket is closed.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (message, _) = self.messages.next().await?;
+            if let Some(event) = translate(message.payload) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// An event that is already there.
+    pub fn try_next(&mut self) -> Option<Event> {
+        while let Ok((message, _)) = self.messages.try_recv() {
+            if let Some(event) = translate(message.payload) {
+                return Some(event);
+            }
+        }
+        None
+    }
+}
+
+fn translate(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
+    match payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Link::from_message(&message).map(Event::Link),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => Some(Event::LinkGone(message.header.index)),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)) => {
+            Some(Event::Addresses)
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)) => {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(Event::Routes(*index)),
+                _ => None,
+            })
+        }
+        NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(Event::Resync),
+        _ => None,
+    }
+}
