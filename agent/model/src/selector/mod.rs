@@ -1,0 +1,208 @@
+//! The selector language: which labels an endpoint or network set must have.
+//!
+//! In: text as users write it (`app == 'web' && env in {'prod'}`). Out: a [`Selector`], which evaluates on labels and prints
+//! one canonical text for all spellings of the same expression. Labels that are absent make `!=` and `not in` true.
+
+mod ast;
+mod parse;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha224};
+
+use ast::Node;
+
+/// Label that holds an endpoint's or network set's namespace; things outside namespaces lack it.
+pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
+/// Label that holds an endpoint's orchestrator.
+pub const ORCHESTRATOR_LABEL: &str = "projectcalico.org/orchestrator";
+/// Prefix under which endpoints inherit their namespace's labels.
+pub const NAMESPACE_PREFIX: &str = "pcns.";
+/// Prefix under which endpoints inherit their service account's labels.
+pub const SERVICE_ACCOUNT_PREFIX: &str = "pcsa.";
+
+/// A parsed selector. Cheap to clone; equality and order are those of the canonical text.
+#[derive(Clone)]
+pub struct Selector(Arc<Inner>);
+
+struct Inner {
+    canonical: Box<str>,
+    node: Node,
+}
+
+/// Where a selector looks labels up.
+pub trait Labels {
+    /// Value of a label.
+    fn get(&self, key: &str) -> Option<&str>;
+}
+
+impl Labels for crate::LabelMap {
+    fn get(&self, key: &str) -> Option<&str> {
+        std::collections::BTreeMap::get(self, key).map(String::as_str)
+    }
+}
+
+/// Why a selector does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {reason}")]
+pub struct SelectorError {
+    /// 1-based column in characters.
+    pub column: usize,
+    /// Reason.
+    pub reason: String,
+}
+
+impl Selector {
+    fn new(node: Node) -> Self {
+        Selector(Arc::new(Inner {
+            canonical: node.to_string().into_boxed_str(),
+            node,
+        }))
+    }
+
+    /// Parses a selector; empty text is `all()`. Expressions nested more than 256 deep are refused.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        parse::parse(text).map(Selector::new)
+    }
+
+    /// `all()`.
+    pub fn all() -> Self {
+        Selector::new(Node::All)
+    }
+
+    /// `key == "value"`. `value` is taken as it is; it must not hold both kinds of quotes (no name does), or the canonical text
+    /// would not parse.
+    pub fn label_equals(key: &str, value: &str) -> Self {
+        Selector::new(Node::Eq(key.into(), value.into()))
+    }
+
+    /// `has(key)`.
+    pub fn has_label(key: &str) -> Self {
+        Selector::new(Node::Has(key.into()))
+    }
+
+    /// Canonical text.
+    pub fn canonical(&self) -> &str {
+        &self.0.canonical
+    }
+
+    /// `s:` + unpadded base64url of SHA-224 of `s:` + canonical.
+    pub fn uid(&self) -> String {
+        let mut hash = Sha224::new();
+        hash.update(b"s:");
+        hash.update(self.canonical().as_bytes());
+        format!("s:{}", URL_SAFE_NO_PAD.encode(hash.finalize()))
+    }
+
+    /// Whether the labels match. `all()` and `global()` match any labels.
+    pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
+        self.0.node.matches(labels)
+    }
+
+    /// `self && other`. `all()` adds nothing and is left out.
+    pub fn and(&self, other: &Selector) -> Selector {
+        match (self.is_all(), other.is_all()) {
+            (_, true) => self.clone(),
+            (true, false) => other.clone(),
+            (false, false) => {
+                Selector::new(Node::And(vec![self.0.node.clone(), other.0.node.clone()]))
+            }
+        }
+    }
+
+    /// `!self`.
+    pub fn negate(&self) -> Selector {
+        Selector::new(Node::Not(Box::new(self.0.node.clone())))
+    }
+
+    /// Whether this is exactly `all()`.
+    pub fn is_all(&self) -> bool {
+        matches!(self.0.node, Node::All)
+    }
+
+    /// Whether this is exactly `global()`.
+    pub fn is_global(&self) -> bool {
+        matches!(self.0.node, Node::Global)
+    }
+
+    /// Whether `global()` occurs anywhere in it.
+    pub fn mentions_global(&self) -> bool {
+        self.0.node.mentions_global()
+    }
+
+    /// Every label it names, with `prefix` before it. `all()` and `global()` stay.
+    pub fn with_label_prefix(&self, prefix: &str) -> Selector {
+        Selector::new(self.0.node.map(&mut |node| match node {
+            Node::All => Node::All,
+            Node::Global => Node::Global,
+            other => other.with_prefix(prefix),
+        }))
+    }
+
+    /// A namespaceSelector as a selector on endpoints and network sets: labels get the prefix `pcns.`; `all()` is anything in a
+    /// namespace, `global()` anything outside.
+    pub fn for_namespaces(&self) -> Selector {
+        Selector::new(self.0.node.map(&mut |node| match node {
+            Node::All => Node::Has(NAMESPACE_LABEL.into()),
+            Node::Global => Node::Not(Box::new(Node::Has(NAMESPACE_LABEL.into()))),
+            other => other.with_prefix(NAMESPACE_PREFIX),
+        }))
+    }
+
+    /// Calls `f` with each label the selector looks at; labels may come more than once.
+    pub fn for_each_label(&self, f: &mut impl FnMut(&str)) {
+        self.0.node.for_each_label(f);
+    }
+}
+
+impl PartialEq for Selector {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.canonical() == other.canonical()
+    }
+}
+
+impl Eq for Selector {}
+
+impl PartialOrd for Selector {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Selector {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.canonical().cmp(other.canonical())
+    }
+}
+
+impl Hash for Selector {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.canonical().hash(state);
+    }
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Selector({})", self.canonical())
+    }
+}
+
+/// The canonical text.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.canonical())
+    }
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        Selector::parse(text)
+    }
+}
