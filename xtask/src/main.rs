@@ -1,2 +1,54 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: builds, tests, benches and demonstrates felid. Every command first installs what it needs and is missing.
+#![forbid(unsafe_code)]
+
+mod check;
+mod command;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests, benches and demonstrates felid")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what is missing: rust-src, bpf-linker with its LLVM, Debian packages. Idempotent.
+    Setup,
+    /// Builds the agent (release).
+    Build,
+    /// Runs everything: formatting, lints, documentation, tests with and without root. Ends with the counts.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+        /// Only what needs no root rights.
+        #[arg(long)]
+        no_root: bool,
+    },
+    /// Formatting, lints, documentation, licences and sources of dependencies.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => setup::all(),
+        Task::Build => {
+            setup::build_tools().and_then(|()| command::build_agent().map(|path| println!("{}", path.display())))
+        }
+        Task::Test { filter, no_root } => test::run(filter.as_deref(), no_root),
+        Task::Check => setup::build_tools().and_then(|()| check::all(true).into_result()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

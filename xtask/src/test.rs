@@ -1,0 +1,90 @@
+//! `cargo xtask test`: every tier, and the counts at the end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::check::{self, Counts};
+use crate::command::{cargo, need_root, shown};
+use crate::setup;
+
+/// Runs everything; with a filter or without root, less.
+pub(crate) fn run(filter: Option<&str>, no_root: bool) -> Result<()> {
+    setup::build_tools()?;
+    let mut counts = if filter.is_none() {
+        check::all(false)
+    } else {
+        Counts::default()
+    };
+    counts.add(tests(cargo().args(["test", "--no-fail-fast"]), filter)?);
+    if no_root {
+        eprintln!("skipped: tests that need root");
+    } else {
+        need_root("cargo xtask test")?;
+        setup::host_tools()?;
+        // The live tests run the agent as users do; optimised, so that they measure the real thing.
+        let agent = crate::command::build_agent()?;
+        let mut live = cargo();
+        live.env("FELID_BIN", agent)
+            .args(["test", "--release", "--package", "felid-tests", "--no-fail-fast"]);
+        counts.add(tests(&mut live, filter)?);
+    }
+    for failure in &counts.failures {
+        eprintln!("failed: {failure}");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
+    if counts.failed > 0 {
+        bail!("{} failed", counts.failed);
+    }
+    Ok(())
+}
+
+/// Runs a `cargo test`, shows its output as it comes and adds up its counts.
+fn tests(command: &mut Command, filter: Option<&str>) -> Result<Counts> {
+    command.args(filter);
+    let name = shown(command);
+    eprintln!("+ {name}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    let mut counts = Counts::default();
+    let mut out = std::io::stdout();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("output of cargo test")?;
+            // A reader that went away does not stop the tests.
+            let _ = writeln!(out, "{line}");
+            if let Some(test) = line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+            {
+                counts.failures.push(test.to_owned());
+            }
+            if let Some(result) = line.strip_prefix("test result: ") {
+                let number = |word: &str| {
+                    let before = result.split(word).next().unwrap_or_default();
+                    before
+                        .rsplit(|c: char| !c.is_ascii_digit())
+                        .find(|n| !n.is_empty())
+                        .and_then(|n| n.parse::<u64>().ok())
+                        .unwrap_or(0)
+                };
+                counts.passed += number(" passed");
+                counts.failed += number(" failed");
+                counts.skipped += number(" ignored");
+            }
+        }
+    }
+    let status = child.wait().with_context(|| format!("waiting for {name}"))?;
+    if !status.success() && counts.failed == 0 {
+        // It did not build, or a test binary died.
+        counts.failed += 1;
+        counts.failures.push(format!("{name} ({status})"));
+    }
+    Ok(counts)
+}
