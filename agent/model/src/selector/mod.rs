@@ -5,6 +5,7 @@
 
 mod ast;
 mod parse;
+mod requirements;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -17,6 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha224};
 
 use ast::Node;
+pub use requirements::Requirement;
 
 /// Label that holds an endpoint's or network set's namespace; things outside namespaces lack it.
 pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
