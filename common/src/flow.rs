@@ -1,6 +1,6 @@
 //! Conntrack: keys, values and states.
 
-use crate::shared;
+use crate::{Settings, shared};
 
 /// Protocol numbers that the programs tell apart.
 pub mod protocol {
@@ -20,11 +20,38 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
     /// UDP-Lite.
     pub const UDPLITE: u8 = 136;
+
+    /// The `protocol` word of a flow's key. Without the ICMP type, a flow that was allowed for one type would let others pass.
+    #[inline(always)]
+    pub const fn word(protocol: u8, query_type: u8, code: u8) -> u32 {
+        protocol as u32 | (query_type as u32) << 8 | (code as u32) << 16
+    }
+
+    /// The ICMP query type that both the query and its reply stand under in keys, and whether this message is the reply. `None`:
+    /// the type is not one of a pair that carries an identifier.
+    #[inline(always)]
+    pub const fn icmp_query(version: u8, icmp_type: u8) -> Option<(u8, bool)> {
+        if version == 4 {
+            match icmp_type {
+                // Echo, timestamp, information, address mask, extended echo.
+                8 | 13 | 15 | 17 | 42 => Some((icmp_type, false)),
+                0 => Some((8, true)),
+                14 | 16 | 18 | 43 => Some((icmp_type - 1, true)),
+                _ => None,
+            }
+        } else {
+            match icmp_type {
+                128 | 160 => Some((icmp_type, false)),
+                129 | 161 => Some((icmp_type - 1, true)),
+                _ => None,
+            }
+        }
+    }
 }
 
 shared! {
 /// Key of an IPv4 flow: the 5-tuple without a direction. "Low" is the side whose (address, port) is smaller, see [`FlowKeyV4::new`].
-/// ICMP queries carry their identifier as both ports; other protocols without ports carry zeros.
+/// ICMP queries carry their identifier as both ports; other protocols without ports, and other ICMP messages, carry zeros.
 #[derive(Hash, PartialOrd, Ord)]
 pub struct FlowKeyV4: 16 {
     /// Address of the low side, network byte order.
@@ -35,7 +62,8 @@ pub struct FlowKeyV4: 16 {
     pub low_port: u16,
     /// Port of the high side, network byte order.
     pub high_port: u16,
-    /// IP protocol number.
+    /// What [`protocol::word`] says: the IP protocol number in the low byte; for ICMP and ICMPv6 also the type of the query (of the
+    /// message, if it is none) in bits 8-15 and the code in bits 16-23; else zeros.
     pub protocol: u32,
 }
 
@@ -50,7 +78,7 @@ pub struct FlowKeyV6: 40 {
     pub low_port: u16,
     /// Port of the high side, network byte order.
     pub high_port: u16,
-    /// IP protocol number.
+    /// As in [`FlowKeyV4`].
     pub protocol: u32,
 }
 
@@ -85,8 +113,8 @@ pub struct Flow: 48 {
     pub ingress: Side,
     /// Low 32 bits of jiffies when the flow was created.
     pub created: u32,
-    /// Unused, zero.
-    pub reserved: u32,
+    /// TCP: sequence number of the responder's SYN-ACK plus one; an ACK of it completes the handshake. Otherwise zero.
+    pub handshake: u32,
 }
 }
 
@@ -96,7 +124,8 @@ pub const FLOW_ORIGINAL_LOW: u16 = 1;
 pub const FLOW_FAST: u16 = 2;
 /// A packet of the reply direction has been seen.
 pub const FLOW_REPLIED: u16 = 4;
-/// The sweeper has claimed this entry: a miss for everyone else.
+/// The sweeper has claimed this entry: a miss for everyone else. (It also sets `last_seen` to half the number circle ago, in one
+/// compare-and-swap, so that the claim and a packet's update exclude each other.)
 pub const FLOW_DEAD: u16 = 8;
 
 /// Not judged.
@@ -104,20 +133,50 @@ pub const GENERATION_NONE: u32 = 0;
 /// Never judged, always valid.
 pub const GENERATION_EXEMPT: u32 = u32::MAX;
 
-/// TCP FIN.
+/// TCP FIN. (These are the bits of the TCP header's flags byte.)
 pub const TCP_FIN: u8 = 1;
 /// TCP SYN.
 pub const TCP_SYN: u8 = 2;
 /// TCP RST.
 pub const TCP_RST: u8 = 4;
+/// In `tcp_original`, `tcp_reply` only: that direction went on after a RST. Once both have, the RST was not real and is forgotten.
+pub const TCP_AFTER_RST: u8 = 8;
 /// TCP ACK.
 pub const TCP_ACK: u8 = 16;
+
+impl Flow {
+    /// How long a flow may be silent, in jiffies, by its protocol and state. `established` says in which table it is.
+    #[inline(always)]
+    pub const fn timeout(tcp_original: u8, tcp_reply: u8, protocol: u8, established: bool, settings: &Settings) -> u32 {
+        match protocol {
+            protocol::TCP => {
+                if (tcp_original | tcp_reply) & TCP_RST != 0 {
+                    settings.tcp_rst
+                } else if tcp_original & tcp_reply & TCP_FIN != 0 {
+                    settings.tcp_fin
+                } else if established {
+                    settings.tcp_established
+                } else {
+                    settings.tcp_syn
+                }
+            }
+            protocol::UDP | protocol::UDPLITE => settings.udp,
+            protocol::ICMP | protocol::ICMPV6 => settings.icmp,
+            _ => settings.other,
+        }
+    }
+}
 
 impl FlowKeyV4 {
     /// Key of a packet and whether its source is the low side. Addresses and ports in network byte order.
     #[inline(always)]
     pub const fn new(src: u32, src_port: u16, dst: u32, dst_port: u16, protocol: u8) -> (Self, bool) {
-        let protocol = protocol as u32;
+        Self::with_word(src, src_port, dst, dst_port, protocol as u32)
+    }
+
+    /// As [`FlowKeyV4::new`], with the whole `protocol` word.
+    #[inline(always)]
+    pub const fn with_word(src: u32, src_port: u16, dst: u32, dst_port: u16, protocol: u32) -> (Self, bool) {
         if src < dst || (src == dst && src_port <= dst_port) {
             (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
         } else {
@@ -139,7 +198,12 @@ impl FlowKeyV6 {
     /// As [`FlowKeyV4::new`].
     #[inline(always)]
     pub const fn new(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u8) -> (Self, bool) {
-        let protocol = protocol as u32;
+        Self::with_word(src, src_port, dst, dst_port, protocol as u32)
+    }
+
+    /// As [`FlowKeyV6::new`], with the whole `protocol` word.
+    #[inline(always)]
+    pub const fn with_word(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u32) -> (Self, bool) {
         let (sh, sl, dh, dl) = (pair(src[0], src[1]), pair(src[2], src[3]), pair(dst[0], dst[1]), pair(dst[2], dst[3]));
         let src_is_low = if sh != dh {
             sh < dh

@@ -26,12 +26,19 @@ pub mod fixed {
     pub const JUDGED: u32 = 4;
     /// ICMP errors about known flows, both hooks.
     pub const RELATED: u32 = 5;
+    /// ARP, neighbour discovery and multicast listener discovery, both hooks.
+    pub const NEIGHBOUR: u32 = 6;
     /// Size of the array.
     pub const COUNT: u32 = 8;
 }
 
 /// Size of the program array `policies`: two banks of two directions of [`MAX_ENDPOINTS`].
 pub const POLICIES: u32 = 4 * MAX_ENDPOINTS;
+
+/// How many continuations (chunks after the first) one policy program may have. The kernel follows 33 tail calls a packet: the stub,
+/// the fast and the slow program, two policies of one entry and these, and `JUDGED` after each.
+pub const MAX_CONTINUATIONS: u32 = 13;
+const _: () = assert!(6 + 2 * MAX_CONTINUATIONS <= 33);
 
 /// Index into `policies`. An empty element means: drop, counted as [`crate::Drop::NoPolicy`].
 #[inline(always)]
@@ -185,7 +192,7 @@ pub struct FragmentKeyV6: 44 {
 }
 
 /// Value of the fragment tables.
-pub struct Fragment: 8 {
+pub struct Fragment: 16 {
     /// Source port (or ICMP identifier), network byte order.
     pub src_port: u16,
     /// Destination port (or ICMP identifier), network byte order.
@@ -194,8 +201,34 @@ pub struct Fragment: 8 {
     pub first_length: u16,
     /// ICMP type in the low byte, code in the high one.
     pub icmp: u16,
+    /// Low 32 bits of jiffies when the first fragment was seen.
+    pub seen: u32,
+    /// Protocol of the ports: in IPv6, extension headers may stand between the fragment header and L4.
+    pub protocol: u32,
+}
+
+/// First 16 bytes of the data of a test run of `sweep_v4` and `sweep_v6`; `count` keys follow. The same place in the data that the
+/// run gives back holds the result.
+pub struct Sweep: 16 {
+    /// In: [`SWEEP_ESTABLISHED`] or [`SWEEP_HALF_OPEN`].
+    pub table: u32,
+    /// In: number of keys, at most [`SWEEP_KEYS_V4`] or [`SWEEP_KEYS_V6`].
+    pub count: u32,
+    /// Out: how many of them had expired and were deleted.
+    pub deleted: u32,
+    /// Unused, zero (the kernel takes the first 14 bytes for an Ethernet header).
+    pub reserved: u32,
 }
 }
+
+/// Sweep the established table.
+pub const SWEEP_ESTABLISHED: u32 = 0;
+/// Sweep the half-open table.
+pub const SWEEP_HALF_OPEN: u32 = 1;
+/// Keys in one run of `sweep_v4`.
+pub const SWEEP_KEYS_V4: u32 = 200;
+/// Keys in one run of `sweep_v6`.
+pub const SWEEP_KEYS_V6: u32 = 80;
 
 /// The record names a MAC address: packets with another source MAC are spoofed.
 pub const ENDPOINT_CHECK_MAC: u32 = 1;

@@ -1,25 +1,27 @@
-//! Why packets are dropped.
+//! Why packets are dropped, and what else the programs count.
 
-macro_rules! reasons {
-    ($($(#[$meta:meta])* $name:ident = $text:literal),* $(,)?) => {
-        /// Why a packet was dropped: index into the per-CPU array `drops`.
+macro_rules! names {
+    ($(#[$top:meta])* $enum:ident { $($(#[$meta:meta])* $name:ident = $text:literal),* $(,)? }) => {
+        $(#[$top])*
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Drop { $($(#[$meta])* $name),* }
+        pub enum $enum { $($(#[$meta])* $name),* }
 
-        impl Drop {
-            /// Every reason, in the order of their numbers.
-            pub const ALL: &'static [Drop] = &[$(Drop::$name),*];
+        impl $enum {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$($enum::$name),*];
 
             /// Name in metrics and listings.
             pub const fn name(self) -> &'static str {
-                match self { $(Drop::$name => $text),* }
+                match self { $($enum::$name => $text),* }
             }
         }
     };
 }
 
-reasons! {
+names! {
+/// Why a packet was dropped: index into the per-CPU array `drops`.
+Drop {
     /// The egress policy of the source denies the flow.
     EgressPolicy = "egress_policy",
     /// The ingress policy of the destination denies the flow.
@@ -58,8 +60,37 @@ reasons! {
     UnknownInterface = "unknown_interface",
     /// The conntrack tables refused the flow.
     ConntrackFull = "conntrack_full",
+    /// Destination of a packet towards a workload is not the endpoint's own address, and the host did not generate it.
+    ForeignDestination = "foreign_destination",
+}
+}
+
+names! {
+/// What else is counted: index into the per-CPU array `events`.
+Event {
+    /// A flow was entered into the half-open table.
+    Created = "created",
+    /// A flow moved to the established table.
+    Promoted = "promoted",
+    /// A flow should have moved, but the established table is full: it stays half-open.
+    EstablishedFull = "established_full",
+    /// A flow was allowed again by a changed policy.
+    Rejudged = "rejudged",
+    /// A flow was ended because a changed policy no longer allows it.
+    Revoked = "revoked",
+    /// An expired or closed flow made room for a new one with the same addresses and ports.
+    Reused = "reused",
+    /// An ARP request for the gateway was answered.
+    ArpAnswered = "arp_answered",
+    /// A neighbour solicitation for the gateway was answered.
+    NeighbourAnswered = "neighbour_answered",
+}
 }
 
 /// Size of the array `drops`.
 pub const DROP_REASONS: u32 = 32;
 const _: () = assert!(Drop::ALL.len() <= DROP_REASONS as usize);
+
+/// Size of the array `events`.
+pub const EVENTS: u32 = 16;
+const _: () = assert!(Event::ALL.len() <= EVENTS as usize);
