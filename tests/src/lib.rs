@@ -1,11 +1,4 @@
-//! What the tests that need root share: network namespaces, virtual Ethernet pairs, a bpffs of one's own, raw packets.
-//!
-//! In: names and addresses. Out: a [`Host`] with [`Workload`]s, as on a node, all of it gone when the value is dropped. Nothing
-//! here touches the namespace that the tests run in.
+//! What the tests that need root share: the laboratory of namespaces (`felid-lab`), and fixtures for programs and agents.
 #![forbid(unsafe_code)]
 
-pub mod netns;
-pub mod packet;
-
-pub use netns::{Host, Namespace, Workload, WorkloadSpec};
-pub use packet::PacketSocket;
+pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, netns, packet};

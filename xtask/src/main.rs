@@ -3,6 +3,7 @@
 
 mod check;
 mod command;
+mod demo;
 mod setup;
 mod test;
 
@@ -23,6 +24,21 @@ enum Task {
     Setup,
     /// Builds the agent (release).
     Build,
+    /// A host and six workloads in namespaces, the agent on real records: shows who reaches whom, before and after a policy is edited.
+    Demo {
+        /// Leave everything up, and say what to try.
+        #[arg(long)]
+        keep: bool,
+        /// Remove what an earlier --keep left.
+        #[arg(long, conflicts_with = "keep")]
+        down: bool,
+    },
+    /// Echoes on a TCP port until killed: the demonstration's workloads.
+    #[command(hide = true)]
+    Serve {
+        /// Port.
+        port: u16,
+    },
     /// Runs everything: formatting, lints, documentation, tests with and without root. Ends with the counts.
     Test {
         /// Only tests whose name contains this.
@@ -41,6 +57,9 @@ fn main() -> ExitCode {
         Task::Build => {
             setup::build_tools().and_then(|()| command::build_agent().map(|path| println!("{}", path.display())))
         }
+        Task::Demo { down: true, .. } => demo::down(),
+        Task::Demo { keep, .. } => demo::run(keep),
+        Task::Serve { port } => demo::serve(port),
         Task::Test { filter, no_root } => test::run(filter.as_deref(), no_root),
         Task::Check => setup::build_tools().and_then(|()| check::all(true).into_result()),
     };

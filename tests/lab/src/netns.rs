@@ -43,6 +43,44 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// Names of namespaces made with this prefix, by whatever process.
+    pub fn named(prefix: &str) -> Result<Vec<String>> {
+        let listed = match std::fs::read_dir("/run/netns") {
+            Ok(listed) => listed,
+            // Nobody has made a namespace yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context("list the namespaces"),
+        };
+        let mut names = Vec::new();
+        for entry in listed {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("{prefix}-")) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Processes in a namespace.
+    pub fn processes(name: &str) -> Result<Vec<nix::unistd::Pid>> {
+        let output = Command::new("ip")
+            .args(["netns", "pids", name])
+            .output()
+            .context("ip netns pids")?;
+        let pids = String::from_utf8_lossy(&output.stdout);
+        Ok(pids
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .map(nix::unistd::Pid::from_raw)
+            .collect())
+    }
+
+    /// Deletes a namespace by name.
+    pub fn delete(name: &str) -> Result<()> {
+        run(Command::new("ip").args(["netns", "del", name]))
+    }
+
     /// Name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name
@@ -193,6 +231,19 @@ impl Host {
     /// Where the bpffs is mounted.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
+    }
+
+    /// Unmounts and removes what hosts with this prefix left behind (killed tests, demonstrations that were kept).
+    pub fn remove_leftovers(prefix: &str) -> Result<()> {
+        for entry in std::fs::read_dir(std::env::temp_dir()).context("list the temporary directory")? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(prefix) && entry.file_type()?.is_dir() {
+                // Not mounted is fine; removal fails if it still is.
+                let _ = umount2(&entry.path().join("bpffs"), MntFlags::MNT_DETACH);
+                std::fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// A directory for state, sockets, records; removed on drop.
