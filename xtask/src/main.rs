@@ -1,6 +1,8 @@
 //! `cargo xtask`: builds, tests, benches and demonstrates felid. Every command first installs what it needs and is missing.
 #![forbid(unsafe_code)]
 
+mod agent;
+mod bench;
 mod check;
 mod command;
 mod demo;
@@ -33,6 +35,24 @@ enum Task {
         #[arg(long, conflicts_with = "keep")]
         down: bool,
     },
+    /// What a packet, a connection and a change cost.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Random policies and packets: the compiled programs in the kernel against the reference evaluator.
+    Equivalence {
+        /// How many pairs of policy and packet.
+        #[arg(long, default_value_t = 100_000)]
+        pairs: u64,
+        /// Seed of the first policy; the seeds of a run are printed.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Fuzzes the readers of records and selectors.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Echoes on a TCP port until killed: the demonstration's workloads.
     #[command(hide = true)]
     Serve {
@@ -59,6 +79,9 @@ fn main() -> ExitCode {
         }
         Task::Demo { down: true, .. } => demo::down(),
         Task::Demo { keep, .. } => demo::run(keep),
+        Task::Bench(bench) => bench.run(),
+        Task::Equivalence { pairs, seed } => test::equivalence(pairs, seed),
+        Task::Fuzz { seconds } => test::fuzz(seconds),
         Task::Serve { port } => demo::serve(port),
         Task::Test { filter, no_root } => test::run(filter.as_deref(), no_root),
         Task::Check => setup::build_tools().and_then(|()| check::all(true).into_result()),

@@ -88,3 +88,43 @@ fn tests(command: &mut Command, filter: Option<&str>) -> Result<Counts> {
     }
     Ok(counts)
 }
+
+/// The kernel against the reference evaluator, by a program of the tests' crate.
+pub(crate) fn equivalence(pairs: u64, seed: Option<u64>) -> Result<()> {
+    need_root("cargo xtask equivalence")?;
+    setup::build_tools()?;
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--release",
+        "--package",
+        "felid-tests",
+        "--bin",
+        "equivalence",
+        "--",
+        "--pairs",
+        &pairs.to_string(),
+    ]);
+    if let Some(seed) = seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    crate::command::run(&mut command)
+}
+
+/// Each fuzz target for a while.
+pub(crate) fn fuzz(seconds: u64) -> Result<()> {
+    if !crate::command::works(cargo().args(["fuzz", "--version"])) {
+        crate::command::run(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
+    }
+    for target in ["yaml", "selector"] {
+        // Sanitizers need a nightly compiler, which RUSTC_BOOTSTRAP makes of the pinned one.
+        crate::command::run(cargo().env("RUSTC_BOOTSTRAP", "1").args([
+            "fuzz",
+            "run",
+            target,
+            "--",
+            &format!("-max_total_time={seconds}"),
+        ]))?;
+    }
+    Ok(())
+}

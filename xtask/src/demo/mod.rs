@@ -7,11 +7,12 @@ mod stream;
 pub(crate) use probe::serve;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::agent::Agent;
 use crate::command::{build_agent, need_root, root};
 use crate::setup;
 use felid_lab::{Host, Namespace};
@@ -35,8 +36,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     let host = shop.host();
     let records = host.directory().join("records");
     copy(&examples.join("shop"), &records)?;
-    let mut agent = Agent::start(&felid, host, &records)?;
-    agent.wait_until_ready(host)?;
+    let agent = Agent::start_on(&felid, host, &records)?;
     println!(
         "The agent enforces {} records below {}",
         count(&records)?,
@@ -132,97 +132,6 @@ fn told_to_try(felid: &Path, host: &Host, shop: &Shop) {
         dirs.join("records").display()
     );
     println!("`cargo xtask demo --down` removes it all.");
-}
-
-/// A running agent.
-struct Agent {
-    child: Option<Child>,
-    log: std::path::PathBuf,
-}
-
-impl Agent {
-    fn start(felid: &Path, host: &Host, records: &Path) -> Result<Self> {
-        let log = host.directory().join("agent.log");
-        let errors = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let dirs = host.directory();
-        let child = host.namespace().start(&felid.to_string_lossy(), |command| {
-            command
-                .arg("run")
-                .args(["--node", "node1"])
-                .arg("--datastore")
-                .arg(format!("dir:{}", records.display()))
-                .arg("--state-dir")
-                .arg(dirs.join("state"))
-                .arg("--run-dir")
-                .arg(dirs.join("run"))
-                .arg("--bpffs")
-                .arg(host.bpffs())
-                .stdout(Stdio::null())
-                .stderr(errors);
-        })?;
-        Ok(Self {
-            child: Some(child),
-            log,
-        })
-    }
-
-    fn wait_until_ready(&mut self, host: &Host) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(20);
-        let mut last = String::new();
-        while Instant::now() < end {
-            if let Some(child) = &mut self.child
-                && let Some(status) = child.try_wait()?
-            {
-                bail!(
-                    "the agent ended ({status}):\n{}",
-                    std::fs::read_to_string(&self.log).unwrap_or_default()
-                );
-            }
-            match host.namespace().run(readiness)? {
-                Ok(answer) if answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 204") => return Ok(()),
-                Ok(answer) => last = answer,
-                Err(error) => last = error.to_string(),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        bail!(
-            "the agent is not ready after 20 s: {last}\n{}",
-            std::fs::read_to_string(&self.log).unwrap_or_default()
-        )
-    }
-
-    fn stop(mut self) -> Result<()> {
-        if let Some(mut child) = self.child.take() {
-            let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("stop the agent")?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-
-    fn leave(mut self) {
-        self.child = None;
-    }
-}
-
-impl Drop for Agent {
-    /// After a failure in between; `stop` and `leave` have taken the child.
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn readiness() -> Result<String> {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect("127.0.0.1:9099")?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(b"GET /readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// `felid` with the directories of the demonstration's agent.
