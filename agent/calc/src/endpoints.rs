@@ -1,0 +1,203 @@
+//! The value that is said of one local endpoint: its own data and its resolved policy in both directions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use felid_model::resolved::{LocalEndpoint, ResolvedPolicy, ResolvedRules, ResolvedTier};
+use felid_model::{ResourceKey, WorkloadEndpoint};
+
+use crate::index::ItemId;
+use crate::policies::{Content, Entry, Policies};
+use crate::profiles::{Profiles, profile_key};
+use crate::tiers::{TierPlace, Tiers};
+
+/// What a resolved policy is made of; equal parts make equal policies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Tier(Arc<str>, bool),
+    /// Version of a policy's rules.
+    Policy(u64),
+    /// Version of a profile's rules.
+    Profile(u64),
+}
+
+/// Policies that some endpoint has now, so that endpoints with the same policies and profiles share one value.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    policies: HashMap<Vec<Part>, Weak<ResolvedPolicy>>,
+    swept: usize,
+}
+
+impl Shared {
+    /// Forgets policies that nobody has any more, when there may be many.
+    pub(crate) fn sweep(&mut self) {
+        if self.policies.len() > 2 * self.swept + 64 {
+            self.policies.retain(|_, policy| policy.strong_count() > 0);
+            self.swept = self.policies.len();
+        }
+    }
+}
+
+/// What policies are resolved from.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub(crate) policies: &'a Policies,
+    pub(crate) profiles: &'a Profiles,
+    pub(crate) tiers: &'a Tiers,
+}
+
+impl<'a> Sources<'a> {
+    /// The policies of an endpoint in the order in which they hold; those without a tier that exists come last.
+    pub(crate) fn in_order(self, item: ItemId) -> Vec<(Option<&'a TierPlace>, &'a Entry)> {
+        let mut policies: Vec<_> = self
+            .policies
+            .of(item)
+            .map(|entry| (entry.content.tier().and_then(|tier| self.tiers.get(tier)), entry))
+            .collect();
+        policies.sort_by_key(|(tier, entry)| (tier.is_none(), *tier, &entry.place));
+        policies
+    }
+
+    /// Policy of an endpoint for one direction.
+    fn resolve(
+        self,
+        policies: &[(Option<&'a TierPlace>, &'a Entry)],
+        profiles: &[String],
+        ingress: bool,
+        shared: &mut Shared,
+    ) -> Arc<ResolvedPolicy> {
+        if let Some(reason) = self.closed(policies, ingress) {
+            return Arc::new(ResolvedPolicy {
+                closed: Some(reason),
+                ..ResolvedPolicy::default()
+            });
+        }
+        let mut parts = Vec::new();
+        let mut resolved = ResolvedPolicy::default();
+        for (tier, entry) in policies {
+            let (Some(tier), Some(rules)) = (tier, &entry.rules) else {
+                continue;
+            };
+            if !entry.content.applies(ingress) {
+                continue;
+            }
+            if resolved.tiers.last().is_none_or(|last| last.name != tier.name) {
+                parts.push(Part::Tier(tier.name.clone(), tier.end_pass));
+                let policies = Vec::new();
+                resolved.tiers.push(ResolvedTier {
+                    name: tier.name.clone(),
+                    end_pass: tier.end_pass,
+                    policies,
+                });
+            }
+            let rules = rules.direction(ingress);
+            parts.push(Part::Policy(rules.version));
+            if let Some(tier) = resolved.tiers.last_mut() {
+                tier.policies.push(ResolvedRules {
+                    key: entry.key.clone(),
+                    rules: rules.rules.clone(),
+                });
+            }
+        }
+        for (position, name) in profiles.iter().enumerate() {
+            // A missing profile denies what comes to it, so those after it never decide anything.
+            let Some(rules) = self.profiles.get(name).and_then(|profile| profile.rules.as_ref()) else {
+                break;
+            };
+            if profiles.iter().take(position).any(|earlier| earlier == name) {
+                continue;
+            }
+            let rules = rules.direction(ingress);
+            parts.push(Part::Profile(rules.version));
+            resolved.profiles.push(ResolvedRules {
+                key: profile_key(name),
+                rules: rules.rules.clone(),
+            });
+        }
+        if let Some(known) = shared.policies.get(&parts).and_then(Weak::upgrade) {
+            return known;
+        }
+        let resolved = Arc::new(resolved);
+        shared.policies.insert(parts, Arc::downgrade(&resolved));
+        resolved
+    }
+
+    /// Why nothing may pass, if so.
+    fn closed(self, policies: &[(Option<&TierPlace>, &Entry)], ingress: bool) -> Option<Arc<str>> {
+        let mut reasons = BTreeMap::new();
+        for (tier, entry) in policies {
+            match &entry.content {
+                Content::Bad(bad) => {
+                    reasons.insert(&entry.key, bad.reason.clone());
+                }
+                Content::Good(policy) if tier.is_none() && entry.content.applies(ingress) => {
+                    reasons.insert(&entry.key, format!("tier {:?} does not exist", policy.tier));
+                }
+                Content::Good(_) => {}
+            }
+        }
+        let more = reasons.len().saturating_sub(1);
+        let (key, reason) = reasons.pop_first()?;
+        Some(
+            if more == 0 {
+                format!("{key}: {reason}")
+            } else {
+                format!("{key}: {reason} (and {more} more)")
+            }
+            .into(),
+        )
+    }
+
+    /// The whole value. `lost`: addresses of the record that belong to another endpoint of this node.
+    pub(crate) fn local_endpoint(
+        self,
+        item: ItemId,
+        endpoint: &WorkloadEndpoint,
+        lost: &BTreeMap<IpAddr, ResourceKey>,
+        shared: &mut Shared,
+    ) -> LocalEndpoint {
+        let mut addresses = addresses(endpoint);
+        addresses.retain(|address| !lost.contains_key(address));
+        let (ingress, egress) = match lost.first_key_value() {
+            Some((address, owner)) => {
+                let reason = format!("address {address} belongs to {owner}");
+                let closed = Arc::new(ResolvedPolicy {
+                    closed: Some(reason.into()),
+                    ..ResolvedPolicy::default()
+                });
+                (closed.clone(), closed)
+            }
+            None => {
+                let policies = self.in_order(item);
+                let mut resolve = |ingress| self.resolve(&policies, &endpoint.profiles, ingress, shared);
+                (resolve(true), resolve(false))
+            }
+        };
+        LocalEndpoint {
+            key: endpoint.key.clone(),
+            interface_name: endpoint.interface_name.as_str().into(),
+            addresses,
+            mac: endpoint.mac,
+            ipv4_gateway: endpoint.ipv4_gateway,
+            ipv6_gateway: endpoint.ipv6_gateway,
+            ports: endpoint
+                .ports
+                .iter()
+                .filter(|port| !port.name.is_empty())
+                .cloned()
+                .collect(),
+            profiles: endpoint.profiles.clone(),
+            ingress,
+            egress,
+        }
+    }
+}
+
+/// Addresses of an endpoint, sorted, each once.
+pub(crate) fn addresses(endpoint: &WorkloadEndpoint) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = endpoint.ip_networks.iter().map(|net| net.addr()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
