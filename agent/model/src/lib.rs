@@ -5,9 +5,11 @@
 //! hands policy to the compiler. Never: I/O, clocks, threads, the kernel.
 #![forbid(unsafe_code)]
 
+mod documents;
 pub mod resolved;
 mod resource;
 mod selector;
 
+pub use documents::{Document, SyntaxError, documents};
 pub use resource::*;
 pub use selector::*;

@@ -53,26 +53,13 @@ fn canonical_forms() {
         ("! !(!a=='b')", "!a == \"b\""),
         ("!(!a=='b')", "!!a == \"b\""),
         ("!(k == \"v\")", "!k == \"v\""),
-        (
-            "has(a) && has(b) || has(c)",
-            "((has(a) && has(b)) || has(c))",
-        ),
-        (
-            "(has(a) && has(b)) && has(c)",
-            "((has(a) && has(b)) && has(c))",
-        ),
+        ("has(a) && has(b) || has(c)", "((has(a) && has(b)) || has(c))"),
+        ("(has(a) && has(b)) && has(c)", "((has(a) && has(b)) && has(c))"),
         ("has(a) && has(b) && has(c)", "(has(a) && has(b) && has(c))"),
         ("(((has(a)) && (has(b))))", "(has(a) && has(b))"),
-        (
-            "a in {'B', 'a', 'é', '', 'B'}",
-            "a in {\"\", \"B\", \"a\", \"é\"}",
-        ),
+        ("a in {'B', 'a', 'é', '', 'B'}", "a in {\"\", \"B\", \"a\", \"é\"}"),
     ] {
-        assert_eq!(
-            Selector::parse(text).unwrap().canonical(),
-            canonical,
-            "{text:?}"
-        );
+        assert_eq!(Selector::parse(text).unwrap().canonical(), canonical, "{text:?}");
     }
 }
 
@@ -108,21 +95,10 @@ fn errors_name_the_column() {
 
 #[test]
 fn depth_and_length_are_bounded() {
-    let deep =
-        |open: &str, n: usize, close: &str| format!("{}has(a){}", open.repeat(n), close.repeat(n));
+    let deep = |open: &str, n: usize, close: &str| format!("{}has(a){}", open.repeat(n), close.repeat(n));
     // Parentheses and pairs of `!` that vanish cost nothing.
-    assert_eq!(
-        Selector::parse(&deep("(", 100_000, ")"))
-            .unwrap()
-            .canonical(),
-        "has(a)"
-    );
-    assert_eq!(
-        Selector::parse(&deep("!", 100_000, ""))
-            .unwrap()
-            .canonical(),
-        "has(a)"
-    );
+    assert_eq!(Selector::parse(&deep("(", 100_000, ")")).unwrap().canonical(), "has(a)");
+    assert_eq!(Selector::parse(&deep("!", 100_000, "")).unwrap().canonical(), "has(a)");
     assert!(Selector::parse(&deep("(has(b) && ", 255, ")")).is_ok());
     assert!(Selector::parse(&deep("(has(b) && ", 256, ")")).is_err());
     assert!(Selector::parse(&deep("(has(b) && ", 100_000, ")")).is_err());
@@ -144,18 +120,12 @@ fn composition() {
         "(app == \"web\" && (a == \"b\" || has(c)))"
     );
     assert_eq!(web.negate().canonical(), "!app == \"web\"");
-    assert_eq!(
-        web.with_label_prefix("pcsa.").canonical(),
-        "pcsa.app == \"web\""
-    );
+    assert_eq!(web.with_label_prefix("pcsa.").canonical(), "pcsa.app == \"web\"");
     for (text, namespaces) in [
         ("all()", "has(projectcalico.org/namespace)"),
         ("global()", "!has(projectcalico.org/namespace)"),
         ("!all()", "!has(projectcalico.org/namespace)"),
-        (
-            "a == 'b' || !c in {'d'}",
-            "(pcns.a == \"b\" || !pcns.c in {\"d\"})",
-        ),
+        ("a == 'b' || !c in {'d'}", "(pcns.a == \"b\" || !pcns.c in {\"d\"})"),
     ] {
         assert_eq!(parse(text).for_namespaces().canonical(), namespaces);
     }
@@ -163,20 +133,13 @@ fn composition() {
     assert!(!parse("a == 'global()'").mentions_global());
     assert_eq!(Selector::label_equals("a", "b"), parse("a=='b'"));
     let mut labels = Vec::new();
-    parse("!(a == 'b' || has(c)) && d not in {}")
-        .for_each_label(&mut |label| labels.push(label.to_owned()));
+    parse("!(a == 'b' || has(c)) && d not in {}").for_each_label(&mut |label| labels.push(label.to_owned()));
     assert_eq!(labels, ["a", "c", "d"]);
 }
 
 fn expression() -> impl Strategy<Value = String> {
     let key = prop_oneof![Just("a"), Just("b"), Just("in"), Just("has"), Just("x.y/z")];
-    let value = prop_oneof![
-        Just("'x'"),
-        Just("\"y\""),
-        Just("''"),
-        Just("'\"'"),
-        Just("'xy'")
-    ];
+    let value = prop_oneof![Just("'x'"), Just("\"y\""), Just("''"), Just("'\"'"), Just("'xy'")];
     let compare = prop_oneof![
         Just("=="),
         Just("!="),
@@ -188,8 +151,7 @@ fn expression() -> impl Strategy<Value = String> {
         Just("all()".to_owned()),
         Just("global()".to_owned()),
         key.clone().prop_map(|key| format!("has( {key})")),
-        (key.clone(), compare, value.clone())
-            .prop_map(|(key, op, value)| format!("{key}{op}{value}")),
+        (key.clone(), compare, value.clone()).prop_map(|(key, op, value)| format!("{key}{op}{value}")),
         (
             key,
             prop_oneof![Just("in"), Just("not in")],

@@ -150,11 +150,7 @@ fn list<T: fmt::Display>(
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = |f: &mut fmt::Formatter<'_>, values: &BTreeSet<Text>| {
-            list(
-                f,
-                values.iter().map(|value| Quoted(value)),
-                ["{", ", ", "}"],
-            )
+            list(f, values.iter().map(|value| Quoted(value)), ["{", ", ", "}"])
         };
         match self {
             Node::All => f.write_str("all()"),

@@ -112,9 +112,7 @@ impl Selector {
         match (self.is_all(), other.is_all()) {
             (_, true) => self.clone(),
             (true, false) => other.clone(),
-            (false, false) => {
-                Selector::new(Node::And(vec![self.0.node.clone(), other.0.node.clone()]))
-            }
+            (false, false) => Selector::new(Node::And(vec![self.0.node.clone(), other.0.node.clone()])),
         }
     }
 

@@ -150,22 +150,13 @@ impl<'a> Parser<'a> {
     }
 
     /// One list of `&&` or `||`; a single term stays what it is.
-    fn join(
-        &self,
-        mut terms: Vec<Tree>,
-        at: usize,
-        make: fn(Vec<Node>) -> Node,
-    ) -> Result<Tree, SelectorError> {
+    fn join(&self, mut terms: Vec<Tree>, at: usize, make: fn(Vec<Node>) -> Node) -> Result<Tree, SelectorError> {
         match (terms.pop(), terms.is_empty()) {
             (Some(only), true) => Ok(only),
             (Some(last), false) => {
                 terms.push(last);
                 let depth = terms.iter().map(|term| term.depth).max().unwrap_or(0);
-                self.deeper(
-                    make(terms.into_iter().map(|term| term.node).collect()),
-                    depth,
-                    at,
-                )
+                self.deeper(make(terms.into_iter().map(|term| term.node).collect()), depth, at)
             }
             (None, _) => self.error(at, "empty expression"),
         }
@@ -183,10 +174,7 @@ impl<'a> Parser<'a> {
         if depth >= MAX_DEPTH {
             return self.error(at, format!("nested more than {MAX_DEPTH} deep"));
         }
-        Ok(Tree {
-            node,
-            depth: depth + 1,
-        })
+        Ok(Tree { node, depth: depth + 1 })
     }
 
     /// `has(k)`, `all()`, `global()` or a comparison.
@@ -228,12 +216,11 @@ impl<'a> Parser<'a> {
         } else if self.words("not", "in") {
             Ok(Node::NotIn(key.into(), self.set()?))
         } else if matches!(key, "all" | "global" | "has") && self.rest().starts_with('(') {
-            self.error(
-                start,
-                format!("no space may stand between {key:?} and its parenthesis"),
-            )
+            self.error(start, format!("no space may stand between {key:?} and its parenthesis"))
         } else {
-            self.expected(&format!("an operator (==, !=, in, not in, contains, starts with, ends with) after label {key:?}"))
+            self.expected(&format!(
+                "an operator (==, !=, in, not in, contains, starts with, ends with) after label {key:?}"
+            ))
         }
     }
 
@@ -260,10 +247,7 @@ impl<'a> Parser<'a> {
                 self.at += key.len();
                 Ok(key)
             }
-            _ => self.error(
-                self.at,
-                format!("label is longer than {MAX_LABEL} characters"),
-            ),
+            _ => self.error(self.at, format!("label is longer than {MAX_LABEL} characters")),
         }
     }
 
@@ -271,12 +255,7 @@ impl<'a> Parser<'a> {
     fn string(&mut self) -> Result<Box<str>, SelectorError> {
         self.skip_space();
         let start = self.at;
-        let Some(quote) = self
-            .rest()
-            .chars()
-            .next()
-            .filter(|c| matches!(c, '"' | '\''))
-        else {
+        let Some(quote) = self.rest().chars().next().filter(|c| matches!(c, '"' | '\'')) else {
             return self.expected("a string in quotes");
         };
         self.at += 1;

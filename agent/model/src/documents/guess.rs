@@ -1,0 +1,99 @@
+//! What the text of a document that does not parse says of itself, so that its last good version can be found and endpoints that
+//! it may concern can be closed. Looks at lines only: right for block YAML and indented JSON, a good guess for the rest.
+
+/// What was read; `None` where the text does not say it plainly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Guess {
+    /// `apiVersion`
+    pub(crate) api_version: Option<String>,
+    /// `kind`
+    pub(crate) kind: Option<String>,
+    /// `metadata.name`
+    pub(crate) name: Option<String>,
+    /// `metadata.namespace`
+    pub(crate) namespace: Option<String>,
+    /// A kind whose name ends in `Policy`, or `policy`, is named anywhere.
+    pub(crate) mentions_policy: bool,
+}
+
+/// A line `key: value`.
+struct Entry<'a> {
+    indent: usize,
+    key: &'a str,
+    value: &'a str,
+}
+
+impl Guess {
+    /// Reads what can be read.
+    pub(crate) fn of(text: &str) -> Guess {
+        let entries: Vec<Entry<'_>> = text.lines().flat_map(entries).collect();
+        let kinds = || {
+            entries
+                .iter()
+                .filter(|entry| entry.key == "kind" && !entry.value.is_empty())
+        };
+        let least = |key: &'static str| {
+            let found = entries
+                .iter()
+                .filter(move |entry| entry.key == key && !entry.value.is_empty());
+            found
+                .min_by_key(|entry| entry.indent)
+                .map(|entry| entry.value.to_owned())
+        };
+        let metadata = entries.iter().position(|entry| entry.key == "metadata");
+        let in_metadata = |key: &str| {
+            let start = metadata?;
+            let outer = entries.get(start)?.indent;
+            let inside = entries
+                .get(start + 1..)?
+                .iter()
+                .take_while(|entry| entry.indent > outer);
+            let found = inside.filter(|entry| entry.key == key && !entry.value.is_empty());
+            found
+                .min_by_key(|entry| entry.indent)
+                .map(|entry| entry.value.to_owned())
+        };
+        Guess {
+            api_version: least("apiVersion"),
+            kind: least("kind"),
+            name: in_metadata("name"),
+            namespace: in_metadata("namespace"),
+            mentions_policy: kinds().any(|entry| entry.value.ends_with("Policy") || entry.value == "policy"),
+        }
+    }
+}
+
+/// The `key: value` pairs of a line; several if it is JSON or flow style, each indented a little more than the one before.
+fn entries(line: &str) -> Vec<Entry<'_>> {
+    let indent = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
+    let indent = indent.saturating_mul(4096);
+    let trimmed = line.trim();
+    if trimmed.starts_with('#') {
+        return Vec::new();
+    }
+    let flow = trimmed.contains(['{', '[', ',']);
+    let parts: Vec<&str> = if flow {
+        trimmed.split(['{', '[', ',']).collect()
+    } else {
+        vec![trimmed]
+    };
+    let mut found = Vec::new();
+    let mut depth = 0;
+    for part in parts {
+        if let Some((key, value)) = part.split_once(':') {
+            let value = value.split(" #").next().unwrap_or_default();
+            let (key, value) = (clean(key), clean(value));
+            found.push(Entry {
+                indent: indent + depth,
+                key,
+                value,
+            });
+        }
+        depth += 1;
+    }
+    found
+}
+
+fn clean(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '}' | ']' | '-'))
+}
