@@ -1,7 +1,6 @@
 //! `cargo xtask`: builds, tests, benches and demonstrates felid. Every command first installs what it needs and is missing.
 #![forbid(unsafe_code)]
 
-mod agent;
 mod bench;
 mod check;
 mod command;

@@ -4,8 +4,11 @@
 //! here touches the namespace that the caller runs in.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod netns;
 pub mod packet;
+pub mod records;
 
+pub use agent::Agent;
 pub use netns::{Host, Namespace, Workload, WorkloadSpec};
 pub use packet::PacketSocket;

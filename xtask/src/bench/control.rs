@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use felid_lab::{Host, Namespace, PacketSocket, Workload, netns};
+use felid_lab::records::{self, Endpoint};
+use felid_lab::{Agent, Host, Namespace, PacketSocket, Workload, netns};
 use serde_json::{Value, json};
 
 use super::{percentile, sorted};
-use crate::agent::Agent;
 
 const ENDPOINTS: usize = 250;
 const REMOTE: usize = 10_000;
@@ -104,85 +104,73 @@ fn make_interfaces(host: &Host, others: &Namespace) -> Result<()> {
 
 fn write_records(directory: &Path, sender: &Workload, receiver: &Workload) -> Result<()> {
     std::fs::create_dir_all(directory.join("remote"))?;
-    let mut local = String::from(
-        "apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {name: open}\nspec:\n  ingress: [{action: Allow}]\n  egress: [{action: Allow}]\n",
-    );
-    for n in 0..ENDPOINTS {
-        let (address, app, mac) = match n {
-            0 => (sender.addresses.first(), "sender".to_owned(), Some(sender.mac)),
-            1 => (receiver.addresses.first(), "receiver".to_owned(), Some(receiver.mac)),
-            _ => (None, format!("app{}", n % APPS), None),
-        };
-        let address = address.map_or_else(|| format!("10.65.{}.{}", 1 + n / 200, n % 200), ToString::to_string);
-        endpoint(
-            &mut local,
+    let mut local = String::from(records::OPEN_PROFILE);
+    for (pod, workload) in [("sender", sender), ("receiver", receiver)] {
+        local += &Endpoint {
+            labels: &format!("app: {pod}"),
+            ..Endpoint::of(pod, workload)
+        }
+        .yaml();
+    }
+    for n in 2..ENDPOINTS {
+        local += &endpoint(
             "node1",
             &format!("local{n}"),
-            &format!("cali{n:06}"),
-            &address,
-            &app,
-            mac,
-        )?;
+            n,
+            format!("10.65.{}.{}", 1 + n / 200, n % 200),
+        );
     }
     std::fs::write(directory.join("endpoints.yaml"), local)?;
     for file in 0..REMOTE / 100 {
-        let mut remote = String::new();
-        for n in file * 100..(file + 1) * 100 {
-            let address = format!("10.{}.{}.{}", 100 + n / 50_000, n / 200 % 250, n % 200);
-            endpoint(
-                &mut remote,
-                "node2",
-                &format!("remote{n}"),
-                &format!("cali{n:06}"),
-                &address,
-                &format!("app{}", n % APPS),
-                None,
-            )?;
-        }
+        let remote: String = (file * 100..(file + 1) * 100)
+            .map(|n| {
+                endpoint(
+                    "node2",
+                    &format!("remote{n}"),
+                    n,
+                    format!("10.{}.{}.{}", 100 + n / 50_000, n / 200 % 250, n % 200),
+                )
+            })
+            .collect();
         std::fs::write(directory.join(format!("remote/{file}.yaml")), remote)?;
     }
-    let mut policies = String::new();
-    for app in 0..APPS {
-        write!(
-            policies,
-            "---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {{name: app{app}, namespace: bench}}\nspec:\n  \
-             selector: app == 'app{app}'\n  types: [Ingress]\n  ingress:\n    - action: Allow\n      protocol: TCP\n      \
-             source: {{selector: app == 'app{}'}}\n      destination: {{ports: [{}]}}\n",
-            (app + 1) % APPS,
-            8000 + app
-        )?;
-    }
+    let policies: String = (0..APPS)
+        .map(|app| {
+            let spec = format!(
+                "  selector: app == 'app{app}'\n  types: [Ingress]\n  ingress:\n    - action: Allow\n      protocol: TCP\n      \
+                 source: {{selector: app == 'app{}'}}\n      destination: {{ports: [{}]}}",
+                (app + 1) % APPS,
+                8000 + app
+            );
+            records::policy("default", &format!("app{app}"), &spec)
+        })
+        .collect();
     std::fs::write(directory.join("policies.yaml"), policies)?;
     write_probe(directory, 0)
 }
 
-fn endpoint(
-    text: &mut String,
-    node: &str,
-    pod: &str,
-    interface: &str,
-    address: &str,
-    app: &str,
-    mac: Option<[u8; 6]>,
-) -> Result<()> {
-    let mac = mac.map_or_else(String::new, |mac| format!("  mac: {}\n", netns::mac_text(mac)));
-    write!(
-        text,
-        "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata:\n  namespace: bench\n  labels: {{app: {app}}}\nspec:\n  \
-         node: {node}\n  orchestrator: k8s\n  pod: {pod}\n  endpoint: eth0\n  interfaceName: {interface}\n{mac}  ipNetworks: [{address}/32]\n  \
-         profiles: [open]\n"
-    )?;
-    Ok(())
+fn endpoint(node: &str, pod: &str, n: usize, address: String) -> String {
+    let interface = format!("cali{n:06}");
+    let labels = format!("app: app{}", n % APPS);
+    Endpoint {
+        node,
+        pod,
+        interface: &interface,
+        addresses: vec![address],
+        labels: &labels,
+        ..Endpoint::default()
+    }
+    .yaml()
 }
 
 /// Writes version n of the probed policy, as careful programs write files.
 fn write_probe(directory: &Path, n: u16) -> Result<()> {
-    let text = format!(
-        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {{name: probe, namespace: bench}}\nspec:\n  selector: app == 'receiver'\n  \
-         types: [Ingress]\n  ingress:\n    - action: Allow\n      protocol: UDP\n      source: {{selector: app == 'sender'}}\n      \
-         destination: {{ports: ['{BASE}:{}']}}\n",
+    let spec = format!(
+        "  selector: app == 'receiver'\n  types: [Ingress]\n  ingress:\n    - action: Allow\n      protocol: UDP\n      \
+         source: {{selector: app == 'sender'}}\n      destination: {{ports: ['{BASE}:{}']}}",
         BASE + n
     );
+    let text = records::policy("default", "probe", &spec);
     let temporary = directory.join(".probe.yaml.tmp");
     std::fs::write(&temporary, text)?;
     std::fs::rename(&temporary, directory.join("probe.yaml"))?;

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use felid_lab::{Host, Workload};
+use felid_lab::records::{self, Endpoint};
+use felid_lab::{Agent, Host, Workload};
 use serde_json::{Value, json};
 
 use super::traffic::{PORT, Rates, Server};
 use super::{median, spread};
-use crate::agent::Agent;
 
 /// Rules of the policy; the last one allows.
 pub(super) const RULES: u16 = 100;
@@ -150,34 +150,31 @@ fn port(rule: u16) -> u16 {
 
 /// The policy as records: each rule with its own selector and port.
 fn records(server: &Workload, client: &Workload) -> String {
-    let endpoint = |name: &str, workload: &Workload, addresses: &[&str; 2], labels: &str| {
-        let mac = felid_lab::netns::mac_text(workload.mac);
-        let [v4, v6] = addresses;
-        format!(
-            "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata:\n  namespace: bench\n  labels: {{{labels}}}\nspec:\n  \
-             node: node1\n  orchestrator: k8s\n  pod: {name}\n  endpoint: eth0\n  interfaceName: {}\n  mac: {mac}\n  \
-             ipNetworks: [{v4}/32, '{v6}/128']\n  profiles: [open]\n",
-            workload.interface
-        )
-    };
     let labels: Vec<String> = (0..RULES)
         .map(|rule| format!("group{rule}: '{}'", if rule + 1 == RULES { "yes" } else { "no" }))
         .collect();
-    let rules: String = (0..RULES)
-        .map(|rule| {
-            format!(
-                "    - action: Allow\n      protocol: TCP\n      source: {{selector: group{rule} == 'yes'}}\n      destination: {{ports: [{}]}}\n",
-                port(rule)
-            )
-        })
-        .collect();
-    format!(
-        "apiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {{name: open}}\nspec:\n  ingress: [{{action: Allow}}]\n  egress: [{{action: Allow}}]\n\
-         ---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {{name: server, namespace: bench}}\nspec:\n  selector: app == 'server'\n  \
-         types: [Ingress]\n  ingress:\n{rules}{}{}",
-        endpoint("server", server, &SERVER, "app: server"),
-        endpoint("client", client, &CLIENT, &labels.join(", ")),
-    )
+    let mut spec = String::from("  selector: app == 'server'\n  types: [Ingress]\n  ingress:\n");
+    for rule in 0..RULES {
+        spec += &format!(
+            "    - action: Allow\n      protocol: TCP\n      source: {{selector: group{rule} == 'yes'}}\n      destination: {{ports: [{}]}}\n",
+            port(rule)
+        );
+    }
+    let server = Endpoint {
+        labels: "app: server",
+        ..Endpoint::of("server", server)
+    };
+    let client = Endpoint {
+        labels: &labels.join(", "),
+        ..Endpoint::of("client", client)
+    };
+    [
+        records::OPEN_PROFILE,
+        &records::policy("default", "server", &spec),
+        &server.yaml(),
+        &client.yaml(),
+    ]
+    .concat()
 }
 
 /// The same by iptables: established flows first, then one rule with a set for each of felid's.

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::agent::Agent;
 use crate::command::{build_agent, need_root, root};
 use crate::setup;
-use felid_lab::{Host, Namespace};
+use felid_lab::{Agent, Host, Namespace};
 use probe::Matrix;
 use shop::Shop;
 use stream::Stream;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::Host;
 use anyhow::{Context, Result, bail};
-use felid_lab::Host;
 
 /// A running agent with its records in a directory.
-pub(crate) struct Agent {
+pub struct Agent {
     child: Child,
     records: PathBuf,
     started: Duration,
@@ -17,7 +17,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Writes the records to one file, starts the agent and waits until it is ready.
-    pub(crate) fn start(felid: &Path, host: &Host, records: &str) -> Result<Self> {
+    pub fn start(felid: &Path, host: &Host, records: &str) -> Result<Self> {
         let directory = host.directory().join("records");
         std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join("bench.yaml"), records)?;
@@ -25,7 +25,7 @@ impl Agent {
     }
 
     /// As [`Agent::start`], on records that are there.
-    pub(crate) fn start_on(felid: &Path, host: &Host, records: &Path) -> Result<Self> {
+    pub fn start_on(felid: &Path, host: &Host, records: &Path) -> Result<Self> {
         let log = host.directory().join("agent.log");
         let errors = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let directory = host.directory();
@@ -72,17 +72,17 @@ impl Agent {
     }
 
     /// Where its records are.
-    pub(crate) fn records(&self) -> &Path {
+    pub fn records(&self) -> &Path {
         &self.records
     }
 
     /// From the start of the process until it was ready.
-    pub(crate) fn started(&self) -> Duration {
+    pub fn started(&self) -> Duration {
         self.started
     }
 
     /// Resident memory in MiB.
-    pub(crate) fn rss_mib(&self) -> Result<f64> {
+    pub fn rss_mib(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status
             .lines()
@@ -93,12 +93,12 @@ impl Agent {
     }
 
     /// What it logged.
-    pub(crate) fn log_text(&self) -> String {
+    pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Ends it as an administrator would.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("stop the agent")?;
         self.child.wait()?;
@@ -106,7 +106,7 @@ impl Agent {
     }
 
     /// Lets it run on after this process ends.
-    pub(crate) fn leave(self) {
+    pub fn leave(self) {
         std::mem::forget(self);
     }
 }
