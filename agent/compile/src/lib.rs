@@ -1,5 +1,22 @@
 //! Resolved policy to eBPF instructions; the reference evaluator; and the planner that assigns slots, classes and endpoint ids.
+//!
+//! In: resolved policies ([`felid_model::resolved`]) and what is known of the endpoint itself. Out: [`program::Program`]s, that is
+//! instructions with symbolic maps and the rule that each belongs to. Never: file descriptors, the kernel, clocks, threads, I/O.
 #![forbid(unsafe_code)]
 
+mod block;
+mod compile;
+mod describe;
+mod emit;
+mod isa;
+mod layout;
+pub mod listing;
+mod lower;
+mod ports;
 pub mod program;
+pub mod reference;
+mod segment;
+pub mod stub;
 pub mod transaction;
+
+pub use compile::{CompileError, Counters, Direction, Own, compile, sets_tested};

@@ -1,0 +1,163 @@
+//! The way in: a resolved policy of one endpoint and direction becomes a [`Program`].
+//!
+//! The steps, each a module of its own: *lower* decides the endpoint's own side and drops what cannot match; *segment* groups rules
+//! so that protocol and port are tested once for many of them; *emit* writes the tests; *layout* packs blocks of instructions into
+//! chunks that fit the kernel's limits.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
+
+use crate::emit::Emitter;
+use crate::layout::{Family, layout};
+use crate::lower::{Lowered, Section, lower};
+use crate::program::{Program, Slots};
+use crate::segment::segments;
+use crate::transaction::CounterName;
+
+/// Which way a policy looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// From the workload: the endpoint is the source, the peer is the destination.
+    Egress,
+    /// Towards the workload: the endpoint is the destination, the peer is the source.
+    Ingress,
+}
+
+impl Direction {
+    /// [`felid_common::EGRESS`] or [`felid_common::INGRESS`].
+    pub fn index(self) -> u32 {
+        match self {
+            Direction::Egress => felid_common::EGRESS,
+            Direction::Ingress => felid_common::INGRESS,
+        }
+    }
+}
+
+/// What is known of the endpoint itself.
+///
+/// A compiled program relies on it: whoever runs the program guarantees that the own side's address is one of these. A packet of an
+/// IP version without own addresses is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Its addresses, each with all sets it is a member of, through any covering prefix.
+    pub addresses: Vec<(IpAddr, SetIds)>,
+    /// Its named ports, each with the named-port sets that it is in.
+    pub ports: Vec<(NamedPortMember, SetIds)>,
+}
+
+/// Hands out counters.
+pub trait Counters {
+    /// Index of the counter of this name: stable, below [`felid_common::MAX_COUNTERS`]; 0 when there are no more.
+    fn counter(&mut self, name: &CounterName) -> u32;
+}
+
+/// Why a policy has no program. The old one stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A set that the policy tests has no bit.
+    #[error("set {} has no slot", .0.0)]
+    NoSlot(SetId),
+    /// A set's bit is out of reach of a load instruction.
+    #[error("slot {slot} of set {} is above the limit of {limit}", .set.0)]
+    SlotOutOfRange {
+        /// The set.
+        set: SetId,
+        /// Its slot.
+        slot: u32,
+        /// Highest possible slot.
+        limit: u32,
+    },
+    /// One rule alone is larger than a chunk.
+    #[error("rule \"{rule}\" alone needs {insns} instructions or {branches} branches; the limits are {limit} and {branch_limit}")]
+    RuleTooLarge {
+        /// The rule.
+        rule: String,
+        /// Instructions it needs.
+        insns: usize,
+        /// Conditional jumps it needs.
+        branches: usize,
+        /// Instructions of a chunk.
+        limit: usize,
+        /// Conditional jumps of a chunk.
+        branch_limit: usize,
+    },
+    /// The program needs more chained chunks than a packet can be led through.
+    #[error("{rules} rules need {insns} instructions in {chunks} chained chunks; the limit is {limit}")]
+    TooManyChunks {
+        /// Rules that can match, of all IP versions.
+        rules: usize,
+        /// Instructions.
+        insns: usize,
+        /// Chunks on the longest way through the program.
+        chunks: usize,
+        /// Limit.
+        limit: usize,
+    },
+    /// A jump does not fit into an instruction: a fault of the compiler.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+/// Compiles a policy. Equal decisions give equal programs: nothing in a program names the endpoint.
+pub fn compile(
+    policy: &ResolvedPolicy,
+    direction: Direction,
+    own: &Own,
+    slots: &impl Slots,
+    counters: &mut impl Counters,
+) -> Result<Program, CompileError> {
+    let lowered = lower(policy, direction, own);
+    let (sets, named_port_sets) = lowered.sets();
+    let bits = bits(sets.iter().chain(&named_port_sets), slots)?;
+    let families = families(&lowered, direction, &bits)?;
+    let (chunks, rules) = layout(&lowered.sites, families, direction, counters)?;
+    Ok(Program { chunks, rules, sets, named_port_sets })
+}
+
+/// The sets that a program tests on the peer, so that they can be given slots before [`compile`]: those of the peer's address, and those
+/// of its named port.
+pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> (SetIds, SetIds) {
+    lower(policy, direction, own).sets()
+}
+
+/// Bit positions of all sets, checked.
+fn bits<'a>(
+    sets: impl Iterator<Item = &'a SetId>,
+    slots: &impl Slots,
+) -> Result<BTreeMap<SetId, u32>, CompileError> {
+    // Offsets of loads are signed 16-bit numbers of bytes.
+    let limit = (i16::MAX as u32 + 1) * 8 - 1;
+    sets.map(|set| {
+        let slot = slots.slot(set).ok_or_else(|| CompileError::NoSlot(set.clone()))?;
+        if slot > limit {
+            return Err(CompileError::SlotOutOfRange { set: set.clone(), slot, limit });
+        }
+        Ok((set.clone(), slot))
+    })
+    .collect()
+}
+
+/// Emits all sections, once for both IP versions where they have the same rules.
+fn families(lowered: &Lowered, direction: Direction, bits: &BTreeMap<SetId, u32>) -> Result<Vec<Family>, CompileError> {
+    let emitter = Emitter { bits, direction, sites: &lowered.sites };
+    let emit = |sections: &[Section]| -> Result<Family, CompileError> {
+        sections
+            .iter()
+            .map(|section| {
+                let mut blocks = Vec::new();
+                for segment in segments(&section.rules) {
+                    emitter.segment(segment, &mut blocks)?;
+                }
+                Ok((blocks, section.end))
+            })
+            .collect::<Result<_, _>>()
+            .map(|sections| Family { sections })
+    };
+    let mut families = vec![emit(&lowered.v4)?];
+    if lowered.v4 != lowered.v6 {
+        families.push(emit(&lowered.v6)?);
+    }
+    Ok(families)
+}

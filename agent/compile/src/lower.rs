@@ -1,0 +1,477 @@
+//! Partial evaluation: from a resolved policy to the rules that remain for one endpoint, one direction and one IP version.
+//!
+//! In: the policy and what is known of the endpoint's own side. Out: per tier (and for the profiles) a [`Section`] of rules that
+//! speak of the peer only, without those that can never match and without those that an unconditional match hides. Nothing here
+//! knows instructions.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use felid_common::protocol::{SCTP, TCP, UDP};
+use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetId, SetIds};
+use felid_model::{Protocol, ResourceKey};
+use ipnet::IpNet;
+
+use crate::compile::{Direction, Own};
+use crate::describe::describe;
+use crate::ports::PortSet;
+
+/// The protocols with ports, in the order of [`Rule::ports`].
+pub(crate) const PORT_PROTOCOLS: [u8; 3] = [TCP, UDP, SCTP];
+
+/// A place in the policy that can decide, or hand on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    pub(crate) key: Option<ResourceKey>,
+    pub(crate) tier: Option<Arc<str>>,
+    pub(crate) index: Option<u32>,
+    pub(crate) text: String,
+    /// Allow or deny; meaningless for Pass.
+    pub(crate) allowed: bool,
+    /// Names of its counter.
+    pub(crate) counter_tier: Arc<str>,
+    pub(crate) counter_policy: Arc<str>,
+}
+
+/// Index of a [`Site`].
+pub(crate) type SiteId = usize;
+
+/// What remains of the rule's `protocol` and `notProtocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ProtocolTest {
+    Any,
+    Is(u8),
+    Not(u8),
+}
+
+impl ProtocolTest {
+    pub(crate) fn matches(self, protocol: u8) -> bool {
+        match self {
+            ProtocolTest::Any => true,
+            ProtocolTest::Is(p) => p == protocol,
+            ProtocolTest::Not(p) => p != protocol,
+        }
+    }
+}
+
+/// What a rule says of one port: on some it holds, on some it holds if the peer's named port is right, on the rest it does not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PortTerm {
+    pub(crate) yes: PortSet,
+    pub(crate) named: PortSet,
+}
+
+impl PortTerm {
+    fn is_dead(&self) -> bool {
+        self.yes.is_empty() && self.named.is_empty()
+    }
+
+    pub(crate) fn is_vacuous(&self) -> bool {
+        self.yes.is_all()
+    }
+}
+
+/// The port terms of a rule for one protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ports {
+    pub(crate) src: PortTerm,
+    pub(crate) dst: PortTerm,
+}
+
+/// What a rule does when it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// Allow or deny, as its site says.
+    Verdict,
+    /// Go on with the next section.
+    Pass,
+}
+
+/// A rule that may match. Everything must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Rule {
+    pub(crate) site: SiteId,
+    pub(crate) outcome: Outcome,
+    pub(crate) protocol: ProtocolTest,
+    /// The own address is one of these; `None` = always true.
+    pub(crate) own: Option<Vec<IpNet>>,
+    /// Per protocol of [`PORT_PROTOCOLS`]; `None` = never matches packets of this protocol.
+    pub(crate) ports: [Option<Ports>; 3],
+    /// Whether it can match packets without ports.
+    pub(crate) portless: bool,
+    /// The peer is in one of these, if not empty, and in none of those.
+    pub(crate) nets: Vec<IpNet>,
+    pub(crate) not_nets: Vec<IpNet>,
+    /// Sets of the peer's address.
+    pub(crate) sets: Vec<SetId>,
+    pub(crate) not_sets: Vec<SetId>,
+    /// Sets of the peer's named port: in one of these, where a [`PortTerm`] asks; always in none of those.
+    pub(crate) named: Vec<SetId>,
+    pub(crate) not_named: Vec<SetId>,
+}
+
+impl Rule {
+    /// Whether nothing but protocol and ports can keep it from matching.
+    pub(crate) fn tests_only_ports(&self) -> bool {
+        self.own.is_none()
+            && self.nets.is_empty()
+            && self.not_nets.is_empty()
+            && self.sets.is_empty()
+            && self.not_sets.is_empty()
+            && self.not_named.is_empty()
+    }
+
+    /// Whether it says the same of every port and of having none, so that it needs no dispatch: only its protocol, and perhaps
+    /// the peer's named port, is left to test. (A packet without ports is in no named-port set, so that test is right for it, too.)
+    pub(crate) fn ignores_numbers(&self) -> bool {
+        let mut always_named = true;
+        for (protocol, ports) in PORT_PROTOCOLS.iter().zip(&self.ports) {
+            if !self.protocol.matches(*protocol) {
+                continue;
+            }
+            let Some(Ports { src, dst }) = ports else { return false };
+            let whole = |term: &PortTerm| term.yes.is_all() || term.named.is_all();
+            if !whole(src) || !whole(dst) {
+                return false;
+            }
+            always_named &= src.named.is_all() || dst.named.is_all();
+        }
+        self.portless || always_named || matches!(self.protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p))
+    }
+
+    fn is_unconditional(&self) -> bool {
+        self.tests_only_ports()
+            && self.protocol == ProtocolTest::Any
+            && self.portless
+            && self.ports.iter().all(|p| p.as_ref().is_some_and(|p| p.src.is_vacuous() && p.dst.is_vacuous()))
+    }
+}
+
+/// What happens where no rule of a section matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    Verdict(SiteId),
+    /// Go on with the next section.
+    Next,
+}
+
+/// A tier, or all profiles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) end: End,
+}
+
+/// Both IP versions of a policy after partial evaluation.
+pub(crate) struct Lowered {
+    pub(crate) sites: Vec<Site>,
+    pub(crate) v4: Vec<Section>,
+    pub(crate) v6: Vec<Section>,
+}
+
+impl Lowered {
+    /// Address sets and named-port sets that are tested on the peer.
+    pub(crate) fn sets(&self) -> (SetIds, SetIds) {
+        let (mut sets, mut named) = (SetIds::new(), SetIds::new());
+        for rule in self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules) {
+            sets.extend(rule.sets.iter().chain(&rule.not_sets).cloned());
+            named.extend(rule.named.iter().chain(&rule.not_named).cloned());
+        }
+        (sets, named)
+    }
+}
+
+/// Partially evaluates a policy.
+pub(crate) fn lower(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Lowered {
+    let mut sites = Vec::new();
+    if let Some(reason) = &policy.closed {
+        sites.push(end_site(None, format!("Deny: closed: {reason}"), "", "closed"));
+        let closed = vec![Section { rules: Vec::new(), end: End::Verdict(0) }];
+        return Lowered { sites, v4: closed.clone(), v6: closed };
+    }
+    // One list of sites for both versions, in the order of the policy.
+    let mut lists: Vec<Vec<(SiteId, &ResolvedRule)>> = Vec::new();
+    let mut ends = Vec::new();
+    for tier in policy.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
+        lists.push(rule_sites(&tier.policies, Some(&tier.name), &mut sites));
+        if tier.end_pass {
+            ends.push(End::Next);
+        } else {
+            ends.push(End::Verdict(sites.len()));
+            let text = format!("Deny: end of tier {}", tier.name);
+            sites.push(end_site(Some(&tier.name), text, &tier.name, "end-of-tier"));
+        }
+    }
+    lists.push(rule_sites(&policy.profiles, None, &mut sites));
+    ends.push(End::Verdict(sites.len()));
+    sites.push(end_site(None, "Deny: no tier and no profile decided".to_owned(), "", "default-deny"));
+    let no_address = sites.len();
+    sites.push(end_site(None, "Deny: the endpoint has no address of this IP version".to_owned(), "", "default-deny"));
+
+    let family = |v4: bool| {
+        let addresses: BTreeMap<IpAddr, &SetIds> =
+            own.addresses.iter().filter(|(a, _)| a.is_ipv4() == v4).map(|(a, sets)| (*a, sets)).collect();
+        if addresses.is_empty() {
+            return vec![Section { rules: Vec::new(), end: End::Verdict(no_address) }];
+        }
+        let view = View { direction, v4, addresses, own };
+        let mut sections: Vec<Section> = lists
+            .iter()
+            .zip(&ends)
+            .map(|(list, end)| Section {
+                rules: list.iter().flat_map(|(site, rule)| view.lower_rule(*site, rule)).collect(),
+                end: *end,
+            })
+            .collect();
+        // A Pass in a profile is a Deny (its site says so): nothing follows the profiles.
+        for rule in sections.last_mut().into_iter().flat_map(|profiles| &mut profiles.rules) {
+            rule.outcome = Outcome::Verdict;
+        }
+        prune(sections)
+    };
+    let (v4, v6) = (family(true), family(false));
+    Lowered { sites, v4, v6 }
+}
+
+fn end_site(tier: Option<&Arc<str>>, text: String, counter_tier: &str, counter_policy: &str) -> Site {
+    Site {
+        key: None,
+        tier: tier.cloned(),
+        index: None,
+        text,
+        allowed: false,
+        counter_tier: counter_tier.into(),
+        counter_policy: counter_policy.into(),
+    }
+}
+
+fn rule_sites<'a>(
+    lists: &'a [ResolvedRules],
+    tier: Option<&Arc<str>>,
+    sites: &mut Vec<Site>,
+) -> Vec<(SiteId, &'a ResolvedRule)> {
+    let counter_tier: Arc<str> = tier.cloned().unwrap_or_else(|| "profile".into());
+    let mut out = Vec::new();
+    for list in lists {
+        let counter_policy: Arc<str> = list.key.to_string().into();
+        for rule in list.rules.iter() {
+            out.push((sites.len(), rule));
+            sites.push(Site {
+                key: Some(list.key.clone()),
+                tier: tier.cloned(),
+                index: Some(rule.index),
+                text: describe(rule),
+                allowed: rule.action == ResolvedAction::Allow,
+                counter_tier: counter_tier.clone(),
+                counter_policy: counter_policy.clone(),
+            });
+        }
+    }
+    out
+}
+
+/// Cuts what cannot be reached, and turns an unconditional last rule into the section's end.
+fn prune(sections: Vec<Section>) -> Vec<Section> {
+    let mut out = Vec::with_capacity(sections.len());
+    for mut section in sections {
+        if let Some(position) = section.rules.iter().position(Rule::is_unconditional) {
+            let last = section.rules.swap_remove(position);
+            section.rules.truncate(position);
+            section.end = match last.outcome {
+                Outcome::Verdict => End::Verdict(last.site),
+                Outcome::Pass => End::Next,
+            };
+        }
+        if section.end == End::Next {
+            while section.rules.last().is_some_and(|rule| rule.outcome == Outcome::Pass) {
+                section.rules.pop();
+            }
+        }
+        let goes_on = section.end == End::Next || section.rules.iter().any(|rule| rule.outcome == Outcome::Pass);
+        out.push(section);
+        if !goes_on {
+            break;
+        }
+    }
+    out
+}
+
+/// One IP version of one endpoint.
+struct View<'a> {
+    direction: Direction,
+    v4: bool,
+    addresses: BTreeMap<IpAddr, &'a SetIds>,
+    own: &'a Own,
+}
+
+impl View<'_> {
+    /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
+    fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
+        self.template(site, rule).map(|template| self.for_own(rule, &template)).unwrap_or_default()
+    }
+
+    /// The peer's side of a rule, with port terms still open.
+    fn template(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
+        if rule.ip_version.is_some_and(|version| version != if self.v4 { 4 } else { 6 }) {
+            return None;
+        }
+        let protocol = match (rule.protocol, rule.not_protocol) {
+            (Some(is), Some(not)) if is == not => return None,
+            (Some(Protocol(is)), _) => ProtocolTest::Is(is),
+            (None, Some(Protocol(not))) => ProtocolTest::Not(not),
+            (None, None) => ProtocolTest::Any,
+        };
+        let (own, peer) = self.sides(rule);
+        let nets = self.family_nets(&peer.nets)?;
+        let not_nets = self.family_nets(&peer.not_nets)?;
+        if not_nets.iter().any(|net| net.prefix_len() == 0) {
+            return None;
+        }
+        let (sets, not_sets) = (sorted(&peer.sets), sorted(&peer.not_sets));
+        if sets.iter().any(|set| not_sets.binary_search(set).is_ok()) {
+            return None;
+        }
+        let positive = |side: &ResolvedSide| !(side.ports.is_empty() && side.named_ports.is_empty());
+        let portless = !positive(own)
+            && !positive(peer)
+            && !matches!(protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p));
+        Some(Rule {
+            site,
+            outcome: if rule.action == ResolvedAction::Pass { Outcome::Pass } else { Outcome::Verdict },
+            protocol,
+            own: None,
+            ports: [None, None, None],
+            portless,
+            nets: if nets.iter().any(|net| net.prefix_len() == 0) { Vec::new() } else { nets },
+            not_nets,
+            sets,
+            not_sets,
+            named: sorted(&peer.named_ports),
+            not_named: sorted(&peer.not_named_ports),
+        })
+    }
+
+    fn sides<'r>(&self, rule: &'r ResolvedRule) -> (&'r ResolvedSide, &'r ResolvedSide) {
+        match self.direction {
+            Direction::Ingress => (&rule.destination, &rule.source),
+            Direction::Egress => (&rule.source, &rule.destination),
+        }
+    }
+
+    /// The networks of this IP version; `None` if there are networks, but none of this version.
+    fn family_nets(&self, nets: &[IpNet]) -> Option<Vec<IpNet>> {
+        let mine: Vec<IpNet> = nets.iter().filter(|net| net.addr().is_ipv4() == self.v4).map(IpNet::trunc).collect();
+        if mine.is_empty() && !nets.is_empty() {
+            return None;
+        }
+        let mut mine = IpNet::aggregate(&mine);
+        mine.sort_unstable();
+        Some(mine)
+    }
+
+    /// Decides the own side for each own address, and groups the addresses that end with the same rule.
+    fn for_own(&self, rule: &ResolvedRule, template: &Rule) -> Vec<Rule> {
+        let (own, _) = self.sides(rule);
+        let mut groups: Vec<(Rule, Vec<IpNet>)> = Vec::new();
+        for (address, sets) in &self.addresses {
+            if !self.own_matches(own, *address, sets) {
+                continue;
+            }
+            let Some(resolved) = self.with_ports(rule, template, *address) else { continue };
+            match groups.iter_mut().find(|(other, _)| *other == resolved) {
+                Some((_, addresses)) => addresses.push(IpNet::from(*address)),
+                None => groups.push((resolved, vec![IpNet::from(*address)])),
+            }
+        }
+        let all = self.addresses.len();
+        groups
+            .into_iter()
+            .map(|(mut rule, addresses)| {
+                rule.own = (addresses.len() < all).then_some(addresses);
+                rule
+            })
+            .collect()
+    }
+
+    fn own_matches(&self, side: &ResolvedSide, address: IpAddr, sets: &SetIds) -> bool {
+        let (Some(nets), Some(not_nets)) = (self.family_nets(&side.nets), self.family_nets(&side.not_nets)) else {
+            return false;
+        };
+        (nets.is_empty() || nets.iter().any(|net| net.contains(&address)))
+            && !not_nets.iter().any(|net| net.contains(&address))
+            && side.sets.iter().all(|set| sets.contains(set))
+            && !side.not_sets.iter().any(|set| sets.contains(set))
+    }
+
+    /// Fills in the port terms as this own address sees them; `None` if nothing can match.
+    fn with_ports(&self, rule: &ResolvedRule, template: &Rule, address: IpAddr) -> Option<Rule> {
+        let (own, peer) = self.sides(rule);
+        let peer_term = peer_port_term(peer);
+        let mut out = template.clone();
+        for (slot, protocol) in out.ports.iter_mut().zip(PORT_PROTOCOLS) {
+            if !template.protocol.matches(protocol) {
+                continue;
+            }
+            let own_term = self.own_port_term(own, address, protocol);
+            if own_term.is_dead() || peer_term.is_dead() {
+                continue;
+            }
+            *slot = Some(match self.direction {
+                Direction::Ingress => Ports { src: peer_term.clone(), dst: own_term },
+                Direction::Egress => Ports { src: own_term, dst: peer_term.clone() },
+            });
+        }
+        if !out.portless && out.ports.iter().all(Option::is_none) {
+            return None;
+        }
+        if peer_term.named.is_empty() {
+            out.named = Vec::new();
+        }
+        if out.ports.iter().all(Option::is_none) {
+            // Packets without ports are in no named-port set.
+            (out.named, out.not_named) = (Vec::new(), Vec::new());
+        }
+        Some(out)
+    }
+
+    fn own_port_term(&self, side: &ResolvedSide, address: IpAddr, protocol: u8) -> PortTerm {
+        let named = |names: &[SetId]| {
+            self.own
+                .ports
+                .iter()
+                .filter(|(member, sets)| {
+                    member.address == address
+                        && member.protocol.0 == protocol
+                        && names.iter().any(|name| sets.contains(name))
+                })
+                .map(|(member, _)| (member.port, member.port))
+                .collect::<Vec<_>>()
+        };
+        let within = if side.ports.is_empty() && side.named_ports.is_empty() {
+            PortSet::all()
+        } else {
+            PortSet::of(side.ports.iter().copied().chain(named(&side.named_ports)))
+        };
+        let outside = PortSet::of(side.not_ports.iter().copied().chain(named(&side.not_named_ports)));
+        PortTerm { yes: within.without(&outside), named: PortSet::default() }
+    }
+}
+
+fn peer_port_term(side: &ResolvedSide) -> PortTerm {
+    let allowed = PortSet::of(side.not_ports.iter().copied()).complement();
+    if side.ports.is_empty() && side.named_ports.is_empty() {
+        return PortTerm { yes: allowed, named: PortSet::default() };
+    }
+    let numbers = PortSet::of(side.ports.iter().copied());
+    let yes = allowed.without(&numbers.complement());
+    let named = if side.named_ports.is_empty() { PortSet::default() } else { allowed.without(&numbers) };
+    PortTerm { yes, named }
+}
+
+fn sorted(sets: &[SetId]) -> Vec<SetId> {
+    let mut sets = sets.to_vec();
+    sets.sort_unstable();
+    sets.dedup();
+    sets
+}

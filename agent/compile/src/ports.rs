@@ -1,0 +1,111 @@
+//! Sets of ports, and functions from ports to values, as sorted disjoint intervals.
+
+/// A set of ports: sorted, disjoint, not adjacent, inclusive.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PortSet(Vec<(u16, u16)>);
+
+impl PortSet {
+    /// Every port.
+    pub(crate) fn all() -> Self {
+        Self(vec![(0, u16::MAX)])
+    }
+
+    /// Union of ranges in any order; reversed ranges are empty.
+    pub(crate) fn of(ranges: impl IntoIterator<Item = (u16, u16)>) -> Self {
+        let mut sorted: Vec<_> = ranges.into_iter().filter(|(first, last)| first <= last).collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
+        for (first, last) in sorted {
+            match merged.last_mut() {
+                Some(previous) if u32::from(first) <= u32::from(previous.1) + 1 => previous.1 = previous.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    /// All ports that are not in this set.
+    pub(crate) fn complement(&self) -> Self {
+        let mut rest = Vec::with_capacity(self.0.len() + 1);
+        let mut next = 0u32;
+        for &(first, last) in &self.0 {
+            if next < u32::from(first) {
+                rest.push((next as u16, first - 1));
+            }
+            next = u32::from(last) + 1;
+        }
+        if next <= u32::from(u16::MAX) {
+            rest.push((next as u16, u16::MAX));
+        }
+        Self(rest)
+    }
+
+    /// Ports of this set that are not in the other.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut parts = self.complement();
+        parts.0.extend_from_slice(&other.0);
+        Self::of(parts.0).complement()
+    }
+
+    /// Whether no port is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether every port is in it.
+    pub(crate) fn is_all(&self) -> bool {
+        self.0 == [(0, u16::MAX)]
+    }
+
+    /// Number of ranges.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Its ranges.
+    pub(crate) fn ranges(&self) -> &[(u16, u16)] {
+        &self.0
+    }
+
+    /// Whether the port is in it.
+    pub(crate) fn contains(&self, port: u16) -> bool {
+        let after = self.0.partition_point(|&(first, _)| first <= port);
+        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|&(_, last)| port <= last)
+    }
+
+    /// First ports of every interval on which membership is constant, but for port 0.
+    pub(crate) fn boundaries(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().flat_map(|&(first, last)| [u32::from(first), u32::from(last) + 1]).filter(|&b| b != 0 && b <= u32::from(u16::MAX))
+    }
+}
+
+/// A total function of ports: (first port of the interval, value), sorted, the first at port 0, neighbours different.
+pub(crate) type PortMap<T> = Vec<(u16, T)>;
+
+/// Joins neighbours with equal values.
+pub(crate) fn merge_neighbours<T: PartialEq>(map: &mut PortMap<T>) {
+    map.dedup_by(|later, earlier| later.1 == earlier.1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unions_merge_overlap_and_adjacency() {
+        assert_eq!(PortSet::of([(90, 90), (80, 81), (82, 85), (84, 86), (7, 3)]).ranges(), [(80, 86), (90, 90)]);
+        assert!(PortSet::of([(0, 100), (101, u16::MAX)]).is_all());
+    }
+
+    #[test]
+    fn complement_and_difference_agree_with_membership() {
+        let a = PortSet::of([(0, 10), (20, 30), (65535, 65535)]);
+        let b = PortSet::of([(5, 25), (40, 50)]);
+        let (not_a, a_without_b) = (a.complement(), a.without(&b));
+        for port in 0..=u16::MAX {
+            assert_eq!(not_a.contains(port), !a.contains(port));
+            assert_eq!(a_without_b.contains(port), a.contains(port) && !b.contains(port), "{port}");
+        }
+        assert!(PortSet::all().complement().is_empty());
+    }
+}

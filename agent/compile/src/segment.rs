@@ -1,0 +1,251 @@
+//! Groups of rules that share one dispatch by protocol and destination port.
+//!
+//! In: the rules of a section, in order. Out: [`Segment`]s, one after the other, that together hold all of them in order. In a
+//! dispatch segment every distinct interval of ports gets a copy of the rules that matter there, so one that names no port is in
+//! every copy: a segment ends before its copies cost more than [`EXPANSION`] times its rules. So the size of a program is linear in its
+//! input whatever the rules are, and rules with a port each cost a logarithm.
+//!
+//! The seam for cleverer structures (inverted indexes on slots, memoised verdicts): another kind of [`Segment`], chosen here.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::lower::{PORT_PROTOCOLS, Ports, ProtocolTest, Rule};
+use crate::ports::{PortMap, merge_neighbours};
+
+/// How many times larger than its rules a dispatch may become.
+const EXPANSION: usize = 6;
+/// Estimated instructions of a segment: well below a chunk, so that chunks fill well.
+const SEGMENT_INSNS: usize = 8_000;
+/// ... of a run of rules without dispatch.
+const RUN_INSNS: usize = 1_000;
+
+/// Consecutive rules.
+#[derive(Debug)]
+pub(crate) enum Segment<'a> {
+    /// One after the other; none needs a dispatch.
+    Run(Vec<&'a Rule>),
+    /// Dispatched by protocol and destination port.
+    Dispatch(Vec<&'a Rule>),
+}
+
+/// Cuts rules into segments.
+pub(crate) fn segments(rules: &[Rule]) -> Vec<Segment<'_>> {
+    let mut out = Vec::new();
+    let mut open = Open::default();
+    for rule in rules {
+        if open.rules.is_empty() && rule.ignores_numbers() {
+            push_run(&mut out, rule);
+        } else if !open.accept(rule) {
+            open.close(&mut out);
+            if rule.ignores_numbers() {
+                push_run(&mut out, rule);
+            } else {
+                open.accept(rule);
+            }
+        }
+    }
+    open.close(&mut out);
+    out
+}
+
+fn push_run<'a>(out: &mut Vec<Segment<'a>>, rule: &'a Rule) {
+    match out.last_mut() {
+        Some(Segment::Run(run)) if run.iter().map(|rule| cost(rule)).sum::<usize>() < RUN_INSNS => run.push(rule),
+        _ => out.push(Segment::Run(vec![rule])),
+    }
+}
+
+/// Estimated instructions of a rule's tests, without those that the dispatch answers.
+fn cost(rule: &Rule) -> usize {
+    let source_ranges: usize =
+        rule.ports.iter().flatten().map(|ports| ports.src.yes.len() + ports.src.named.len()).max().unwrap_or(0);
+    let nets = rule.nets.len() + rule.not_nets.len() + rule.own.as_ref().map_or(0, Vec::len);
+    let sets = rule.sets.len() + rule.not_sets.len() + rule.named.len() + rule.not_named.len();
+    2 + 2 * sets + 5 * nets + 2 * source_ranges
+}
+
+/// A dispatch segment that still takes rules.
+#[derive(Default)]
+struct Open<'a> {
+    rules: Vec<&'a Rule>,
+    /// Per protocol with ports: first port of an interval -> cost of the rules that matter there.
+    intervals: [BTreeMap<u32, usize>; 3],
+    /// Sum over all intervals.
+    expanded: usize,
+    /// What the rules themselves amount to.
+    input: usize,
+}
+
+impl<'a> Open<'a> {
+    /// Takes the rule, unless the segment would become too large. After a refusal only [`Open::close`] makes sense.
+    fn accept(&mut self, rule: &'a Rule) -> bool {
+        let cost = cost(rule);
+        let mut ranges = 0;
+        for ((intervals, ports), protocol) in self.intervals.iter_mut().zip(&rule.ports).zip(PORT_PROTOCOLS) {
+            if intervals.is_empty() {
+                intervals.insert(0, 0);
+            }
+            let Some(ports) = ports.as_ref().filter(|_| rule.protocol.matches(protocol)) else { continue };
+            for set in [&ports.dst.yes, &ports.dst.named] {
+                for boundary in set.boundaries() {
+                    let before = intervals.range(..=boundary).next_back().map(|(at, cost)| (*at, *cost));
+                    if let Some((at, cost)) = before
+                        && at != boundary
+                    {
+                        intervals.insert(boundary, cost);
+                        self.expanded += cost + 1;
+                    }
+                }
+                for &(first, last) in set.ranges() {
+                    for total in intervals.range_mut(u32::from(first)..=u32::from(last)).map(|(_, total)| total) {
+                        *total += cost;
+                        self.expanded += cost;
+                    }
+                }
+            }
+            ranges = ranges.max(ports.dst.yes.len() + ports.dst.named.len());
+        }
+        if rule.portless {
+            self.expanded += cost;
+        }
+        self.input += cost + 2 * ranges;
+        let fits = self.expanded <= EXPANSION * self.input && self.expanded + self.input <= SEGMENT_INSNS;
+        if !fits && !self.rules.is_empty() {
+            return false;
+        }
+        self.rules.push(rule);
+        true
+    }
+
+    /// Ends the segment. Rules at its end that need no dispatch leave it: they would only be copied.
+    fn close(&mut self, out: &mut Vec<Segment<'a>>) {
+        let mut open = std::mem::take(self);
+        let end = open.rules.iter().rposition(|rule| !rule.ignores_numbers()).map_or(0, |last| last + 1);
+        let rest = open.rules.split_off(end);
+        if !open.rules.is_empty() {
+            out.push(Segment::Dispatch(open.rules));
+        }
+        for rule in rest {
+            push_run(out, rule);
+        }
+    }
+}
+
+/// A rule within a leaf of the dispatch: what is left to test of it there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Item {
+    /// Index into the segment's rules.
+    pub(crate) rule: usize,
+    /// Protocol.
+    pub(crate) protocol: ProtocolTest,
+    /// Source port: the term of the rule for this protocol (index into [`Rule::ports`]).
+    pub(crate) source: Option<usize>,
+    /// The peer's named port decides.
+    pub(crate) named: bool,
+}
+
+impl Item {
+    /// The rule where nothing was dispatched.
+    pub(crate) fn whole(index: usize, rule: &Rule) -> Self {
+        Self { rule: index, protocol: rule.protocol, source: None, named: !rule.named.is_empty() }
+    }
+
+    /// Whether nothing is left to test.
+    pub(crate) fn is_certain(&self, rule: &Rule) -> bool {
+        rule.tests_only_ports() && self.protocol == ProtocolTest::Any && self.source.is_none() && !self.named
+    }
+}
+
+/// Index into [`Dispatch::leaves`].
+pub(crate) type LeafId = usize;
+
+/// A decision tree's content: protocol, then destination port, then the rules that are left.
+#[derive(Debug, Default)]
+pub(crate) struct Dispatch {
+    /// For each of [`PORT_PROTOCOLS`].
+    pub(crate) ports: [PortMap<LeafId>; 3],
+    /// For packets of all other protocols.
+    pub(crate) portless: LeafId,
+    /// Rules in order; equal ones are shared.
+    pub(crate) leaves: Vec<Vec<Item>>,
+}
+
+/// Works out the dispatch of a segment.
+pub(crate) fn dispatch(rules: &[&Rule]) -> Dispatch {
+    let mut leaves = Leaves::default();
+    let mut out = Dispatch::default();
+    for (index, map) in out.ports.iter_mut().enumerate() {
+        *map = port_map(rules, index, &mut leaves);
+    }
+    let portless = rules.iter().enumerate().filter(|(_, rule)| rule.portless).map(|(index, rule)| {
+        let protocol = match rule.protocol {
+            ProtocolTest::Not(protocol) if PORT_PROTOCOLS.contains(&protocol) => ProtocolTest::Any,
+            other => other,
+        };
+        Item { rule: index, protocol, source: None, named: false }
+    });
+    out.portless = leaves.intern(portless, rules);
+    out.leaves = leaves.list;
+    out
+}
+
+#[derive(Default)]
+struct Leaves {
+    list: Vec<Vec<Item>>,
+    ids: HashMap<Vec<Item>, LeafId>,
+}
+
+impl Leaves {
+    /// The leaf of these items, cut after the first that always matches.
+    fn intern(&mut self, items: impl Iterator<Item = Item>, rules: &[&Rule]) -> LeafId {
+        let mut leaf = Vec::new();
+        for item in items {
+            let certain = rules.get(item.rule).is_some_and(|rule| item.is_certain(rule));
+            leaf.push(item);
+            if certain {
+                break;
+            }
+        }
+        let next = self.list.len();
+        let id = *self.ids.entry(leaf.clone()).or_insert(next);
+        if id == next {
+            self.list.push(leaf);
+        }
+        id
+    }
+}
+
+/// Sweeps over the destination ports of one protocol.
+fn port_map(rules: &[&Rule], index: usize, leaves: &mut Leaves) -> PortMap<LeafId> {
+    // Port -> what begins (with the item) or ends (without) there.
+    let mut events: BTreeMap<u32, Vec<(usize, Option<Item>)>> = BTreeMap::from([(0, Vec::new())]);
+    for (position, rule) in rules.iter().enumerate() {
+        let Some(ports) = rule.ports.get(index).and_then(Option::as_ref) else { continue };
+        let same_source = |other: &Option<_>| other.as_ref().is_some_and(|other: &Ports| other.src == ports.src);
+        let source = if ports.src.is_vacuous() { None } else { rule.ports.iter().position(same_source) };
+        for (set, named) in [(&ports.dst.yes, false), (&ports.dst.named, true)] {
+            for &(first, last) in set.ranges() {
+                let item = Item { rule: position, protocol: ProtocolTest::Any, source, named };
+                events.entry(u32::from(first)).or_default().push((position, Some(item)));
+                if last < u16::MAX {
+                    // An end must not undo a beginning at the same port: it goes in front.
+                    events.entry(u32::from(last) + 1).or_default().insert(0, (position, None));
+                }
+            }
+        }
+    }
+    let mut active: BTreeMap<usize, Item> = BTreeMap::new();
+    let mut map = PortMap::new();
+    for (port, changes) in events {
+        let Ok(port) = u16::try_from(port) else { break };
+        for (position, change) in changes {
+            match change {
+                Some(item) => active.insert(position, item),
+                None => active.remove(&position),
+            };
+        }
+        map.push((port, leaves.intern(active.values().cloned(), rules)));
+    }
+    merge_neighbours(&mut map);
+    map
+}
