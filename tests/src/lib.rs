@@ -1,4 +1,10 @@
-//! What the tests that need root share: the laboratory of namespaces (`felid-lab`), and fixtures for programs and agents.
+//! What the tests that need root share: the laboratory of namespaces (`felid-lab`), a node with the real agent ([`Cluster`]), crafted
+//! frames, sockets.
 #![forbid(unsafe_code)]
 
-pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, netns, packet};
+mod cluster;
+pub mod frames;
+pub mod sockets;
+
+pub use cluster::{Cluster, felid};
+pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, netns, packet, records};

@@ -8,6 +8,7 @@ use crate::Host;
 use anyhow::{Context, Result, bail};
 
 /// A running agent with its records in a directory.
+#[derive(Debug)]
 pub struct Agent {
     child: Child,
     records: PathBuf,

@@ -1,0 +1,171 @@
+//! The host and the world outside: who may reach whom beside workloads themselves. Both families.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::net::IpAddr;
+
+use felid_lab::records::{Endpoint, policy};
+use felid_tests::{Cluster, Namespace, Workload, sockets};
+
+struct World {
+    cluster: Cluster,
+    web: Workload,
+    outside: Namespace,
+}
+
+const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+
+fn world(prefix: &str, extra: &str) -> World {
+    let mut cluster = Cluster::new(prefix).unwrap();
+    let outside = Namespace::new(&format!("{prefix}-out")).unwrap();
+    let host = cluster.host.namespace();
+    host.ip(&format!(
+        "link add uplink type veth peer name eth0 netns {}",
+        outside.name()
+    ))
+    .unwrap();
+    for (namespace, interface, last) in [(host, "uplink", 1), (&outside, "eth0", 7)] {
+        namespace.ip(&format!("link set {interface} up")).unwrap();
+        namespace
+            .ip(&format!("addr add 192.0.2.{last}/24 dev {interface}"))
+            .unwrap();
+        namespace
+            .ip(&format!("addr add 2001:db8:2::{last}/64 dev {interface} nodad"))
+            .unwrap();
+    }
+    outside.ip("route add default via 192.0.2.1").unwrap();
+    outside.ip("-6 route add default via 2001:db8:2::1").unwrap();
+    let web = cluster.host.workload("caliweb", &["10.65.0.2", "fd00:65::2"]).unwrap();
+    let records = [
+        Endpoint { labels: "app: web", ..Endpoint::of("web", &web) }.yaml(),
+        policy(
+            "default",
+            "web",
+            "  selector: app == 'web'\n  types: [Ingress]\n  ingress:\n    - {action: Allow, protocol: TCP, source: {selector: zone == 'out', namespaceSelector: global()}, destination: {ports: [80]}}",
+        ),
+        "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {name: out, labels: {zone: out}}\nspec: {nets: [192.0.2.0/25, '2001:db8:2::/64']}\n".to_owned(),
+        extra.to_owned(),
+    ];
+    cluster.write("records.yaml", &records.concat()).unwrap();
+    cluster.start().unwrap();
+    for port in [80, 81] {
+        sockets::serve_tcp(&web.namespace, port).unwrap();
+        sockets::serve_tcp(&outside, port).unwrap();
+        sockets::serve_tcp(cluster.host.namespace(), port).unwrap();
+    }
+    World { cluster, web, outside }
+}
+
+#[test]
+fn the_world_outside_is_judged_and_answers_return() {
+    let world = world("lh-out", "");
+    for to in world.web.addresses.clone() {
+        assert!(
+            sockets::tcp(&world.outside, to, 80).unwrap(),
+            "allowed by the network set: {to}"
+        );
+        assert!(!sockets::tcp(&world.outside, to, 81).unwrap(), "{to}");
+    }
+    for to in ["192.0.2.7", "2001:db8:2::7"] {
+        assert!(
+            sockets::tcp(&world.web.namespace, to.parse().unwrap(), 81).unwrap(),
+            "outbound to {to}"
+        );
+    }
+}
+
+#[test]
+fn the_host_reaches_its_workloads_and_not_the_other_way() {
+    let world = world("lh-host", "");
+    for to in world.web.addresses.clone() {
+        assert!(
+            sockets::tcp(world.cluster.host.namespace(), to, 81).unwrap(),
+            "the host may always: {to}"
+        );
+        assert!(
+            world.cluster.host.namespace().pings(&to.to_string()).unwrap(),
+            "echo to {to}"
+        );
+    }
+    for to in HOST {
+        assert!(
+            !sockets::tcp(&world.web.namespace, to.parse().unwrap(), 80).unwrap(),
+            "workload to host {to}"
+        );
+    }
+    assert!(world.cluster.dropped("endpoint_to_host").unwrap() > 0.0);
+}
+
+#[test]
+fn the_record_lets_workloads_reach_the_host() {
+    let world = world(
+        "lh-accept",
+        "---\napiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {defaultEndpointToHostAction: Accept}\n",
+    );
+    for to in HOST {
+        assert!(
+            sockets::tcp(&world.web.namespace, to.parse().unwrap(), 80).unwrap(),
+            "workload to host {to}"
+        );
+    }
+}
+
+#[test]
+fn masquerade_by_the_host_does_not_open_anything() {
+    let world = world("lh-masq", "");
+    // What the host forwards for others carries the host's address now: it is judged like any other.
+    let host = world.cluster.host.namespace();
+    host.exec(&["nft", "add table inet nat; add chain inet nat post { type nat hook postrouting priority 100; }; add rule inet nat post oifname caliweb masquerade"])
+        .unwrap();
+    host.ip("addr add 10.65.255.1/32 dev lo").unwrap();
+    for to in world.web.addresses.clone() {
+        assert!(!sockets::tcp(&world.outside, to, 81).unwrap(), "{to}");
+    }
+    for to in world.web.addresses.clone() {
+        assert!(sockets::tcp(host, to, 81).unwrap(), "the host itself: {to}");
+    }
+}
+
+#[test]
+fn an_interface_without_a_record_is_closed() {
+    let world = world("lh-closed", "");
+    let unknown = world
+        .cluster
+        .host
+        .workload("caliunknown", &["10.65.0.9", "fd00:65::9"])
+        .unwrap();
+    world.cluster.host.wire(&unknown).unwrap();
+    world
+        .cluster
+        .eventually("the interface is closed", || {
+            unknown.namespace.pings("192.0.2.1")?;
+            Ok(world.cluster.dropped("unknown_interface")? > 0.0)
+        })
+        .unwrap();
+    for to in ["192.0.2.7", "2001:db8:2::7"] {
+        assert!(!sockets::tcp(&unknown.namespace, to.parse().unwrap(), 80).unwrap());
+    }
+    let to: IpAddr = "10.65.0.9".parse().unwrap();
+    sockets::serve_tcp(&unknown.namespace, 80).unwrap();
+    assert!(!sockets::tcp(world.cluster.host.namespace(), to, 80).unwrap());
+    // Its record opens it.
+    let record = Endpoint {
+        labels: "app: late",
+        ..Endpoint::of("late", &unknown)
+    }
+    .yaml();
+    world.cluster.write("late.yaml", &record).unwrap();
+    world
+        .cluster
+        .eventually("the endpoint is open", || {
+            sockets::tcp(&unknown.namespace, "192.0.2.7".parse()?, 80)
+        })
+        .unwrap();
+    // And without the record it is closed again, its routes gone.
+    world.cluster.remove("late.yaml").unwrap();
+    world
+        .cluster
+        .eventually("the endpoint is closed", || {
+            Ok(!sockets::tcp(&unknown.namespace, "192.0.2.7".parse()?, 80)?)
+        })
+        .unwrap();
+}
