@@ -6,10 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod documents;
+mod kind;
+mod listing;
+pub mod names;
+mod protocol;
 pub mod resolved;
 mod resource;
 mod selector;
 
 pub use documents::{Document, SyntaxError, documents};
+pub use kind::API_VERSION;
+pub use protocol::ProtocolError;
 pub use resource::*;
 pub use selector::*;

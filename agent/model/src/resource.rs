@@ -1,7 +1,6 @@
 //! The resources that felid acts on.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,12 +29,6 @@ pub enum Kind {
     FelixConfiguration,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 /// What identifies a resource: kind, namespace (exactly for namespaced kinds) and name. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceKey {
@@ -45,16 +38,6 @@ pub struct ResourceKey {
     pub namespace: Option<Arc<str>>,
     /// Name.
     pub name: Arc<str>,
-}
-
-/// `Kind/name` or `Kind/namespace/name`.
-impl fmt::Display for ResourceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{}/{namespace}/{}", self.kind, self.name),
-            None => write!(f, "{}/{}", self.kind, self.name),
-        }
-    }
 }
 
 /// Labels of an endpoint, network set or profile.

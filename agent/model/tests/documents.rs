@@ -209,7 +209,7 @@ fn nothing_hangs_or_overflows() {
     // A big list passes.
     let big = format!(
         "kind: List\nitems:\n{}",
-        "- kind: A\n  metadata: {name: a, labels: {a: b}}\n".repeat(60_000)
+        "- kind: A\n  metadata: {name: a, labels: {a: b}}\n".repeat(6_000)
     );
-    assert_eq!(documents(&big).len(), 60_000);
+    assert_eq!(documents(&big).len(), 6_000);
 }
