@@ -12,11 +12,14 @@ mod isa;
 mod layout;
 pub mod listing;
 mod lower;
+pub mod planner;
 mod ports;
 pub mod program;
 pub mod reference;
 mod segment;
 pub mod stub;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transaction;
 
 pub use compile::{CompileError, Counters, Direction, Own, compile, sets_tested};

@@ -1,9 +1,19 @@
 //! What the planner tells the dataplane to do: one switch of the epoch.
 //!
-//! The dataplane carries a transaction out in this order: write `classes`; write every map entry with the old class in the active bank
-//! and the new one in the idle bank; load new programs and set the idle bank of the program array; flip the epoch; wait a grace
-//! period; raise generations; write every entry with the new class in both banks and delete those that are gone; set the other bank
-//! of the program array; free endpoint records that are gone; then tell the planner [`crate::planner::Planner::retired`].
+//! The dataplane carries a transaction out in this order:
+//!
+//! 1. load `new_programs`. If one does not load: unload the others and tell
+//!    [`Planner::abandoned`](crate::planner::Planner::abandoned); nothing else may have been written by then;
+//! 2. store `next_endpoint_id` where a restarted agent finds it, so that ids are never used twice;
+//! 3. write `classes` and the records of new endpoints, zero the counters in `new_counters`;
+//! 4. write every map entry with the old class in the active bank and the new one in the idle bank, in any order; set the idle
+//!    bank of the program array;
+//! 5. flip the epoch; wait a grace period: until it ends, packets may still use the bank that was active;
+//! 6. raise the generations of the directions to be revoked;
+//! 7. write every entry with the new class in both banks and delete those that are gone, in any order; set the other bank of the
+//!    program array;
+//! 8. free the records of endpoints that are gone, unload `old_programs`, forget `old_counters`;
+//! 9. tell [`Planner::retired`](crate::planner::Planner::retired): what waited may be used again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,12 +55,31 @@ pub struct Transaction {
     pub endpoints: BTreeMap<EndpointId, EndpointChange>,
     /// Programs that nothing uses any more once this transaction is complete: unload them then.
     pub old_programs: Vec<ProgramId>,
-    /// Names of policy counters that this transaction introduces: counter index -> (policy, tier).
+    /// Names of policy counters that this transaction introduces: counter index -> name. Their elements start at zero.
     pub new_counters: BTreeMap<u32, CounterName>,
+    /// Counters that nothing counts with any more once this transaction is complete.
+    pub old_counters: Vec<u32>,
+    /// The id that the next new endpoint would get after this transaction; never goes back.
+    pub next_endpoint_id: u32,
+}
+
+impl Transaction {
+    /// Whether there is nothing in it to be done.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+            && self.peers.is_empty()
+            && self.nets.is_empty()
+            && self.named_ports.is_empty()
+            && self.new_programs.is_empty()
+            && self.endpoints.is_empty()
+            && self.old_programs.is_empty()
+            && self.new_counters.is_empty()
+            && self.old_counters.is_empty()
+    }
 }
 
 /// What a counter counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterName {
     /// Tier, or `profile`, or empty at the end of everything.
     pub tier: Arc<str>,
@@ -89,8 +118,8 @@ pub enum EndpointChange {
     Set(EndpointPlan),
     /// Gone: close its interface, free its record after the grace period.
     Gone {
-        /// Identity of its record.
-        key: ResourceKey,
+        /// Identity of its record; `None` if a previous run left it behind and no record names it.
+        key: Option<ResourceKey>,
     },
 }
 
@@ -103,7 +132,7 @@ pub struct EndpointPlan {
     pub egress: ProgramId,
     /// Its ingress program.
     pub ingress: ProgramId,
-    /// Flows judged by the old egress policy must be judged again.
+    /// Flows judged by the old egress policy must be judged again. Never set for an endpoint whose id is new.
     pub revoke_egress: bool,
     /// Likewise ingress.
     pub revoke_ingress: bool,
