@@ -1,0 +1,31 @@
+//! Compare-and-swap on map values (kernel 5.12 and later). The target has it for 64-bit words only unless built for a newer
+//! instruction set, and `core`'s own types do not offer it there at all.
+
+/// Writes `new` if `*target` is `old`; returns what was there.
+///
+/// # Safety
+///
+/// `target` is valid for reads and writes and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) unsafe fn compare_and_swap(target: *mut u64, old: u64, new: u64) -> u64 {
+    use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+    // SAFETY: the caller's.
+    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(target, old, new).0 }
+}
+
+/// Writes `new` if `*target` is `old`; returns what was there.
+///
+/// # Safety
+///
+/// `target` is valid for reads and writes and aligned.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) unsafe fn compare_and_swap(target: *mut u64, old: u64, new: u64) -> u64 {
+    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    // SAFETY: the caller's.
+    let target = unsafe { AtomicU64::from_ptr(target) };
+    match target.compare_exchange(old, new, SeqCst, SeqCst) {
+        Ok(found) | Err(found) => found,
+    }
+}

@@ -1,0 +1,89 @@
+//! Programs that benchmarks compare the real ones with. The agent never loads them.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::btf_maps::{HashMap, ProgramArray};
+use aya_ebpf::helpers::generated::bpf_redirect_peer;
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+use felid_common::FlowKeyV4;
+
+const DROP: i32 = 2;
+/// IPv4 header after Ethernet, L4 after an IPv4 header without options.
+const L3: usize = 14;
+const L4: usize = L3 + 20;
+
+/// What the floor program looks up: key of a flow -> interface to redirect to.
+#[btf_map(name = "bench_flows")]
+static FLOWS: HashMap<FlowKeyV4, u32, 262_144> = HashMap::new();
+
+/// Element 0: where `bench_fresh_flow` goes on.
+#[btf_map(name = "bench_target")]
+static TARGET: ProgramArray<1> = ProgramArray::new();
+
+/// Nothing at all.
+#[classifier]
+fn bench_empty(_: TcContext) -> i32 {
+    DROP
+}
+
+/// The least that a policy program with conntrack can do: parse, one lookup of 16 bytes, redirect.
+#[classifier]
+fn bench_floor(ctx: TcContext) -> i32 {
+    floor(&ctx).unwrap_or(DROP)
+}
+
+#[inline(always)]
+fn read<T>(ctx: &TcContext, offset: usize) -> Option<T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: within the packet, which is read at any alignment.
+    Some(unsafe { (start as *const T).read_volatile() })
+}
+
+#[inline(always)]
+fn floor(ctx: &TcContext) -> Option<i32> {
+    if read::<u16>(ctx, 12)? != 0x0800_u16.to_be() || read::<u8>(ctx, L3)? != 0x45 {
+        return None;
+    }
+    let protocol = read::<u8>(ctx, L3 + 9)?;
+    let (src, dst) = (read::<u32>(ctx, L3 + 12)?, read::<u32>(ctx, L3 + 16)?);
+    let (src_port, dst_port) = (read::<u16>(ctx, L4)?, read::<u16>(ctx, L4 + 2)?);
+    let (key, _) = FlowKeyV4::new(src, src_port, dst, dst_port, protocol);
+    let target = FLOWS.get_ptr(&key)?;
+    // SAFETY: a looked-up element is readable; plain helper call.
+    Some(unsafe { bpf_redirect_peer(*target, 0) as i32 })
+}
+
+/// Turns the test packet (IPv4 or IPv6, without options, TCP or UDP) into one of a flow that was not seen before, by counting its source
+/// port up (and, once around, its flow's destination port), restores its hop count and goes on with the program under test.
+#[classifier]
+fn bench_fresh_flow(ctx: TcContext) -> i32 {
+    let data = ctx.data();
+    if data + L3 + 44 > ctx.data_end() {
+        return DROP;
+    }
+    // SAFETY: the offsets are within the packet, which is read and written at any alignment.
+    unsafe {
+        let v4 = ((data + 12) as *const u16).read_volatile() == 0x0800_u16.to_be();
+        let (hops, ports) = if v4 { (L3 + 8, L4) } else { (L3 + 7, L3 + 40) };
+        ((data + hops) as *mut u8).write_volatile(64);
+        let src = (data + ports) as *mut u16;
+        let next = u16::from_be(src.read_volatile()).wrapping_add(1);
+        src.write_volatile(next.to_be());
+        TARGET.tail_call(&ctx, 0);
+    }
+    DROP
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,114 @@
+//! The last step of a fast flow: both MAC addresses, the hop count, and straight into the other workload's namespace.
+
+use core::ptr::addr_of;
+
+use aya_ebpf::bindings::bpf_check_mtu_flags::BPF_MTU_CHK_SEGS;
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect_peer};
+use felid_common::{ENDPOINT_FAST, Endpoint};
+
+use crate::packet::{L3, NEXT, Packet};
+
+/// IP version, where the header's shape matters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// From the version number.
+    #[inline(always)]
+    pub(crate) const fn of(version: u8) -> Self {
+        if version == 4 { Self::V4 } else { Self::V6 }
+    }
+
+    /// Offset of TTL or hop limit.
+    const fn hops(self) -> usize {
+        match self {
+            Self::V4 => L3 + 8,
+            Self::V6 => L3 + 7,
+        }
+    }
+}
+
+/// Whether packets of this length pass the target's MTU without asking the kernel.
+#[inline(always)]
+fn fits(packet: Packet, own: &Endpoint, target: &Endpoint) -> bool {
+    own.mtu == target.mtu || packet.len() <= target.mtu + L3 as u32
+}
+
+/// Delivers a packet whose headers are linear; `None` if the slow program must look closer.
+#[inline(always)]
+pub(crate) fn common(packet: Packet, data: usize, end: usize, own: &Endpoint, target: &Endpoint, family: Family) -> Option<i32> {
+    if target.flags & ENDPOINT_FAST == 0 || !fits(packet, own, target) {
+        return None;
+    }
+    rewrite(data, end, target, family).then(|| redirect(packet, target))
+}
+
+/// Delivers a packet of a fast flow, whatever its shape. What may not be redirected is left to the host's stack, which routes it and
+/// sends the ICMP error where there is one to send.
+///
+/// # Minimum kernel version
+///
+/// `bpf_check_mtu` 5.12, `bpf_redirect_peer` 5.10.
+#[inline(always)]
+pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> i32 {
+    if target.flags & ENDPOINT_FAST == 0 {
+        return NEXT;
+    }
+    if !fits(packet, own, target) {
+        let mut mtu = 0;
+        // SAFETY: plain helper call; `mtu` lives as long as it does.
+        if unsafe { bpf_check_mtu(packet.skb().cast(), target.ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) } != 0 {
+            return NEXT;
+        }
+    }
+    let header = if family == Family::V4 { L3 + 20 } else { L3 + 40 };
+    if packet.data() + header > packet.data_end() && !packet.pull(header as u32) {
+        return NEXT;
+    }
+    if rewrite(packet.data(), packet.data_end(), target, family) { redirect(packet, target) } else { NEXT }
+}
+
+/// Writes the link-layer header of the last hop and takes one hop off; false (and nothing written) if there is none to take.
+#[inline(always)]
+fn rewrite(data: usize, end: usize, target: &Endpoint, family: Family) -> bool {
+    let header = if family == Family::V4 { L3 + 20 } else { L3 + 40 };
+    if data + header > end {
+        return false;
+    }
+    // Destination and source stand side by side in the record as they do in the packet.
+    let macs = addr_of!(target.mac).cast::<u8>();
+    // SAFETY: the offsets lie in the packet, which is read and written at any alignment; the twelve bytes of both MAC addresses are
+    // contiguous in `Endpoint` (asserted below) and its element is aligned to 8.
+    unsafe {
+        let hops = (data + family.hops()) as *mut u8;
+        let left = hops.read_volatile();
+        if left <= 1 {
+            return false;
+        }
+        hops.write_volatile(left - 1);
+        if family == Family::V4 {
+            // One less in the high byte of a 16-bit word: one more in the one's complement sum.
+            let sum = (data + L3 + 10) as *mut u16;
+            let more = u32::from(sum.read_volatile()) + u32::from(0x0100_u16.to_be());
+            sum.write_volatile((more + u32::from(more >= 0xffff)) as u16);
+        }
+        (data as *mut u64).write_volatile(macs.cast::<u64>().read());
+        ((data + 8) as *mut u32).write_volatile(macs.add(8).cast::<u32>().read());
+    }
+    true
+}
+
+const _: () = assert!(core::mem::offset_of!(Endpoint, mac).is_multiple_of(8));
+const _: () = assert!(core::mem::offset_of!(Endpoint, host_mac) == core::mem::offset_of!(Endpoint, mac) + 6);
+
+#[inline(always)]
+fn redirect(packet: Packet, target: &Endpoint) -> i32 {
+    packet.set_target(target.ifindex);
+    // SAFETY: plain helper call.
+    unsafe { bpf_redirect_peer(target.ifindex, 0) as i32 }
+}

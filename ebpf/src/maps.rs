@@ -1,0 +1,120 @@
+//! Every map of the programs, under the name that user space pins it by. `classes` is not here: only generated policy programs read it,
+//! and its width is chosen when it is created.
+//!
+//! # Minimum kernel version
+//!
+//! All types are older than TCX (6.6), which the programs are attached by.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::macros::btf_map;
+use felid_common::{
+    ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6, MAX_COUNTERS,
+    MAX_ENDPOINTS, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
+};
+
+/// The programs of this crate, by their numbers in [`fixed`].
+#[btf_map(name = "fixed")]
+pub(crate) static FIXED: ProgramArray<{ fixed::COUNT as usize }> = ProgramArray::new();
+
+/// Generated policy programs, by [`felid_common::policy_index`].
+#[btf_map(name = "policies")]
+pub(crate) static POLICY: ProgramArray<{ POLICIES as usize }> = ProgramArray::new();
+
+/// Which bank holds: the low bit.
+#[btf_map(name = "epoch")]
+pub(crate) static EPOCH: Array<u32, 1> = Array::new();
+
+/// Timeouts and options.
+#[btf_map(name = "settings")]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// Local endpoints.
+#[btf_map(name = "endpoints")]
+pub(crate) static ENDPOINTS: Array<Endpoint, { MAX_ENDPOINTS as usize }> = Array::new();
+
+/// What programs hand to each other across tail calls.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Single IPv4 addresses.
+#[btf_map(name = "peers_v4")]
+pub(crate) static PEERS_V4: HashMap<u32, Peer, 131_072> = HashMap::new();
+
+/// Single IPv6 addresses.
+#[btf_map(name = "peers_v6")]
+pub(crate) static PEERS_V6: HashMap<[u32; 4], Peer, 65_536> = HashMap::new();
+
+/// IPv4 networks.
+#[btf_map(name = "nets_v4")]
+pub(crate) static NETS_V4: LpmTrie<u32, ClassPair, 65_536> = LpmTrie::new();
+
+/// IPv6 networks.
+#[btf_map(name = "nets_v6")]
+pub(crate) static NETS_V6: LpmTrie<[u32; 4], ClassPair, 65_536> = LpmTrie::new();
+
+/// Ports with a name. Read by generated programs only; defined here so that everything is created in one place.
+#[btf_map(name = "named_ports")]
+pub(crate) static NAMED_PORTS: HashMap<NamedPortKey, ClassPair, 65_536> = HashMap::new();
+
+/// Answered IPv4 flows.
+#[btf_map(name = "established_v4")]
+pub(crate) static ESTABLISHED_V4: HashMap<FlowKeyV4, Flow, 262_144> = HashMap::new();
+
+/// Answered IPv6 flows.
+#[btf_map(name = "established_v6")]
+pub(crate) static ESTABLISHED_V6: HashMap<FlowKeyV6, Flow, 131_072> = HashMap::new();
+
+/// Unanswered IPv4 flows.
+#[btf_map(name = "half_open_v4")]
+pub(crate) static HALF_OPEN_V4: LruHashMap<FlowKeyV4, Flow, 65_536> = LruHashMap::new();
+
+/// Unanswered IPv6 flows.
+#[btf_map(name = "half_open_v6")]
+pub(crate) static HALF_OPEN_V6: LruHashMap<FlowKeyV6, Flow, 32_768> = LruHashMap::new();
+
+/// Ports of fragmented IPv4 datagrams.
+#[btf_map(name = "fragments_v4")]
+pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Fragment, 8_192> = LruHashMap::new();
+
+/// Ports of fragmented IPv6 datagrams.
+#[btf_map(name = "fragments_v6")]
+pub(crate) static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Fragment, 8_192> = LruHashMap::new();
+
+/// Dropped packets by [`felid_common::Drop`].
+#[btf_map(name = "drops")]
+pub(crate) static DROPS: PerCpuArray<u64, { DROP_REASONS as usize }> = PerCpuArray::new();
+
+/// Other things worth counting, by [`felid_common::Event`].
+#[btf_map(name = "events")]
+pub(crate) static EVENT: PerCpuArray<u64, { EVENTS as usize }> = PerCpuArray::new();
+
+/// Judged packets by the counter that the policy program names.
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpuArray::new();
+
+/// What is known of an address: its record, or `None` where it has none of its own.
+#[inline(always)]
+pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<Peer> {
+    let found = if version == 4 { PEERS_V4.get_ptr(&address[0]) } else { PEERS_V6.get_ptr(address) };
+    // SAFETY: a looked-up element stays readable while the program runs. User space replaces whole elements; a recycled one could
+    // at worst give another address's class to a packet that raced with the change.
+    found.map(|peer| unsafe { *peer })
+}
+
+/// Class of an address that has no record of its own: what the networks that cover it give.
+#[inline(always)]
+pub(crate) fn net_class(version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
+    let found = if version == 4 {
+        if settings.flags & felid_common::SETTING_NETS_V4 == 0 {
+            return 0;
+        }
+        NETS_V4.get(&Key::new(32, address[0]))
+    } else {
+        if settings.flags & felid_common::SETTING_NETS_V6 == 0 {
+            return 0;
+        }
+        NETS_V6.get(&Key::new(128, *address))
+    };
+    found.map_or(0, |pair| if bank == 0 { pair.class[0] } else { pair.class[1] })
+}
