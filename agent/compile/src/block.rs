@@ -61,7 +61,13 @@ const UNBOUND: usize = usize::MAX;
 
 impl Block {
     pub(crate) fn new(purpose: Purpose) -> Self {
-        Self { ops: Vec::new(), labels: Vec::new(), purpose, uses_row: false, uses_named: false }
+        Self {
+            ops: Vec::new(),
+            labels: Vec::new(),
+            purpose,
+            uses_row: false,
+            uses_named: false,
+        }
     }
 
     /// What the next instructions are for.
@@ -85,12 +91,33 @@ impl Block {
 
     /// `dst = map`
     pub(crate) fn load_map(&mut self, dst: u8, map: MapRef) {
-        self.push(Insn { code: isa::LD_IMM64, dst, src: 0, off: 0, imm: 0 }, None, Some(map));
-        self.op(Insn { code: 0, dst: 0, src: 0, off: 0, imm: 0 });
+        self.push(
+            Insn {
+                code: isa::LD_IMM64,
+                dst,
+                src: 0,
+                off: 0,
+                imm: 0,
+            },
+            None,
+            Some(map),
+        );
+        self.op(Insn {
+            code: 0,
+            dst: 0,
+            src: 0,
+            off: 0,
+            imm: 0,
+        });
     }
 
     fn push(&mut self, insn: Insn, target: Option<Target>, map: Option<MapRef>) {
-        self.ops.push(Op { insn, target, map, purpose: self.purpose });
+        self.ops.push(Op {
+            insn,
+            target,
+            map,
+            purpose: self.purpose,
+        });
     }
 
     pub(crate) fn label(&mut self) -> Label {
@@ -100,7 +127,11 @@ impl Block {
 
     /// The label is here. A jump to it right before it is taken away.
     pub(crate) fn bind(&mut self, label: Label) {
-        if self.ops.last().is_some_and(|op| op.insn.code == isa::JA && op.target == Some(Target::Label(label))) {
+        if self
+            .ops
+            .last()
+            .is_some_and(|op| op.insn.code == isa::JA && op.target == Some(Target::Label(label)))
+        {
             self.ops.pop();
             let end = self.ops.len();
             for position in self.labels.iter_mut().filter(|position| **position == end + 1) {
@@ -114,7 +145,10 @@ impl Block {
 
     /// Where a label is.
     pub(crate) fn position(&self, label: Label) -> Option<usize> {
-        self.labels.get(label.0).copied().filter(|position| *position != UNBOUND)
+        self.labels
+            .get(label.0)
+            .copied()
+            .filter(|position| *position != UNBOUND)
     }
 
     /// Number of conditional jumps.

@@ -70,7 +70,9 @@ pub enum CompileError {
         limit: u32,
     },
     /// One rule alone is larger than a chunk.
-    #[error("rule \"{rule}\" alone needs {insns} instructions or {branches} branches; the limits are {limit} and {branch_limit}")]
+    #[error(
+        "rule \"{rule}\" alone needs {insns} instructions or {branches} branches; the limits are {limit} and {branch_limit}"
+    )]
     RuleTooLarge {
         /// The rule.
         rule: String,
@@ -113,7 +115,12 @@ pub fn compile(
     let bits = bits(sets.iter().chain(&named_port_sets), slots)?;
     let families = families(&lowered, direction, &bits)?;
     let (chunks, rules) = layout(&lowered.sites, families, direction, counters)?;
-    Ok(Program { chunks, rules, sets, named_port_sets })
+    Ok(Program {
+        chunks,
+        rules,
+        sets,
+        named_port_sets,
+    })
 }
 
 /// The sets that a program tests on the peer, so that they can be given slots before [`compile`]: those of the peer's address, and those
@@ -123,16 +130,17 @@ pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> 
 }
 
 /// Bit positions of all sets, checked.
-fn bits<'a>(
-    sets: impl Iterator<Item = &'a SetId>,
-    slots: &impl Slots,
-) -> Result<BTreeMap<SetId, u32>, CompileError> {
+fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result<BTreeMap<SetId, u32>, CompileError> {
     // Offsets of loads are signed 16-bit numbers of bytes.
     let limit = (i16::MAX as u32 + 1) * 8 - 1;
     sets.map(|set| {
         let slot = slots.slot(set).ok_or_else(|| CompileError::NoSlot(set.clone()))?;
         if slot > limit {
-            return Err(CompileError::SlotOutOfRange { set: set.clone(), slot, limit });
+            return Err(CompileError::SlotOutOfRange {
+                set: set.clone(),
+                slot,
+                limit,
+            });
         }
         Ok((set.clone(), slot))
     })
@@ -141,7 +149,11 @@ fn bits<'a>(
 
 /// Emits all sections, once for both IP versions where they have the same rules.
 fn families(lowered: &Lowered, direction: Direction, bits: &BTreeMap<SetId, u32>) -> Result<Vec<Family>, CompileError> {
-    let emitter = Emitter { bits, direction, sites: &lowered.sites };
+    let emitter = Emitter {
+        bits,
+        direction,
+        sites: &lowered.sites,
+    };
     let emit = |sections: &[Section]| -> Result<Family, CompileError> {
         sections
             .iter()

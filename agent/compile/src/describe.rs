@@ -51,7 +51,9 @@ pub(crate) fn protocol_name(protocol: Protocol) -> String {
 fn side_terms(side: &ResolvedSide) -> String {
     let names = |sets: &[SetId]| sets.iter().map(|set| set.0.to_string()).collect::<Vec<_>>();
     let ports = |ranges: &[(u16, u16)], named: &[SetId]| {
-        let numbers = ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
+        let numbers = ranges
+            .iter()
+            .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
         numbers.chain(names(named)).collect::<Vec<_>>()
     };
     let nets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -61,7 +63,12 @@ fn side_terms(side: &ResolvedSide) -> String {
             return;
         }
         let more = items.len().saturating_sub(SHOWN);
-        let mut text = items.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(joint);
+        let mut text = items
+            .iter()
+            .take(SHOWN)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(joint);
         if more > 0 {
             let _ = write!(text, " and {more} more");
         }

@@ -65,7 +65,12 @@ enum Test<'a> {
     /// None has.
     NotNets(&'a [IpNet], i16),
     /// Of the word at this offset of the row, the bits of the mask are as wanted.
-    Bits { row: u8, offset: i16, mask: u32, wanted: u32 },
+    Bits {
+        row: u8,
+        offset: i16,
+        mask: u32,
+        wanted: u32,
+    },
     /// Source port; where the second map says so, the next test (the last) decides.
     Source(&'a crate::lower::PortTerm),
     /// One of these bits of the named port's row is set.
@@ -87,7 +92,11 @@ impl Emitter<'_> {
         match rules.as_slice() {
             [] => Ok(()),
             [rule] => Err(CompileError::RuleTooLarge {
-                rule: self.sites.get(rule.site).map(|site| site.text.clone()).unwrap_or_default(),
+                rule: self
+                    .sites
+                    .get(rule.site)
+                    .map(|site| site.text.clone())
+                    .unwrap_or_default(),
                 insns,
                 branches,
                 limit: MAX_CHUNK_INSNS,
@@ -105,7 +114,11 @@ impl Emitter<'_> {
     fn run(&self, rules: &[&Rule]) -> Block {
         let mut block = Block::new(Purpose::Frame("rules in order"));
         self.prepare_named(&mut block, rules);
-        let items: Vec<Item> = rules.iter().enumerate().map(|(index, rule)| Item::whole(index, rule)).collect();
+        let items: Vec<Item> = rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| Item::whole(index, rule))
+            .collect();
         self.leaf(&mut block, rules, &items);
         block
     }
@@ -129,7 +142,10 @@ impl Emitter<'_> {
         let mut trees: Vec<(&PortMap<LeafId>, Label, PortMap<Target>)> = Vec::new();
         let mut ways = Vec::new();
         for (protocol, map) in PORT_PROTOCOLS.iter().zip(&plan.ports) {
-            let mut targets: PortMap<Target> = map.iter().map(|(port, id)| (*port, leaf_target(&mut block, *id))).collect();
+            let mut targets: PortMap<Target> = map
+                .iter()
+                .map(|(port, id)| (*port, leaf_target(&mut block, *id)))
+                .collect();
             crate::ports::merge_neighbours(&mut targets);
             let way = match (targets.as_slice(), trees.iter().find(|(other, ..)| *other == map)) {
                 ([(_, only)], _) => *only,
@@ -157,14 +173,21 @@ impl Emitter<'_> {
         }
         for (id, label) in labels {
             block.bind(label);
-            self.leaf(&mut block, rules, plan.leaves.get(id).map(Vec::as_slice).unwrap_or_default());
+            self.leaf(
+                &mut block,
+                rules,
+                plan.leaves.get(id).map(Vec::as_slice).unwrap_or_default(),
+            );
         }
         block
     }
 
     /// Looks the named port's row up, if that has not been done and the rules need it.
     fn prepare_named(&self, block: &mut Block, rules: &[&Rule]) {
-        if rules.iter().all(|rule| rule.named.is_empty() && rule.not_named.is_empty()) {
+        if rules
+            .iter()
+            .all(|rule| rule.named.is_empty() && rule.not_named.is_empty())
+        {
             return;
         }
         block.uses_named = true;
@@ -178,7 +201,10 @@ impl Emitter<'_> {
         // Class 0 is a member of nothing: that is what packets without ports, and unknown ports, are.
         block.op(isa::load(Size::B, VALUE, SCRATCH, scratch!(protocol)));
         for protocol in PORT_PROTOCOLS {
-            block.branch(isa::jump_imm(Cond::Eq, VALUE, i32::from(protocol)), Target::Label(look_up));
+            block.branch(
+                isa::jump_imm(Cond::Eq, VALUE, i32::from(protocol)),
+                Target::Label(look_up),
+            );
         }
         block.jump(Target::Label(class_zero));
         block.bind(look_up);
@@ -255,9 +281,10 @@ impl Emitter<'_> {
         if item.protocol != ProtocolTest::Any {
             tests.push(Test::Protocol(item.protocol));
         }
-        for (row, wanted, unwanted) in
-            [(ROW, rule.sets.as_slice(), rule.not_sets.as_slice()), (NAMED_ROW, &[], rule.not_named.as_slice())]
-        {
+        for (row, wanted, unwanted) in [
+            (ROW, rule.sets.as_slice(), rule.not_sets.as_slice()),
+            (NAMED_ROW, &[], rule.not_named.as_slice()),
+        ] {
             let wanted = self.words(wanted);
             let mut masks = wanted.clone();
             for (offset, mask) in self.words(unwanted) {
@@ -265,7 +292,12 @@ impl Emitter<'_> {
             }
             for (offset, mask) in masks {
                 let wanted = wanted.get(&offset).copied().unwrap_or_default();
-                tests.push(Test::Bits { row, offset, mask, wanted });
+                tests.push(Test::Bits {
+                    row,
+                    offset,
+                    mask,
+                    wanted,
+                });
             }
         }
         if let Some(addresses) = &rule.own {
@@ -277,7 +309,10 @@ impl Emitter<'_> {
         if !rule.nets.is_empty() {
             tests.push(Test::Nets(&rule.nets, peer));
         }
-        let source = item.source.and_then(|index| rule.ports.get(index)?.as_ref()).map(|ports| &ports.src);
+        let source = item
+            .source
+            .and_then(|index| rule.ports.get(index)?.as_ref())
+            .map(|ports| &ports.src);
         if let Some(source) = source {
             tests.push(Test::Source(source));
         }
@@ -347,7 +382,12 @@ fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Target, succes
             }
             block.jump(yes);
         }
-        Test::Bits { row, offset, mask, wanted } => {
+        Test::Bits {
+            row,
+            offset,
+            mask,
+            wanted,
+        } => {
             if *row == ROW {
                 block.uses_row = true;
             }
@@ -367,8 +407,12 @@ fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Target, succes
             // Where no port asks for its name, the source port is a test like any other.
             let found = if term.named.is_empty() { yes } else { success };
             let mut map = PortMap::new();
-            let mut starts: Vec<u16> =
-                term.yes.boundaries().chain(term.named.boundaries()).filter_map(|b| u16::try_from(b).ok()).collect();
+            let mut starts: Vec<u16> = term
+                .yes
+                .boundaries()
+                .chain(term.named.boundaries())
+                .filter_map(|b| u16::try_from(b).ok())
+                .collect();
             starts.push(0);
             starts.sort_unstable();
             starts.dedup();
@@ -481,8 +525,16 @@ fn mostly_one(map: &[(u16, Target)], end: u16) -> Option<(Vec<(u16, Target)>, Ta
         return None;
     }
     let lasts = map.iter().skip(1).map(|(start, _)| start - 1).chain([end]);
-    let intervals: Vec<(u16, u16, Target)> = map.iter().zip(lasts).map(|((start, target), last)| (*start, last, *target)).collect();
-    let rest = intervals.iter().find(|(first, last, _)| first != last).or(intervals.last())?.2;
+    let intervals: Vec<(u16, u16, Target)> = map
+        .iter()
+        .zip(lasts)
+        .map(|((start, target), last)| (*start, last, *target))
+        .collect();
+    let rest = intervals
+        .iter()
+        .find(|(first, last, _)| first != last)
+        .or(intervals.last())?
+        .2;
     let others = || intervals.iter().filter(|(_, _, target)| *target != rest);
     if others().count() > LINEAR || others().any(|(first, last, _)| first != last) {
         return None;

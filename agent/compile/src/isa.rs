@@ -34,7 +34,13 @@ pub(crate) const EXIT: u8 = 0x95;
 pub(crate) const CALL: u8 = 0x85;
 
 const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-    Insn { code, dst, src, off, imm }
+    Insn {
+        code,
+        dst,
+        src,
+        off,
+        imm,
+    }
 }
 
 /// `dst = *(size *)(src + off)`

@@ -56,7 +56,11 @@ impl Placed {
     }
 
     fn targets(&self) -> impl Iterator<Item = Target> + '_ {
-        self.block.ops.iter().filter_map(|op| op.target).map(|target| self.resolve(target))
+        self.block
+            .ops
+            .iter()
+            .filter_map(|op| op.target)
+            .map(|target| self.resolve(target))
     }
 }
 
@@ -78,8 +82,11 @@ pub(crate) fn layout(
     let table = Table::new(sites, &blocks, &live, counters);
     let chunks = pack(&blocks, &live, &table);
     check_chain(&blocks, &chunks, &table)?;
-    let home: BTreeMap<BlockId, usize> =
-        chunks.iter().enumerate().flat_map(|(chunk, ids)| ids.iter().map(move |id| (*id, chunk))).collect();
+    let home: BTreeMap<BlockId, usize> = chunks
+        .iter()
+        .enumerate()
+        .flat_map(|(chunk, ids)| ids.iter().map(move |id| (*id, chunk)))
+        .collect();
     let entries = entries(&blocks, &chunks, &home);
     let assembled = (0..chunks.len())
         .map(|index| Assembler::new(&blocks, &table, &home, &entries, direction, index).assemble(&chunks))
@@ -109,7 +116,11 @@ fn place(families: Vec<Family>) -> Blocks {
         for (blocks, pass, after) in sections.into_iter().rev() {
             let count = blocks.len();
             for (index, block) in blocks.into_iter().enumerate() {
-                let next = if index + 1 == count { after } else { Target::Block(placed.len() + 1) };
+                let next = if index + 1 == count {
+                    after
+                } else {
+                    Target::Block(placed.len() + 1)
+                };
                 placed.push(Placed { block, next, pass });
             }
         }
@@ -156,12 +167,19 @@ impl Table {
             }));
         }
         named.extend(&decide);
-        let mut table = Table { rules: Vec::new(), sites: BTreeMap::new() };
+        let mut table = Table {
+            rules: Vec::new(),
+            sites: BTreeMap::new(),
+        };
         for id in named {
             let Some(site) = sites.get(id) else { continue };
             let counter = if decide.contains(&id) {
                 let (tier, policy) = (site.counter_tier.clone(), site.counter_policy.clone());
-                counters.counter(&CounterName { tier, policy, allowed: site.allowed })
+                counters.counter(&CounterName {
+                    tier,
+                    policy,
+                    allowed: site.allowed,
+                })
             } else {
                 0
             };
@@ -178,7 +196,10 @@ impl Table {
     }
 
     fn get(&self, site: SiteId) -> Result<(u32, u32, u32), CompileError> {
-        self.sites.get(&site).copied().ok_or(CompileError::Internal("a verdict without a rule"))
+        self.sites
+            .get(&site)
+            .copied()
+            .ok_or(CompileError::Internal("a verdict without a rule"))
     }
 }
 
@@ -221,7 +242,8 @@ impl Budget {
             if let Target::Verdict(site) = target
                 && self.sites.insert(site)
             {
-                self.ends.extend(table.sites.get(&site).map(|(_, counter, verdict)| (*counter, *verdict)));
+                self.ends
+                    .extend(table.sites.get(&site).map(|(_, counter, verdict)| (*counter, *verdict)));
             }
         }
     }
@@ -245,7 +267,13 @@ fn check_chain(blocks: &Blocks, chunks: &[Vec<BlockId>], table: &Table) -> Resul
         let Some(start) = *start else { continue };
         let next_family = starts.get(family + 1..).unwrap_or_default().iter().flatten().next();
         let last = match next_family {
-            Some(next) => chunks.iter().flatten().copied().filter(|id| id < next).max().unwrap_or(start),
+            Some(next) => chunks
+                .iter()
+                .flatten()
+                .copied()
+                .filter(|id| id < next)
+                .max()
+                .unwrap_or(start),
             None => chunks.iter().flatten().copied().max().unwrap_or(start),
         };
         let (from, to) = (chunk_of(start), chunk_of(last));
@@ -312,7 +340,19 @@ impl<'a> Assembler<'a> {
         chunk: usize,
     ) -> Self {
         let (ops, owners, bases, places, tail) = Default::default();
-        Self { blocks, table, home, entries, direction, chunk, ops, owners, bases, places, tail }
+        Self {
+            blocks,
+            table,
+            home,
+            entries,
+            direction,
+            chunk,
+            ops,
+            owners,
+            bases,
+            places,
+            tail,
+        }
     }
 
     fn assemble(mut self, chunks: &[Vec<BlockId>]) -> Result<Chunk, CompileError> {
@@ -327,7 +367,11 @@ impl<'a> Assembler<'a> {
 
     /// Looks up what the blocks need, and goes to the first of them.
     fn entry(&mut self, ids: &[BlockId]) {
-        let uses = |test: fn(&Block) -> bool| ids.iter().filter_map(|id| self.blocks.placed.get(*id)).any(|p| test(&p.block));
+        let uses = |test: fn(&Block) -> bool| {
+            ids.iter()
+                .filter_map(|id| self.blocks.placed.get(*id))
+                .any(|p| test(&p.block))
+        };
         let (uses_row, uses_named) = (uses(|block| block.uses_row), uses(|block| block.uses_named));
         let mut block = Block::new(Purpose::Frame("entry"));
         block.op(isa::mov(CTX, 1));
@@ -372,9 +416,14 @@ impl<'a> Assembler<'a> {
 
     /// A block, without its last jump where that leads to the following block.
     fn block(&mut self, id: BlockId, following: Option<BlockId>) {
-        let Some(placed) = self.blocks.placed.get(id) else { return };
+        let Some(placed) = self.blocks.placed.get(id) else {
+            return;
+        };
         self.bases.insert(id, self.ops.len());
-        let ops = placed.block.ops.iter().map(|op| Op { target: op.target.map(|t| placed.resolve(t)), ..*op });
+        let ops = placed.block.ops.iter().map(|op| Op {
+            target: op.target.map(|t| placed.resolve(t)),
+            ..*op
+        });
         self.append(ops, Some(id));
         let falls = self.ops.last().is_some_and(|op| {
             op.insn.code == isa::JA && following.is_some() && op.target == following.map(Target::Block)
@@ -427,8 +476,14 @@ impl<'a> Assembler<'a> {
         out.set_purpose(Purpose::Frame("to the next chunk"));
         let continued = out.label();
         for id in &leave {
-            let chunk = *self.home.get(id).ok_or(CompileError::Internal("a jump to a block that is nowhere"))?;
-            let entry = self.entries.get(chunk).and_then(|ids| ids.iter().position(|entry| entry == id));
+            let chunk = *self
+                .home
+                .get(id)
+                .ok_or(CompileError::Internal("a jump to a block that is nowhere"))?;
+            let entry = self
+                .entries
+                .get(chunk)
+                .and_then(|ids| ids.iter().position(|entry| entry == id));
             let entry = entry.ok_or(CompileError::Internal("a jump into a chunk without an entry there"))?;
             places.push((Target::Block(*id), out.ops.len()));
             out.op(isa::store_imm(Size::W, SCRATCH, scratch!(rule), entry as i32));
@@ -445,7 +500,8 @@ impl<'a> Assembler<'a> {
         out.op(isa::mov_imm(0, DROP));
         out.op(isa::exit());
         let base = self.ops.len();
-        self.places.extend(places.into_iter().map(|(target, place)| (target, base + place)));
+        self.places
+            .extend(places.into_iter().map(|(target, place)| (target, base + place)));
         self.append(out.ops.iter().copied(), None);
         self.tail = Some((base, out));
         Ok(())
@@ -457,7 +513,9 @@ impl<'a> Assembler<'a> {
         for (index, (op, owner)) in self.ops.iter().zip(&self.owners).enumerate() {
             let mut insn: Insn = op.insn;
             if let Some(target) = op.target {
-                let place = self.resolve(target, *owner).ok_or(CompileError::Internal("a jump to nowhere"))?;
+                let place = self
+                    .resolve(target, *owner)
+                    .ok_or(CompileError::Internal("a jump to nowhere"))?;
                 let distance = place as i64 - (index as i64 + 1);
                 insn.off = i16::try_from(distance).map_err(|_| CompileError::Internal("a jump too far"))?;
                 if distance < 0 {

@@ -18,7 +18,12 @@ pub struct Line {
 
 /// The whole program, chunk after chunk. The second half of a 64-bit load has no line of its own.
 pub fn listing(program: &Program) -> Vec<Line> {
-    program.chunks.iter().enumerate().flat_map(|(index, chunk)| chunk_listing(index, chunk, &program.rules)).collect()
+    program
+        .chunks
+        .iter()
+        .enumerate()
+        .flat_map(|(index, chunk)| chunk_listing(index, chunk, &program.rules))
+        .collect()
 }
 
 fn chunk_listing(number: usize, chunk: &Chunk, rules: &[RuleRef]) -> Vec<Line> {
@@ -35,7 +40,12 @@ fn chunk_listing(number: usize, chunk: &Chunk, rules: &[RuleRef]) -> Vec<Line> {
         if std::mem::replace(&mut second_half, insn.code == isa::LD_IMM64) {
             continue;
         }
-        lines.push(Line { chunk: number, index, code: code(index, insn, map), note });
+        lines.push(Line {
+            chunk: number,
+            index,
+            code: code(index, insn, map),
+            note,
+        });
     }
     lines
 }
@@ -47,9 +57,12 @@ fn note_text(note: &Note, rules: &[RuleRef]) -> String {
             None => format!("rule {index}"),
             Some(rule) => {
                 let mut place = String::new();
-                for part in [rule.tier.as_ref().map(|tier| format!("tier {tier}")), rule.key.as_ref().map(ToString::to_string)]
-                    .into_iter()
-                    .flatten()
+                for part in [
+                    rule.tier.as_ref().map(|tier| format!("tier {tier}")),
+                    rule.key.as_ref().map(ToString::to_string),
+                ]
+                .into_iter()
+                .flatten()
                 {
                     place.push_str(&part);
                     place.push(' ');
@@ -57,7 +70,11 @@ fn note_text(note: &Note, rules: &[RuleRef]) -> String {
                 if let Some(index) = rule.index {
                     place.push_str(&format!("rule {index} "));
                 }
-                if place.is_empty() { rule.text.clone() } else { format!("{}: {}", place.trim_end(), rule.text) }
+                if place.is_empty() {
+                    rule.text.clone()
+                } else {
+                    format!("{}: {}", place.trim_end(), rule.text)
+                }
             }
         },
     }
@@ -75,7 +92,13 @@ fn map_name(map: MapRef) -> &'static str {
 
 /// One instruction in the notation of the kernel's disassembler.
 fn code(index: usize, insn: &Insn, map: Option<MapRef>) -> String {
-    let Insn { code, dst, src, off, imm } = *insn;
+    let Insn {
+        code,
+        dst,
+        src,
+        off,
+        imm,
+    } = *insn;
     let target = || index as i64 + 1 + i64::from(off);
     let size = match code & 0x18 {
         0x00 => "u32",

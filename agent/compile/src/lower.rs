@@ -144,7 +144,10 @@ impl Rule {
         self.tests_only_ports()
             && self.protocol == ProtocolTest::Any
             && self.portless
-            && self.ports.iter().all(|p| p.as_ref().is_some_and(|p| p.src.is_vacuous() && p.dst.is_vacuous()))
+            && self
+                .ports
+                .iter()
+                .all(|p| p.as_ref().is_some_and(|p| p.src.is_vacuous() && p.dst.is_vacuous()))
     }
 }
 
@@ -187,8 +190,15 @@ pub(crate) fn lower(policy: &ResolvedPolicy, direction: Direction, own: &Own) ->
     let mut sites = Vec::new();
     if let Some(reason) = &policy.closed {
         sites.push(end_site(None, format!("Deny: closed: {reason}"), "", "closed"));
-        let closed = vec![Section { rules: Vec::new(), end: End::Verdict(0) }];
-        return Lowered { sites, v4: closed.clone(), v6: closed };
+        let closed = vec![Section {
+            rules: Vec::new(),
+            end: End::Verdict(0),
+        }];
+        return Lowered {
+            sites,
+            v4: closed.clone(),
+            v6: closed,
+        };
     }
     // One list of sites for both versions, in the order of the policy.
     let mut lists: Vec<Vec<(SiteId, &ResolvedRule)>> = Vec::new();
@@ -205,22 +215,47 @@ pub(crate) fn lower(policy: &ResolvedPolicy, direction: Direction, own: &Own) ->
     }
     lists.push(rule_sites(&policy.profiles, None, &mut sites));
     ends.push(End::Verdict(sites.len()));
-    sites.push(end_site(None, "Deny: no tier and no profile decided".to_owned(), "", "default-deny"));
+    sites.push(end_site(
+        None,
+        "Deny: no tier and no profile decided".to_owned(),
+        "",
+        "default-deny",
+    ));
     let no_address = sites.len();
-    sites.push(end_site(None, "Deny: the endpoint has no address of this IP version".to_owned(), "", "default-deny"));
+    sites.push(end_site(
+        None,
+        "Deny: the endpoint has no address of this IP version".to_owned(),
+        "",
+        "default-deny",
+    ));
 
     let family = |v4: bool| {
-        let addresses: BTreeMap<IpAddr, &SetIds> =
-            own.addresses.iter().filter(|(a, _)| a.is_ipv4() == v4).map(|(a, sets)| (*a, sets)).collect();
+        let addresses: BTreeMap<IpAddr, &SetIds> = own
+            .addresses
+            .iter()
+            .filter(|(a, _)| a.is_ipv4() == v4)
+            .map(|(a, sets)| (*a, sets))
+            .collect();
         if addresses.is_empty() {
-            return vec![Section { rules: Vec::new(), end: End::Verdict(no_address) }];
+            return vec![Section {
+                rules: Vec::new(),
+                end: End::Verdict(no_address),
+            }];
         }
-        let view = View { direction, v4, addresses, own };
+        let view = View {
+            direction,
+            v4,
+            addresses,
+            own,
+        };
         let mut sections: Vec<Section> = lists
             .iter()
             .zip(&ends)
             .map(|(list, end)| Section {
-                rules: list.iter().flat_map(|(site, rule)| view.lower_rule(*site, rule)).collect(),
+                rules: list
+                    .iter()
+                    .flat_map(|(site, rule)| view.lower_rule(*site, rule))
+                    .collect(),
                 end: *end,
             })
             .collect();
@@ -308,12 +343,17 @@ struct View<'a> {
 impl View<'_> {
     /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
     fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
-        self.template(site, rule).map(|template| self.for_own(rule, &template)).unwrap_or_default()
+        self.template(site, rule)
+            .map(|template| self.for_own(rule, &template))
+            .unwrap_or_default()
     }
 
     /// The peer's side of a rule, with port terms still open.
     fn template(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
-        if rule.ip_version.is_some_and(|version| version != if self.v4 { 4 } else { 6 }) {
+        if rule
+            .ip_version
+            .is_some_and(|version| version != if self.v4 { 4 } else { 6 })
+        {
             return None;
         }
         let protocol = match (rule.protocol, rule.not_protocol) {
@@ -338,12 +378,20 @@ impl View<'_> {
             && !matches!(protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p));
         Some(Rule {
             site,
-            outcome: if rule.action == ResolvedAction::Pass { Outcome::Pass } else { Outcome::Verdict },
+            outcome: if rule.action == ResolvedAction::Pass {
+                Outcome::Pass
+            } else {
+                Outcome::Verdict
+            },
             protocol,
             own: None,
             ports: [None, None, None],
             portless,
-            nets: if nets.iter().any(|net| net.prefix_len() == 0) { Vec::new() } else { nets },
+            nets: if nets.iter().any(|net| net.prefix_len() == 0) {
+                Vec::new()
+            } else {
+                nets
+            },
             not_nets,
             sets,
             not_sets,
@@ -361,7 +409,11 @@ impl View<'_> {
 
     /// The networks of this IP version; `None` if there are networks, but none of this version.
     fn family_nets(&self, nets: &[IpNet]) -> Option<Vec<IpNet>> {
-        let mine: Vec<IpNet> = nets.iter().filter(|net| net.addr().is_ipv4() == self.v4).map(IpNet::trunc).collect();
+        let mine: Vec<IpNet> = nets
+            .iter()
+            .filter(|net| net.addr().is_ipv4() == self.v4)
+            .map(IpNet::trunc)
+            .collect();
         if mine.is_empty() && !nets.is_empty() {
             return None;
         }
@@ -378,7 +430,9 @@ impl View<'_> {
             if !self.own_matches(own, *address, sets) {
                 continue;
             }
-            let Some(resolved) = self.with_ports(rule, template, *address) else { continue };
+            let Some(resolved) = self.with_ports(rule, template, *address) else {
+                continue;
+            };
             match groups.iter_mut().find(|(other, _)| *other == resolved) {
                 Some((_, addresses)) => addresses.push(IpNet::from(*address)),
                 None => groups.push((resolved, vec![IpNet::from(*address)])),
@@ -418,8 +472,14 @@ impl View<'_> {
                 continue;
             }
             *slot = Some(match self.direction {
-                Direction::Ingress => Ports { src: peer_term.clone(), dst: own_term },
-                Direction::Egress => Ports { src: own_term, dst: peer_term.clone() },
+                Direction::Ingress => Ports {
+                    src: peer_term.clone(),
+                    dst: own_term,
+                },
+                Direction::Egress => Ports {
+                    src: own_term,
+                    dst: peer_term.clone(),
+                },
             });
         }
         if !out.portless && out.ports.iter().all(Option::is_none) {
@@ -454,18 +514,28 @@ impl View<'_> {
             PortSet::of(side.ports.iter().copied().chain(named(&side.named_ports)))
         };
         let outside = PortSet::of(side.not_ports.iter().copied().chain(named(&side.not_named_ports)));
-        PortTerm { yes: within.without(&outside), named: PortSet::default() }
+        PortTerm {
+            yes: within.without(&outside),
+            named: PortSet::default(),
+        }
     }
 }
 
 fn peer_port_term(side: &ResolvedSide) -> PortTerm {
     let allowed = PortSet::of(side.not_ports.iter().copied()).complement();
     if side.ports.is_empty() && side.named_ports.is_empty() {
-        return PortTerm { yes: allowed, named: PortSet::default() };
+        return PortTerm {
+            yes: allowed,
+            named: PortSet::default(),
+        };
     }
     let numbers = PortSet::of(side.ports.iter().copied());
     let yes = allowed.without(&numbers.complement());
-    let named = if side.named_ports.is_empty() { PortSet::default() } else { allowed.without(&numbers) };
+    let named = if side.named_ports.is_empty() {
+        PortSet::default()
+    } else {
+        allowed.without(&numbers)
+    };
     PortTerm { yes, named }
 }
 

@@ -70,12 +70,18 @@ impl PortSet {
     /// Whether the port is in it.
     pub(crate) fn contains(&self, port: u16) -> bool {
         let after = self.0.partition_point(|&(first, _)| first <= port);
-        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|&(_, last)| port <= last)
+        after
+            .checked_sub(1)
+            .and_then(|i| self.0.get(i))
+            .is_some_and(|&(_, last)| port <= last)
     }
 
     /// First ports of every interval on which membership is constant, but for port 0.
     pub(crate) fn boundaries(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().flat_map(|&(first, last)| [u32::from(first), u32::from(last) + 1]).filter(|&b| b != 0 && b <= u32::from(u16::MAX))
+        self.0
+            .iter()
+            .flat_map(|&(first, last)| [u32::from(first), u32::from(last) + 1])
+            .filter(|&b| b != 0 && b <= u32::from(u16::MAX))
     }
 }
 
@@ -93,7 +99,10 @@ mod tests {
 
     #[test]
     fn unions_merge_overlap_and_adjacency() {
-        assert_eq!(PortSet::of([(90, 90), (80, 81), (82, 85), (84, 86), (7, 3)]).ranges(), [(80, 86), (90, 90)]);
+        assert_eq!(
+            PortSet::of([(90, 90), (80, 81), (82, 85), (84, 86), (7, 3)]).ranges(),
+            [(80, 86), (90, 90)]
+        );
         assert!(PortSet::of([(0, 100), (101, u16::MAX)]).is_all());
     }
 
@@ -104,7 +113,11 @@ mod tests {
         let (not_a, a_without_b) = (a.complement(), a.without(&b));
         for port in 0..=u16::MAX {
             assert_eq!(not_a.contains(port), !a.contains(port));
-            assert_eq!(a_without_b.contains(port), a.contains(port) && !b.contains(port), "{port}");
+            assert_eq!(
+                a_without_b.contains(port),
+                a.contains(port) && !b.contains(port),
+                "{port}"
+            );
         }
         assert!(PortSet::all().complement().is_empty());
     }

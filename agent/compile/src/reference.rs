@@ -89,28 +89,66 @@ pub struct Decision {
 pub fn evaluate(policy: &ResolvedPolicy, packet: &Packet, members: &impl Membership) -> Decision {
     let mut passed = Vec::new();
     if let Some(reason) = &policy.closed {
-        return Decision { allowed: false, by: Decided::Closed(reason.clone()), passed };
+        return Decision {
+            allowed: false,
+            by: Decided::Closed(reason.clone()),
+            passed,
+        };
     }
     for tier in policy.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
         match first_match(&tier.policies, packet, members) {
             Some((key, rule)) => {
-                let by = Decided::Rule { key: key.clone(), tier: Some(tier.name.clone()), index: rule.index };
+                let by = Decided::Rule {
+                    key: key.clone(),
+                    tier: Some(tier.name.clone()),
+                    index: rule.index,
+                };
                 match rule.action {
-                    ResolvedAction::Allow => return Decision { allowed: true, by, passed },
-                    ResolvedAction::Deny => return Decision { allowed: false, by, passed },
+                    ResolvedAction::Allow => {
+                        return Decision {
+                            allowed: true,
+                            by,
+                            passed,
+                        };
+                    }
+                    ResolvedAction::Deny => {
+                        return Decision {
+                            allowed: false,
+                            by,
+                            passed,
+                        };
+                    }
                     ResolvedAction::Pass => passed.push(by),
                 }
             }
             None if tier.end_pass => passed.push(Decided::EndOfTier(tier.name.clone())),
-            None => return Decision { allowed: false, by: Decided::EndOfTier(tier.name.clone()), passed },
+            None => {
+                return Decision {
+                    allowed: false,
+                    by: Decided::EndOfTier(tier.name.clone()),
+                    passed,
+                };
+            }
         }
     }
     match first_match(&policy.profiles, packet, members) {
         Some((key, rule)) => {
-            let by = Decided::Rule { key: key.clone(), tier: None, index: rule.index };
-            Decision { allowed: rule.action == ResolvedAction::Allow, by, passed }
+            let by = Decided::Rule {
+                key: key.clone(),
+                tier: None,
+                index: rule.index,
+            };
+            Decision {
+                allowed: rule.action == ResolvedAction::Allow,
+                by,
+                passed,
+            }
         }
-        None => Decision { allowed: false, by: Decided::NoProfile, passed },
+        None => Decision {
+            allowed: false,
+            by: Decided::NoProfile,
+            passed,
+        },
     }
 }
 
@@ -160,7 +198,9 @@ fn side_matches(side: &ResolvedSide, address: IpAddr, port: u16, packet: &Packet
     let has_port = |ranges: &[(u16, u16)], named: &[SetId]| {
         packet.has_ports()
             && (ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
-                || named.iter().any(|set| members.contains_port(set, address, packet.protocol, port)))
+                || named
+                    .iter()
+                    .any(|set| members.contains_port(set, address, packet.protocol, port)))
     };
     if !(side.ports.is_empty() && side.named_ports.is_empty()) && !has_port(&side.ports, &side.named_ports) {
         return false;

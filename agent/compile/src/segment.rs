@@ -57,8 +57,13 @@ fn push_run<'a>(out: &mut Vec<Segment<'a>>, rule: &'a Rule) {
 
 /// Estimated instructions of a rule's tests, without those that the dispatch answers.
 fn cost(rule: &Rule) -> usize {
-    let source_ranges: usize =
-        rule.ports.iter().flatten().map(|ports| ports.src.yes.len() + ports.src.named.len()).max().unwrap_or(0);
+    let source_ranges: usize = rule
+        .ports
+        .iter()
+        .flatten()
+        .map(|ports| ports.src.yes.len() + ports.src.named.len())
+        .max()
+        .unwrap_or(0);
     let nets = rule.nets.len() + rule.not_nets.len() + rule.own.as_ref().map_or(0, Vec::len);
     let sets = rule.sets.len() + rule.not_sets.len() + rule.named.len() + rule.not_named.len();
     2 + 2 * sets + 5 * nets + 2 * source_ranges
@@ -85,7 +90,9 @@ impl<'a> Open<'a> {
             if intervals.is_empty() {
                 intervals.insert(0, 0);
             }
-            let Some(ports) = ports.as_ref().filter(|_| rule.protocol.matches(protocol)) else { continue };
+            let Some(ports) = ports.as_ref().filter(|_| rule.protocol.matches(protocol)) else {
+                continue;
+            };
             for set in [&ports.dst.yes, &ports.dst.named] {
                 for boundary in set.boundaries() {
                     let before = intervals.range(..=boundary).next_back().map(|(at, cost)| (*at, *cost));
@@ -97,7 +104,10 @@ impl<'a> Open<'a> {
                     }
                 }
                 for &(first, last) in set.ranges() {
-                    for total in intervals.range_mut(u32::from(first)..=u32::from(last)).map(|(_, total)| total) {
+                    for total in intervals
+                        .range_mut(u32::from(first)..=u32::from(last))
+                        .map(|(_, total)| total)
+                    {
                         *total += cost;
                         self.expanded += cost;
                     }
@@ -120,7 +130,11 @@ impl<'a> Open<'a> {
     /// Ends the segment. Rules at its end that need no dispatch leave it: they would only be copied.
     fn close(&mut self, out: &mut Vec<Segment<'a>>) {
         let mut open = std::mem::take(self);
-        let end = open.rules.iter().rposition(|rule| !rule.ignores_numbers()).map_or(0, |last| last + 1);
+        let end = open
+            .rules
+            .iter()
+            .rposition(|rule| !rule.ignores_numbers())
+            .map_or(0, |last| last + 1);
         let rest = open.rules.split_off(end);
         if !open.rules.is_empty() {
             out.push(Segment::Dispatch(open.rules));
@@ -147,7 +161,12 @@ pub(crate) struct Item {
 impl Item {
     /// The rule where nothing was dispatched.
     pub(crate) fn whole(index: usize, rule: &Rule) -> Self {
-        Self { rule: index, protocol: rule.protocol, source: None, named: !rule.named.is_empty() }
+        Self {
+            rule: index,
+            protocol: rule.protocol,
+            source: None,
+            named: !rule.named.is_empty(),
+        }
     }
 
     /// Whether nothing is left to test.
@@ -177,13 +196,22 @@ pub(crate) fn dispatch(rules: &[&Rule]) -> Dispatch {
     for (index, map) in out.ports.iter_mut().enumerate() {
         *map = port_map(rules, index, &mut leaves);
     }
-    let portless = rules.iter().enumerate().filter(|(_, rule)| rule.portless).map(|(index, rule)| {
-        let protocol = match rule.protocol {
-            ProtocolTest::Not(protocol) if PORT_PROTOCOLS.contains(&protocol) => ProtocolTest::Any,
-            other => other,
-        };
-        Item { rule: index, protocol, source: None, named: false }
-    });
+    let portless = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| rule.portless)
+        .map(|(index, rule)| {
+            let protocol = match rule.protocol {
+                ProtocolTest::Not(protocol) if PORT_PROTOCOLS.contains(&protocol) => ProtocolTest::Any,
+                other => other,
+            };
+            Item {
+                rule: index,
+                protocol,
+                source: None,
+                named: false,
+            }
+        });
     out.portless = leaves.intern(portless, rules);
     out.leaves = leaves.list;
     out
@@ -220,16 +248,30 @@ fn port_map(rules: &[&Rule], index: usize, leaves: &mut Leaves) -> PortMap<LeafI
     // Port -> what begins (with the item) or ends (without) there.
     let mut events: BTreeMap<u32, Vec<(usize, Option<Item>)>> = BTreeMap::from([(0, Vec::new())]);
     for (position, rule) in rules.iter().enumerate() {
-        let Some(ports) = rule.ports.get(index).and_then(Option::as_ref) else { continue };
+        let Some(ports) = rule.ports.get(index).and_then(Option::as_ref) else {
+            continue;
+        };
         let same_source = |other: &Option<_>| other.as_ref().is_some_and(|other: &Ports| other.src == ports.src);
-        let source = if ports.src.is_vacuous() { None } else { rule.ports.iter().position(same_source) };
+        let source = if ports.src.is_vacuous() {
+            None
+        } else {
+            rule.ports.iter().position(same_source)
+        };
         for (set, named) in [(&ports.dst.yes, false), (&ports.dst.named, true)] {
             for &(first, last) in set.ranges() {
-                let item = Item { rule: position, protocol: ProtocolTest::Any, source, named };
+                let item = Item {
+                    rule: position,
+                    protocol: ProtocolTest::Any,
+                    source,
+                    named,
+                };
                 events.entry(u32::from(first)).or_default().push((position, Some(item)));
                 if last < u16::MAX {
                     // An end must not undo a beginning at the same port: it goes in front.
-                    events.entry(u32::from(last) + 1).or_default().insert(0, (position, None));
+                    events
+                        .entry(u32::from(last) + 1)
+                        .or_default()
+                        .insert(0, (position, None));
                 }
             }
         }

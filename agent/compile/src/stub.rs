@@ -37,7 +37,12 @@ pub fn stub(hook: Hook, endpoint: EndpointId) -> Chunk {
     block.op(isa::call(isa::TAIL_CALL));
     block.op(isa::mov_imm(0, DROP));
     block.op(isa::exit());
-    let maps = block.ops.iter().enumerate().filter_map(|(index, op)| Some((index, op.map?))).collect();
+    let maps = block
+        .ops
+        .iter()
+        .enumerate()
+        .filter_map(|(index, op)| Some((index, op.map?)))
+        .collect();
     let insns: Vec<_> = block.ops.iter().map(|op| op.insn).collect();
     let notes = vec![(0..insns.len(), Note::Frame("endpoint stub".to_owned()))];
     Chunk { insns, maps, notes }

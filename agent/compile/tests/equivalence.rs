@@ -1,0 +1,73 @@
+//! Compiled programs, run on a model of the machine, decide as the reference evaluator does.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use felid_compile::testing::{NumberedCounters, Rng, Shape, World};
+use felid_compile::{Direction, compile, reference};
+use support::{assert_same, check_form, run};
+
+/// Compares many packets with one policy; says the seed if they differ.
+fn compare(seed: u64, shape: Shape, packets: usize) -> usize {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut rng = Rng::new(seed);
+        let world = World::random(&mut rng);
+        let policy = world.policy(&mut rng, shape);
+        let mut rules = std::collections::BTreeSet::new();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let program = compile(
+                &policy,
+                direction,
+                &world.own(),
+                &world,
+                &mut NumberedCounters::default(),
+            )
+            .unwrap();
+            check_form(&program);
+            if std::env::var_os("SHOW").is_some() {
+                let insns: Vec<_> = program.chunks.iter().map(|chunk| chunk.insns.len()).collect();
+                eprintln!("{seed} {direction:?}: {} rules, {insns:?}", program.rules.len());
+            }
+            for _ in 0..packets {
+                let packet = world.packet(&mut rng, &policy, direction);
+                let expected = reference::evaluate(&policy, &packet, &world);
+                let (run, after) = run(&program, &world, &packet, direction, rng.below(2) as u32);
+                let same = catch_unwind(AssertUnwindSafe(|| assert_same(&program, &run, &after, &expected)));
+                if let Err(panic) = same {
+                    eprintln!("{direction:?} {packet:?}");
+                    resume_unwind(panic);
+                }
+                rules.insert(format!("{direction:?} {:?}", expected.by));
+            }
+        }
+        rules.len()
+    }));
+    match result {
+        Ok(decided) => decided,
+        Err(panic) => {
+            eprintln!("seed {seed}, {shape:?}");
+            resume_unwind(panic)
+        }
+    }
+}
+
+#[test]
+fn small_policies() {
+    let decided: usize = (0..1500).map(|seed| compare(seed, Shape::Small, 8)).sum();
+    // The packets must find their way to many different rules, or the comparison says little.
+    assert!(decided > 4000, "only {decided} different decisions");
+}
+
+#[test]
+fn large_policies() {
+    let decided: usize = (10_000..10_025).map(|seed| compare(seed, Shape::Large, 200)).sum();
+    assert!(decided > 500, "only {decided} different decisions");
+}
+
+#[test]
+fn huge_policies() {
+    let decided: usize = (20_000..20_003).map(|seed| compare(seed, Shape::Huge, 300)).sum();
+    assert!(decided > 60, "only {decided} different decisions");
+}
