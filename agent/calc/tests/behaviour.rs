@@ -1,0 +1,534 @@
+//! Single facts of the calculation, each as small as it can be.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use felid_calc::{Calc, Config, Problem};
+use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolicy};
+use felid_model::*;
+
+fn flushed(list: impl IntoIterator<Item = Resource>) -> (Calc, World) {
+    let list: Vec<Resource> = list.into_iter().collect();
+    let mut calc = calc();
+    for resource in &list {
+        calc.apply(resource.clone());
+    }
+    let world = World::of(calc.flush());
+    world.expect(&naive::world(&records(list)));
+    (calc, world)
+}
+
+fn local(world: &World, name: &str) -> Arc<LocalEndpoint> {
+    world
+        .endpoints
+        .get(&wep_key(name))
+        .unwrap_or_else(|| panic!("{name} is not local"))
+        .clone()
+}
+
+/// `tier: policy policy; tier: policy | profile profile`, or the reason why closed.
+fn shape(policy: &ResolvedPolicy) -> String {
+    if let Some(reason) = &policy.closed {
+        assert!(policy.tiers.is_empty() && policy.profiles.is_empty());
+        return format!("closed: {reason}");
+    }
+    let names = |rules: &[felid_model::resolved::ResolvedRules]| -> String {
+        rules.iter().map(|rules| format!(" {}", rules.key.name)).collect()
+    };
+    let tiers: Vec<String> = policy
+        .tiers
+        .iter()
+        .map(|tier| {
+            format!(
+                "{}{}:{}",
+                tier.name,
+                if tier.end_pass { "+" } else { "" },
+                names(&tier.policies)
+            )
+        })
+        .collect();
+    format!("{} |{}", tiers.join("; "), names(&policy.profiles))
+}
+
+fn members(world: &World, net: &str) -> Vec<String> {
+    let sets = world.members.get(&nets(net)[0]);
+    sets.iter()
+        .flat_map(|sets| sets.iter())
+        .map(|set| set.0.to_string())
+        .collect()
+}
+
+fn uids<const N: usize>(selectors: [&str; N]) -> Vec<String> {
+    let mut uids: Vec<String> = selectors.iter().map(|text| selector(text).uid()).collect();
+    uids.sort();
+    uids
+}
+
+#[test]
+fn nothing_gives_nothing_but_the_default_configuration() {
+    let mut calc = calc();
+    let first = calc.flush();
+    assert_eq!((first.delta, first.config), (Delta::default(), Some(Config::default())));
+    assert_eq!(calc.flush(), felid_calc::Output::default());
+}
+
+#[test]
+fn an_update_that_changes_nothing_gives_an_empty_delta() {
+    let all = [
+        endpoint(wep("w", "app=x", "10.0.0.1")),
+        enforced(policy(None, "p", "app == 'x'", vec![allow_from("app == 'x'")])),
+        network_set(None, "s", "app=x", "10.1.0.0/16"),
+        profile("unused", "k=v", vec![], vec![]),
+        tier("t", Some(1.0), true),
+    ];
+    let (mut calc, _) = flushed(all.clone());
+    for resource in all {
+        calc.apply(resource);
+    }
+    calc.delete(&key(Kind::Profile, None, "never was"));
+    calc.delete(&key(Kind::GlobalNetworkPolicy, None, "never was"));
+    calc.delete(&wep_key("never was"));
+    assert_eq!(calc.flush(), felid_calc::Output::default());
+    // A label that no selector looks at.
+    calc.apply(endpoint(wep("w", "app=x other=y", "10.0.0.1")));
+    assert_eq!(calc.flush(), felid_calc::Output::default());
+}
+
+#[test]
+fn configuration_of_the_node_goes_over_the_default() {
+    let config = |name: &str, prefix: Option<&str>, action| {
+        Resource::FelixConfiguration(Arc::new(FelixConfiguration {
+            key: key(Kind::FelixConfiguration, None, name),
+            log_severity_screen: None,
+            interface_prefix: prefix.map(|prefix| vec![prefix.to_owned()]),
+            default_endpoint_to_host_action: action,
+        }))
+    };
+    let mut calc = calc();
+    calc.apply(config("default", Some("tap"), Some(EndpointToHostAction::Accept)));
+    calc.apply(config("node.n1", None, Some(EndpointToHostAction::Return)));
+    calc.apply(config("node.n2", Some("veth"), None));
+    let merged = Config {
+        interface_prefixes: vec!["tap".to_owned()],
+        endpoint_to_host: EndpointToHostAction::Return,
+        log_severity: LogSeverity::Info,
+    };
+    assert_eq!(calc.flush().config, Some(merged.clone()));
+    calc.delete(&key(Kind::FelixConfiguration, None, "node.n2"));
+    assert_eq!(calc.flush().config, None);
+    calc.delete(&key(Kind::FelixConfiguration, None, "node.n1"));
+    let default = Config {
+        endpoint_to_host: EndpointToHostAction::Accept,
+        ..merged
+    };
+    assert_eq!(calc.flush().config, Some(default));
+}
+
+#[test]
+fn own_labels_win_then_the_first_profile() {
+    let mut w = wep("w", "a=own", "10.0.0.1");
+    w.profiles = vec!["missing".to_owned(), "p1".to_owned(), "p2".to_owned()];
+    let rules = ["a == 'own'", "b == 'p1'", "c == 'p2'", "a == 'p1'", "b == 'p2'"]
+        .map(allow_from)
+        .to_vec();
+    let (mut calc, world) = flushed([
+        endpoint(w),
+        profile("p1", "a=p1 b=p1", vec![], vec![]),
+        profile("p2", "a=p2 b=p2 c=p2", vec![], vec![]),
+        enforced(policy(None, "p", "all()", rules)),
+    ]);
+    assert_eq!(
+        members(&world, "10.0.0.1"),
+        uids(["a == 'own'", "b == 'p1'", "c == 'p2'"])
+    );
+    // Without p1 the value of p2 shows.
+    calc.delete(&key(Kind::Profile, None, "p1"));
+    let delta = calc.flush().delta;
+    let sets = delta.members[&nets("10.0.0.1")[0]].clone().unwrap();
+    let sets: Vec<String> = sets.iter().map(|set| set.0.to_string()).collect();
+    assert_eq!(sets, uids(["a == 'own'", "b == 'p2'", "c == 'p2'"]));
+}
+
+#[test]
+fn network_sets_inherit_from_their_namespace() {
+    let (_, world) = flushed([
+        endpoint(wep("w", "", "10.0.0.1")),
+        network_set(Some("b"), "s", "app=x", "10.1.0.0/16"),
+        network_set(None, "g", "app=x", "10.2.0.0/16"),
+        profile("kns.b", "pcns.team=red", vec![], vec![]),
+        enforced(policy(
+            None,
+            "p",
+            "all()",
+            vec![allow_from("pcns.team == 'red'"), allow_from("app == 'x'")],
+        )),
+    ]);
+    assert_eq!(
+        members(&world, "10.1.0.0/16"),
+        uids(["pcns.team == 'red'", "app == 'x'"])
+    );
+    assert_eq!(members(&world, "10.2.0.0/16"), uids(["app == 'x'"]));
+}
+
+#[test]
+fn only_sets_of_active_policies_have_members() {
+    let remote = WorkloadEndpoint {
+        node: "n2".to_owned(),
+        ..wep("r", "app=x", "10.0.0.2")
+    };
+    let (mut calc, world) = flushed([
+        endpoint(remote),
+        enforced(policy(None, "p", "app == 'x'", vec![allow_from("app == 'x'")])),
+    ]);
+    assert_eq!(world, World::default());
+    assert_eq!(
+        (calc.stats().sets, calc.stats().active_policies, calc.stats().policies),
+        (0, 0, 1)
+    );
+    calc.apply(endpoint(wep("w", "app=x", "10.0.0.1")));
+    let delta = calc.flush().delta;
+    assert_eq!((delta.endpoints.len(), delta.members.len()), (1, 2));
+    assert_eq!((calc.stats().sets, calc.stats().active_policies), (1, 1));
+    calc.delete(&wep_key("w"));
+    let delta = calc.flush().delta;
+    assert!(delta.endpoints.values().all(Option::is_none) && delta.members.values().all(Option::is_none));
+    assert_eq!((delta.endpoints.len(), delta.members.len()), (1, 2));
+    assert_eq!(calc.stats().prefixes, 0);
+}
+
+#[test]
+fn an_endpoint_without_addresses_counts_as_deleted() {
+    let (mut calc, _) = flushed([
+        endpoint(wep("w", "app=x", "10.0.0.1")),
+        enforced(policy(None, "p", "all()", vec![allow_from("app == 'x'")])),
+    ]);
+    calc.apply(endpoint(wep("w", "app=x", "")));
+    let delta = calc.flush().delta;
+    assert_eq!(delta.endpoints.into_iter().collect::<Vec<_>>(), [(wep_key("w"), None)]);
+    assert_eq!(
+        delta.members.into_iter().collect::<Vec<_>>(),
+        [(nets("10.0.0.1")[0], None)]
+    );
+    assert_eq!(calc.stats().endpoints, 0);
+}
+
+#[test]
+fn a_prefix_belongs_to_what_any_of_its_holders_is_in() {
+    let (mut calc, world) = flushed([
+        endpoint(wep("w", "", "10.0.0.9")),
+        network_set(None, "s1", "app=x", "10.1.0.0/16"),
+        network_set(None, "s2", "app=x role=y", "10.1.0.0/16"),
+        enforced(policy(
+            None,
+            "p",
+            "all()",
+            vec![allow_from("app == 'x'"), allow_from("role == 'y'")],
+        )),
+    ]);
+    assert_eq!(members(&world, "10.1.0.0/16"), uids(["app == 'x'", "role == 'y'"]));
+    calc.delete(&key(Kind::GlobalNetworkSet, None, "s1"));
+    assert_eq!(calc.flush().delta, Delta::default());
+    calc.delete(&key(Kind::GlobalNetworkSet, None, "s2"));
+    assert_eq!(calc.flush().delta.members.len(), 1);
+}
+
+#[test]
+fn policies_come_in_the_order_of_tiers_orders_and_names() {
+    let in_tier = |name: &str, tier: &str, order: Option<f64>| {
+        enforced(Policy {
+            tier: tier.to_owned(),
+            order,
+            ..policy(None, name, "all()", vec![])
+        })
+    };
+    let (calc, world) = flushed([
+        endpoint(wep("w", "", "10.0.0.1")),
+        tier("z-first", Some(-5.0), true),
+        tier("b-last", None, false),
+        tier("a-last", None, true),
+        tier("same", Some(1000.0), false),
+        in_tier("admin", "kube-admin", None),
+        in_tier("base", "kube-baseline", None),
+        in_tier("b", "default", None),
+        in_tier("a", "default", None),
+        in_tier("a-b", "default", None),
+        in_tier("late", "default", Some(10.0)),
+        in_tier("early", "default", Some(-0.5)),
+        in_tier("one", "z-first", None),
+        in_tier("two", "b-last", None),
+        in_tier("three", "a-last", None),
+        in_tier("four", "same", None),
+    ]);
+    let expected = "z-first+: one; kube-admin+: admin; same: four; default: early late a-b a b; kube-baseline+: base; \
+                    a-last+: three; b-last: two |";
+    assert_eq!(shape(&local(&world, "w").ingress), expected);
+    assert_eq!(shape(&local(&world, "w").egress), " |");
+    let names: Vec<String> = calc
+        .policies_of(&wep_key("w"))
+        .iter()
+        .map(|key| key.name.to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "one", "admin", "four", "early", "late", "a-b", "a", "b", "base", "three", "two"
+        ]
+    );
+}
+
+#[test]
+fn a_namespaced_policy_selects_in_its_namespace_only() {
+    let namespaces = Policy {
+        namespace_selector: Some(selector("team == 'red'")),
+        ..policy(None, "by-namespace", "app == 'x'", vec![])
+    };
+    let mut w = wep("w", "app=x", "10.0.0.1");
+    w.profiles = vec!["kns.a".to_owned()];
+    let (_, world) = flushed([
+        endpoint(w),
+        endpoint(in_namespace(wep("v", "app=x", "10.0.0.2"), "b")),
+        profile("kns.a", "pcns.team=red", vec![rule(Action::Allow)], vec![]),
+        enforced(policy(Some("a"), "here", "all()", vec![])),
+        enforced(policy(Some("b"), "there", "app == 'x'", vec![])),
+        enforced(namespaces),
+    ]);
+    assert_eq!(shape(&local(&world, "w").ingress), "default: by-namespace here | kns.a");
+    let other = &world.endpoints[&key(Kind::WorkloadEndpoint, Some("b"), "v")];
+    assert_eq!(shape(&other.ingress), "default: there |");
+}
+
+#[test]
+fn a_bad_policy_closes_what_it_may_select() {
+    let (mut calc, world) = flushed([
+        endpoint(wep("w", "app=x", "10.0.0.1")),
+        endpoint(wep("v", "app=y", "10.0.0.2")),
+        endpoint(in_namespace(wep("u", "app=x", "10.0.0.3"), "b")),
+        enforced(policy(None, "good", "all()", vec![allow_from("app == 'x'")])),
+        bad(Some("a"), "bad", Some("app == 'x'")),
+    ]);
+    let closed = "closed: NetworkPolicy/a/bad: broken";
+    assert_eq!(shape(&local(&world, "w").ingress), closed);
+    assert_eq!(shape(&local(&world, "w").egress), closed);
+    assert_eq!(shape(&local(&world, "v").ingress), "default: good |");
+    let there = &world.endpoints[&key(Kind::WorkloadEndpoint, Some("b"), "u")];
+    assert_eq!(shape(&there.ingress), "default: good |");
+    let bad_key = key(Kind::NetworkPolicy, Some("a"), "bad");
+    let problem = Problem::BadPolicy {
+        policy: bad_key.clone(),
+        reason: "broken".to_owned(),
+        endpoints: 1,
+    };
+    assert_eq!(calc.problems(), [problem]);
+
+    // Unreadable selector: everything in the namespace. Then the corrected one.
+    calc.apply(bad(Some("a"), "bad", None));
+    assert_eq!(
+        calc.flush().delta.endpoints.into_keys().collect::<Vec<_>>(),
+        [wep_key("v")]
+    );
+    calc.apply(enforced(policy(Some("a"), "bad", "app == 'x'", vec![])));
+    let delta = calc.flush().delta;
+    let shapes: Vec<String> = delta
+        .endpoints
+        .values()
+        .map(|e| shape(&e.as_ref().unwrap().ingress))
+        .collect();
+    assert_eq!(shapes, ["default: good |", "default: bad good |"]);
+    assert_eq!(calc.problems(), []);
+}
+
+#[test]
+fn a_policy_without_its_tier_closes_its_directions() {
+    let (mut calc, world) = flushed([
+        endpoint(wep("w", "", "10.0.0.1")),
+        enforced(Policy {
+            tier: "t".to_owned(),
+            ..policy(None, "p", "all()", vec![rule(Action::Allow)])
+        }),
+    ]);
+    let reason = "closed: GlobalNetworkPolicy/p: tier \"t\" does not exist";
+    assert_eq!(shape(&local(&world, "w").ingress), reason);
+    assert_eq!(shape(&local(&world, "w").egress), " |");
+    let policy = key(Kind::GlobalNetworkPolicy, None, "p");
+    assert_eq!(
+        calc.problems(),
+        [Problem::MissingTier {
+            policy,
+            tier: "t".to_owned(),
+            endpoints: 1
+        }]
+    );
+    calc.apply(tier("t", Some(1.0), true));
+    let delta = calc.flush().delta;
+    assert_eq!(
+        shape(&delta.endpoints[&wep_key("w")].as_ref().unwrap().ingress),
+        "t+: p |"
+    );
+}
+
+#[test]
+fn a_missing_profile_denies_what_comes_to_it() {
+    let mut w = wep("w", "", "10.0.0.1");
+    w.profiles = ["p1", "p1", "gone", "p2"].map(str::to_owned).to_vec();
+    let open = |name: &str| profile(name, "", vec![rule(Action::Allow)], vec![rule(Action::Allow)]);
+    let (mut calc, world) = flushed([endpoint(w), open("p1"), open("p2")]);
+    assert_eq!(shape(&local(&world, "w").ingress), " | p1");
+    let problem = Problem::MissingProfile {
+        endpoint: wep_key("w"),
+        profile: "gone".to_owned(),
+    };
+    assert_eq!(calc.problems(), [problem]);
+    calc.apply(open("gone"));
+    let delta = calc.flush().delta;
+    assert_eq!(
+        shape(&delta.endpoints[&wep_key("w")].as_ref().unwrap().egress),
+        " | p1 gone p2"
+    );
+}
+
+#[test]
+fn one_interface_has_one_endpoint() {
+    let on = |name: &str, address: &str| WorkloadEndpoint {
+        interface_name: "cali0".to_owned(),
+        ..wep(name, "app=x", address)
+    };
+    let (mut calc, world) = flushed([
+        endpoint(on("b", "10.0.0.2")),
+        endpoint(on("a", "10.0.0.1")),
+        enforced(policy(None, "p", "all()", vec![allow_from("app == 'x'")])),
+    ]);
+    assert_eq!(world.endpoints.keys().collect::<Vec<_>>(), [&wep_key("a")]);
+    // It still is an endpoint for the selectors of others.
+    assert_eq!(members(&world, "10.0.0.2"), uids(["app == 'x'"]));
+    let (endpoint, owner) = (wep_key("b"), wep_key("a"));
+    assert_eq!(
+        calc.problems(),
+        [Problem::InterfaceTaken {
+            endpoint,
+            interface: "cali0".into(),
+            owner
+        }]
+    );
+    assert_eq!(calc.stats().local_endpoints, 1);
+    calc.delete(&wep_key("a"));
+    let delta = calc.flush().delta;
+    assert_eq!(
+        delta.endpoints.values().map(Option::is_some).collect::<Vec<_>>(),
+        [false, true]
+    );
+}
+
+#[test]
+fn one_address_has_one_endpoint() {
+    let (mut calc, world) = flushed([
+        endpoint(wep("b", "", "10.0.0.1 10.0.0.2")),
+        endpoint(wep("a", "", "10.0.0.3 10.0.0.1")),
+    ]);
+    let text = |w: &LocalEndpoint| {
+        w.addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(text(&local(&world, "a")), "10.0.0.1 10.0.0.3");
+    assert_eq!(text(&local(&world, "b")), "10.0.0.2");
+    assert_eq!(
+        shape(&local(&world, "b").egress),
+        "closed: address 10.0.0.1 belongs to WorkloadEndpoint/a/a"
+    );
+    assert_eq!(shape(&local(&world, "a").egress), " |");
+    let (endpoint, owner) = (wep_key("b"), wep_key("a"));
+    assert_eq!(
+        calc.problems(),
+        [Problem::AddressTaken {
+            endpoint,
+            address: "10.0.0.1".parse().unwrap(),
+            owner
+        }]
+    );
+    calc.delete(&wep_key("a"));
+    let delta = calc.flush().delta;
+    let b = delta.endpoints[&wep_key("b")].clone().unwrap();
+    assert_eq!(
+        (text(&b).as_str(), shape(&b.ingress).as_str()),
+        ("10.0.0.1 10.0.0.2", " |")
+    );
+}
+
+#[test]
+fn every_port_of_a_name_is_in_its_set() {
+    let mut w = wep("w", "app=x", "10.0.0.1 fd00::1");
+    w.ports = vec![
+        port("http", 6, 80),
+        port("http", 6, 8080),
+        port("http", 17, 80),
+        port("dns", 17, 53),
+        port("", 6, 1),
+    ];
+    let named = EntityRule {
+        ports: vec![Port::Named("http".to_owned())],
+        ..EntityRule::default()
+    };
+    let tcp = Rule {
+        protocol: Some(Protocol(6)),
+        destination: named.clone(),
+        ..rule(Action::Allow)
+    };
+    let any = Rule {
+        destination: named,
+        ..rule(Action::Allow)
+    };
+    let (mut calc, world) = flushed([
+        endpoint(w.clone()),
+        enforced(policy(None, "p", "all()", vec![tcp.clone(), any])),
+    ]);
+    let sets: Vec<(String, usize)> = world
+        .named_ports
+        .iter()
+        .map(|(m, sets)| (format!("{} {} {}", m.address, m.protocol.0, m.port), sets.len()))
+        .collect();
+    let expected = [
+        "10.0.0.1 6 80",
+        "10.0.0.1 6 8080",
+        "10.0.0.1 17 80",
+        "fd00::1 6 80",
+        "fd00::1 6 8080",
+        "fd00::1 17 80",
+    ];
+    let expected: Vec<(String, usize)> = expected
+        .iter()
+        .map(|text| ((*text).to_owned(), if text.contains(" 17 ") { 1 } else { 2 }))
+        .collect();
+    assert_eq!(sets, expected);
+
+    calc.apply(enforced(policy(None, "p", "all()", vec![tcp])));
+    assert_eq!(calc.flush().delta.named_ports.len(), 6);
+    assert_eq!(calc.stats().named_ports, 4);
+    w.ports = vec![port("http", 6, 81)];
+    calc.apply(endpoint(w));
+    let gone: Vec<bool> = calc.flush().delta.named_ports.values().map(Option::is_none).collect();
+    assert_eq!(gone, [true, false, true, true, false, true]);
+    let member = |port| NamedPortMember {
+        address: "10.0.0.1".parse().unwrap(),
+        protocol: Protocol(6),
+        port,
+    };
+    assert!(member(80) < member(81));
+}
+
+#[test]
+fn equal_policies_are_shared() {
+    let (mut calc, world) = flushed([
+        endpoint(wep("v", "", "10.0.0.1")),
+        endpoint(wep("w", "", "10.0.0.2")),
+        enforced(policy(None, "p", "all()", vec![allow_from("app == 'x'")])),
+    ]);
+    assert!(Arc::ptr_eq(&local(&world, "v").ingress, &local(&world, "w").ingress));
+    calc.apply(endpoint(wep("x", "", "10.0.0.3")));
+    let new = calc.flush().delta.endpoints[&wep_key("x")].clone().unwrap();
+    assert!(Arc::ptr_eq(&local(&world, "v").ingress, &new.ingress));
+}

@@ -1,0 +1,409 @@
+//! The calculation from scratch, without any index: every question is answered by looking at all records. It shares no code with
+//! the crate; only selectors are joined and hashed by the
+//! model's own means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use felid_model::resolved::*;
+use felid_model::*;
+use ipnet::IpNet;
+use sha2::{Digest as _, Sha224};
+
+use super::{NODE, Records, World, key, selector};
+
+/// What makes a member.
+#[derive(Clone, Debug)]
+enum Set {
+    Addresses(Selector),
+    Ports(Selector, Option<Protocol>, String),
+    Nets(Vec<IpNet>),
+}
+
+type Sets = BTreeMap<SetId, Set>;
+
+/// Something with labels and prefixes.
+struct Item {
+    labels: LabelMap,
+    nets: BTreeSet<IpNet>,
+    ports: Vec<EndpointPort>,
+}
+
+/// The state that these records stand for.
+pub(crate) fn world(records: &Records) -> World {
+    let locals = locals(records);
+    let policies: Vec<&Resource> = records
+        .values()
+        .filter(|r| matches!(r, Resource::Policy(_) | Resource::BadPolicy(_)))
+        .collect();
+    let mut sets = Sets::new();
+    let mut owners: BTreeMap<IpAddr, &ResourceKey> = BTreeMap::new();
+    for wep in locals.values() {
+        for net in &wep.ip_networks {
+            owners.entry(net.addr()).or_insert(&wep.key);
+        }
+    }
+    let mut world = World::default();
+    for wep in locals.values() {
+        let labels = inherited(&wep.labels, &wep.profiles, records);
+        let mine: Vec<&Resource> = policies
+            .iter()
+            .copied()
+            .filter(|policy| selects(policy, &labels))
+            .collect();
+        let mut policy = |ingress| resolved_policy(wep, &mine, ingress, records, &mut sets);
+        let (mut ingress, mut egress) = (policy(true), policy(false));
+        let mut addresses: Vec<IpAddr> = wep.ip_networks.iter().map(IpNet::addr).collect();
+        addresses.sort();
+        addresses.dedup();
+        if let Some(lost) = addresses.iter().find(|address| owners[address] != &wep.key) {
+            let reason: Arc<str> = format!("address {lost} belongs to {}", owners[lost]).into();
+            ingress = ResolvedPolicy {
+                closed: Some(reason),
+                ..ResolvedPolicy::default()
+            };
+            egress = ingress.clone();
+            addresses.retain(|address| owners[address] == &wep.key);
+        }
+        let value = LocalEndpoint {
+            key: wep.key.clone(),
+            interface_name: wep.interface_name.as_str().into(),
+            addresses,
+            mac: wep.mac,
+            ipv4_gateway: wep.ipv4_gateway,
+            ipv6_gateway: wep.ipv6_gateway,
+            ports: wep.ports.iter().filter(|port| !port.name.is_empty()).cloned().collect(),
+            profiles: wep.profiles.clone(),
+            ingress: Arc::new(ingress),
+            egress: Arc::new(egress),
+        };
+        world.endpoints.insert(wep.key.clone(), Arc::new(value));
+    }
+    members(records, &sets, &mut world);
+    world
+}
+
+/// Endpoints of this node with addresses that own their interface.
+fn locals(records: &Records) -> BTreeMap<String, &WorkloadEndpoint> {
+    let mut interfaces = BTreeMap::new();
+    for resource in records.values() {
+        if let Resource::WorkloadEndpoint(wep) = resource
+            && wep.node == NODE
+            && !wep.ip_networks.is_empty()
+        {
+            interfaces.entry(wep.interface_name.clone()).or_insert(&**wep);
+        }
+    }
+    // By key, as owners of addresses are found in this order.
+    interfaces.into_values().map(|wep| (wep.key.to_string(), wep)).collect()
+}
+
+fn inherited(own: &LabelMap, profiles: &[String], records: &Records) -> LabelMap {
+    let mut labels = own.clone();
+    for name in profiles {
+        if let Some(Resource::Profile(profile)) = records.get(&key(Kind::Profile, None, name)) {
+            for (key, value) in &profile.labels_to_apply {
+                labels.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    labels
+}
+
+fn selects(policy: &Resource, labels: &LabelMap) -> bool {
+    let (key, own, namespaces) = match policy {
+        Resource::Policy(p) => (&p.key, Some(&p.selector), &p.namespace_selector),
+        Resource::BadPolicy(b) => (&b.key, b.selector.as_ref(), &b.namespace_selector),
+        _ => return false,
+    };
+    let in_namespace = |ns: &Arc<str>| labels.get(NAMESPACE_LABEL).is_some_and(|have| have == &**ns);
+    own.is_none_or(|own| own.matches(labels))
+        && key.namespace.as_ref().is_none_or(in_namespace)
+        && namespaces
+            .as_ref()
+            .is_none_or(|ns| ns.with_label_prefix(NAMESPACE_PREFIX).matches(labels))
+}
+
+/// Order and end of a tier.
+fn tier(name: &str, records: &Records) -> Option<(Option<f64>, bool)> {
+    match (records.get(&key(Kind::Tier, None, name)), name) {
+        (Some(Resource::Tier(tier)), _) => Some((tier.order, tier.default_pass)),
+        (_, "default") => Some((Some(1_000_000.0), false)),
+        (_, "kube-admin") => Some((Some(1000.0), true)),
+        (_, "kube-baseline") => Some((Some(10_000_000.0), true)),
+        _ => None,
+    }
+}
+
+fn resolved_policy(
+    wep: &WorkloadEndpoint,
+    policies: &[&Resource],
+    ingress: bool,
+    records: &Records,
+    sets: &mut Sets,
+) -> ResolvedPolicy {
+    let mut closed = Vec::new();
+    let mut good = Vec::new();
+    for policy in policies {
+        match policy {
+            Resource::BadPolicy(bad) => closed.push((bad.key.clone(), bad.reason.clone())),
+            Resource::Policy(p) if (ingress && p.applies_ingress) || (!ingress && p.applies_egress) => {
+                // Its sets are active whether its tier exists or not.
+                let rules = if ingress { &p.ingress } else { &p.egress };
+                let rules = Arc::new(resolved_rules(rules, p.key.namespace.as_deref(), sets));
+                match tier(&p.tier, records) {
+                    None => closed.push((p.key.clone(), format!("tier {:?} does not exist", p.tier))),
+                    Some(tier) => good.push((tier, &**p, rules)),
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut resolved = ResolvedPolicy::default();
+    good.sort_by(|(a, p, _), (b, q, _)| {
+        let infinite = |order: Option<f64>| order.unwrap_or(f64::INFINITY);
+        let text = |p: &Policy| {
+            format!(
+                "{}/{}/{}",
+                p.key.name,
+                p.key.namespace.as_deref().unwrap_or_default(),
+                p.key.kind
+            )
+        };
+        (a.0.is_none().cmp(&b.0.is_none()))
+            .then(a.0.partial_cmp(&b.0).unwrap())
+            .then(p.tier.cmp(&q.tier))
+            .then(infinite(p.order).partial_cmp(&infinite(q.order)).unwrap())
+            .then(text(p).cmp(&text(q)))
+    });
+    for ((_, end_pass), policy, rules) in good {
+        if resolved
+            .tiers
+            .last()
+            .is_none_or(|tier: &ResolvedTier| *tier.name != *policy.tier)
+        {
+            let name = policy.tier.as_str().into();
+            resolved.tiers.push(ResolvedTier {
+                name,
+                end_pass,
+                policies: Vec::new(),
+            });
+        }
+        resolved.tiers.last_mut().unwrap().policies.push(ResolvedRules {
+            key: policy.key.clone(),
+            rules,
+        });
+    }
+    let mut reached = true;
+    let mut seen = BTreeSet::new();
+    for name in &wep.profiles {
+        let Some(Resource::Profile(profile)) = records.get(&key(Kind::Profile, None, name)) else {
+            reached = false;
+            continue;
+        };
+        // Its sets are active whether it is reached or not.
+        let rules = if ingress { &profile.ingress } else { &profile.egress };
+        let rules = Arc::new(resolved_rules(rules, None, sets));
+        if reached && seen.insert(name) {
+            resolved.profiles.push(ResolvedRules {
+                key: profile.key.clone(),
+                rules,
+            });
+        }
+    }
+    closed.sort();
+    if let Some((key, reason)) = closed.first() {
+        let more = if closed.len() > 1 {
+            format!(" (and {} more)", closed.len() - 1)
+        } else {
+            String::new()
+        };
+        return ResolvedPolicy {
+            closed: Some(format!("{key}: {reason}{more}").into()),
+            ..ResolvedPolicy::default()
+        };
+    }
+    resolved
+}
+
+fn resolved_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut Sets) -> Vec<ResolvedRule> {
+    let mut resolved = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let action = match rule.action {
+            Action::Allow if !rule.unknown_fields.is_empty() => continue,
+            Action::Allow => ResolvedAction::Allow,
+            Action::Pass if rule.unknown_fields.is_empty() => ResolvedAction::Pass,
+            Action::Pass | Action::Deny => ResolvedAction::Deny,
+        };
+        let mut versions = BTreeSet::from([4, 6]);
+        versions.retain(|version| rule.ip_version.is_none_or(|only| only == *version));
+        let mut mine = Sets::new();
+        let mut side = |entity| resolved_side(entity, namespace, rule.protocol, &mut versions, &mut mine);
+        let (source, destination) = (side(&rule.source), side(&rule.destination));
+        if versions.is_empty() {
+            continue;
+        }
+        sets.extend(mine);
+        resolved.push(ResolvedRule {
+            index: u32::try_from(index).unwrap(),
+            action,
+            ip_version: (versions.len() == 1).then(|| *versions.first().unwrap()),
+            protocol: rule.protocol,
+            not_protocol: rule.not_protocol,
+            source,
+            destination,
+        });
+    }
+    resolved
+}
+
+fn resolved_side(
+    entity: &EntityRule,
+    namespace: Option<&str>,
+    protocol: Option<Protocol>,
+    versions: &mut BTreeSet<u8>,
+    sets: &mut Sets,
+) -> ResolvedSide {
+    let says_some = entity.selector.is_some() || entity.not_selector.is_some() || entity.namespace_selector.is_some();
+    let mut conditions = Vec::new();
+    if let Some(namespaces) = &entity.namespace_selector {
+        conditions.push(namespaces.for_namespaces());
+    } else if let Some(namespace) = namespace
+        && says_some
+    {
+        conditions.push(selector(&format!("{NAMESPACE_LABEL} == '{namespace}'")));
+    }
+    conditions.extend(entity.selector.clone());
+    let mut side = ResolvedSide::default();
+    if let Some(not) = &entity.not_selector {
+        if conditions.is_empty() {
+            side.not_sets.push(add(Set::Addresses(not.clone()), sets));
+        } else {
+            conditions.push(not.negate());
+        }
+    }
+    let positive = conditions.into_iter().reduce(|a, b| a.and(&b));
+    let filter = positive.clone().unwrap_or_else(|| selector("all()"));
+    for (ports, ranges, names) in [
+        (&entity.ports, &mut side.ports, &mut side.named_ports),
+        (&entity.not_ports, &mut side.not_ports, &mut side.not_named_ports),
+    ] {
+        for port in ports {
+            match port {
+                Port::Range(first, last) => ranges.push((*first, *last)),
+                Port::Named(name) => names.push(add(Set::Ports(filter.clone(), protocol, name.clone()), sets)),
+            }
+        }
+    }
+    if positive.is_some() && (side.named_ports.is_empty() || !side.ports.is_empty()) {
+        side.sets.push(add(Set::Addresses(filter), sets));
+    }
+    let v4 = |nets: &[IpNet]| nets.iter().filter(|net| net.addr().is_ipv4()).count();
+    let long = |nets: &[IpNet]| v4(nets) > 8 || nets.len() - v4(nets) > 8;
+    if long(&entity.nets) {
+        side.sets.push(add(Set::Nets(entity.nets.clone()), sets));
+    } else {
+        side.nets.clone_from(&entity.nets);
+    }
+    if long(&entity.not_nets) {
+        if v4(&entity.not_nets) == 0 {
+            versions.remove(&4);
+        }
+        if v4(&entity.not_nets) == entity.not_nets.len() {
+            versions.remove(&6);
+        }
+        side.not_sets.push(add(Set::Nets(entity.not_nets.clone()), sets));
+    } else {
+        side.not_nets.clone_from(&entity.not_nets);
+    }
+    side
+}
+
+fn add(set: Set, sets: &mut Sets) -> SetId {
+    let text = match &set {
+        Set::Addresses(selector) => selector.uid(),
+        Set::Ports(selector, protocol, name) => {
+            let protocol = protocol.map_or("*".to_owned(), |protocol| protocol.0.to_string());
+            format!("n:{}", hash(&format!("{}\0{protocol}\0{name}\0", selector.uid())))
+        }
+        Set::Nets(nets) => {
+            let sorted: BTreeSet<IpNet> = nets.iter().map(IpNet::trunc).collect();
+            format!(
+                "c:{}",
+                hash(&sorted.iter().map(|net| format!("{net}\0")).collect::<String>())
+            )
+        }
+    };
+    let id = SetId(text.into());
+    sets.insert(id.clone(), set);
+    id
+}
+
+fn hash(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha224::digest(text.as_bytes()))
+}
+
+fn members(records: &Records, sets: &Sets, world: &mut World) {
+    let mut items = Vec::new();
+    for resource in records.values() {
+        match resource {
+            Resource::WorkloadEndpoint(wep) => items.push(Item {
+                labels: inherited(&wep.labels, &wep.profiles, records),
+                nets: wep.ip_networks.iter().map(|net| host_net(net.addr())).collect(),
+                ports: wep.ports.clone(),
+            }),
+            Resource::NetworkSet(set) => items.push(Item {
+                labels: match &set.key.namespace {
+                    Some(namespace) => inherited(&set.labels, &[format!("kns.{namespace}")], records),
+                    None => set.labels.clone(),
+                },
+                nets: set.nets.iter().map(IpNet::trunc).collect(),
+                ports: Vec::new(),
+            }),
+            _ => {}
+        }
+    }
+    let mut members: BTreeMap<IpNet, SetIds> = BTreeMap::new();
+    let mut named_ports: BTreeMap<NamedPortMember, SetIds> = BTreeMap::new();
+    for (id, set) in sets {
+        match set {
+            Set::Nets(nets) => {
+                for net in nets {
+                    members.entry(net.trunc()).or_default().insert(id.clone());
+                }
+            }
+            Set::Addresses(selector) => {
+                for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                    for net in &item.nets {
+                        members.entry(*net).or_default().insert(id.clone());
+                    }
+                }
+            }
+            Set::Ports(selector, protocol, name) => {
+                for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                    for port in &item.ports {
+                        if port.name == *name && protocol.is_none_or(|protocol| protocol == port.protocol) {
+                            for net in &item.nets {
+                                let (address, protocol, port) = (net.addr(), port.protocol, port.port);
+                                let member = NamedPortMember {
+                                    address,
+                                    protocol,
+                                    port,
+                                };
+                                named_ports.entry(member).or_default().insert(id.clone());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    world.members = members.into_iter().map(|(net, sets)| (net, Arc::new(sets))).collect();
+    world.named_ports = named_ports
+        .into_iter()
+        .map(|(member, sets)| (member, Arc::new(sets)))
+        .collect();
+}
