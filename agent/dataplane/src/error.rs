@@ -1,0 +1,134 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use felid_compile::transaction::ProgramId;
+
+/// A failure. Whatever it is, the kernel goes on enforcing what it enforced before.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The running kernel lacks something.
+    #[error("this kernel ({release}) cannot run felid: {missing}")]
+    Unsupported {
+        /// `uname -r`.
+        release: String,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// Another agent has the directory.
+    #[error("{path} is in use by another felid agent", path = .0.display())]
+    InUse(PathBuf),
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}", path = .path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("cannot {action}: {source}")]
+    Call {
+        /// What was tried.
+        action: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A map could not be created or opened.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: aya::maps::MapError,
+    },
+    /// A pinned map is not what this version expects.
+    #[error(
+        "the pinned map {path} has keys of {found_key} and values of {found_value} bytes where this version wants {key} and {value}; \
+         `felid cleanup` removes it, and with it all enforcement",
+        path = .path.display()
+    )]
+    Shape {
+        /// Its pin.
+        path: PathBuf,
+        /// Bytes of its keys.
+        found_key: usize,
+        /// Bytes of its values.
+        found_value: usize,
+        /// Bytes wanted.
+        key: usize,
+        /// Bytes wanted.
+        value: usize,
+    },
+    /// The embedded programs could not be loaded.
+    #[error("cannot load the program {name}: {reason}")]
+    Fixed {
+        /// Its name.
+        name: String,
+        /// Why, with what the verifier said.
+        reason: String,
+    },
+    /// Generated programs were refused. Nothing was written.
+    #[error("the kernel refuses {}", list(.0))]
+    Programs(Vec<Refusal>),
+    /// A table is too small. Nothing was written.
+    #[error("{table} would hold {wanted} entries, but it has room for {capacity}: nothing of this change is in force")]
+    Full {
+        /// The table.
+        table: &'static str,
+        /// Entries that would be there.
+        wanted: usize,
+        /// Its size.
+        capacity: usize,
+    },
+    /// A transaction that contradicts itself or the table sizes.
+    #[error("inconsistent transaction: {0}")]
+    Inconsistent(String),
+    /// The transaction before this one has not been completed.
+    #[error("the previous change is not complete yet")]
+    Unfinished,
+}
+
+/// A generated program that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("chunk {chunk} of policy program {id}: {source}{}", on_new_lines(log), id = id.0)]
+pub struct Refusal {
+    /// Which one.
+    pub id: ProgramId,
+    /// Which part of it.
+    pub chunk: usize,
+    /// The kernel's error.
+    pub source: io::Error,
+    /// The end of the verifier's log.
+    pub log: String,
+}
+
+fn list(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn on_new_lines(log: &str) -> String {
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!("\n{log}")
+    }
+}
+
+/// Result of this crate's kernel half.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;
+
+impl KernelError {
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { action, path, source }
+    }
+
+    pub(crate) fn call(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Call { action, source }
+    }
+}

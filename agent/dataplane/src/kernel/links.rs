@@ -1,0 +1,221 @@
+//! TCX links: which program stands at which hook of which interface.
+//!
+//! A link is pinned as `links/<ifindex>_<hook>` and held by its pin alone: it outlives the agent. The kernel says which interface it
+//! is really attached to; a link whose interface is gone says 0.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use felid_compile::transaction::EndpointId;
+
+use crate::error::{KernelError, Result};
+use crate::sys::{self, Hook, LinkInfo};
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What a previous run left: enforced as it stands until this run knows better.
+    Inherited,
+    /// Drops everything.
+    Closed,
+    /// Enters the programs as this endpoint.
+    Stub(EndpointId),
+}
+
+pub(crate) struct Links {
+    directory: PathBuf,
+    attached: BTreeMap<(u32, Hook), Role>,
+}
+
+const fn suffix(hook: Hook) -> &'static str {
+    match hook {
+        Hook::FromWorkload => "from_workload",
+        Hook::ToWorkload => "to_workload",
+    }
+}
+
+fn parse(name: &str) -> Option<(u32, Hook)> {
+    let (ifindex, hook) = name.split_once('_')?;
+    let hook = Hook::ALL.into_iter().find(|known| suffix(*known) == hook)?;
+    Some((ifindex.parse().ok()?, hook))
+}
+
+impl Links {
+    /// Takes over the pins of a previous run; removes those whose interface is gone.
+    pub(crate) fn adopt(directory: PathBuf) -> Result<Self> {
+        let mut links = Self {
+            directory,
+            attached: BTreeMap::new(),
+        };
+        let entries = fs::read_dir(&links.directory).map_err(KernelError::file("list", &links.directory))?;
+        for entry in entries {
+            let path = entry.map_err(KernelError::file("list", &links.directory))?.path();
+            let known = path.file_name().and_then(|name| parse(name.to_str()?));
+            match (known, read(&path)) {
+                (Some((ifindex, hook)), Ok(Some(info))) if info.ifindex == ifindex => {
+                    links.attached.insert((ifindex, hook), Role::Inherited);
+                }
+                (_, Ok(_)) => fs::remove_file(&path).map_err(KernelError::file("remove", &path))?,
+                (_, Err(error)) => return Err(KernelError::file("open", &path)(error)),
+            }
+        }
+        Ok(links)
+    }
+
+    fn path(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.directory.join(format!("{ifindex}_{}", suffix(hook)))
+    }
+
+    /// What stands at both hooks of an interface, if it is the same.
+    pub(crate) fn role(&self, ifindex: u32) -> Option<Role> {
+        let role = self.attached.get(&(ifindex, Hook::FromWorkload))?;
+        (self.attached.get(&(ifindex, Hook::ToWorkload)) == Some(role)).then_some(*role)
+    }
+
+    /// Interfaces with a link at either hook.
+    pub(crate) fn interfaces(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.attached.keys().map(|(ifindex, _)| *ifindex).collect();
+        all.dedup();
+        all
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Forgets links of which the kernel says that they are not attached to this interface (any more).
+    pub(crate) fn verify(&mut self, ifindex: u32) -> Result<()> {
+        for hook in Hook::ALL {
+            if self.attached.contains_key(&(ifindex, hook)) {
+                let path = self.path(ifindex, hook);
+                match read(&path) {
+                    Ok(Some(info)) if info.ifindex == ifindex => {}
+                    Ok(_) => self.remove_one(ifindex, hook)?,
+                    Err(error) => return Err(KernelError::file("open", &path)(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a hook run `program`: in place where there is a link, else by a new one before all others.
+    pub(crate) fn set(&mut self, ifindex: u32, hook: Hook, role: Role, program: BorrowedFd<'_>) -> Result<()> {
+        let path = self.path(ifindex, hook);
+        if self.attached.get(&(ifindex, hook)).is_some() {
+            let updated = sys::open_pin(&path).and_then(|link| sys::update_link(link.as_fd(), program));
+            match updated {
+                Ok(()) => {
+                    self.attached.insert((ifindex, hook), role);
+                    return Ok(());
+                }
+                // The interface is gone, or somebody removed the pin.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENOENT)) => {
+                    self.remove_one(ifindex, hook)?;
+                }
+                Err(error) => return Err(KernelError::file("update", &path)(error)),
+            }
+        }
+        let link = sys::attach_first(program, ifindex, hook).map_err(KernelError::call(format!(
+            "attach to interface {ifindex} ({})",
+            suffix(hook)
+        )))?;
+        match sys::pin(link.as_fd(), &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&path).map_err(KernelError::file("remove", &path))?;
+                sys::pin(link.as_fd(), &path)
+            }
+            result => result,
+        }
+        .map_err(KernelError::file("pin", &path))?;
+        self.attached.insert((ifindex, hook), role);
+        Ok(())
+    }
+
+    /// Detaches from an interface, or forgets links of one that is gone.
+    pub(crate) fn remove(&mut self, ifindex: u32) -> Result<()> {
+        for hook in Hook::ALL {
+            if self.attached.contains_key(&(ifindex, hook)) {
+                self.remove_one(ifindex, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_one(&mut self, ifindex: u32, hook: Hook) -> Result<()> {
+        let path = self.path(ifindex, hook);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::file("remove", &path)(error)),
+            _ => {
+                self.attached.remove(&(ifindex, hook));
+                Ok(())
+            }
+        }
+    }
+
+    /// Programs of others at an interface: ids of those that run before ours, and of those that run after.
+    pub(crate) fn foreign(&self, ifindex: u32) -> Result<Foreign> {
+        let mut foreign = Foreign::default();
+        for hook in Hook::ALL {
+            let own = match read(&self.path(ifindex, hook)) {
+                Ok(info) => info.map(|info| info.id),
+                Err(_) => None,
+            };
+            let all = sys::attached(ifindex, hook).map_err(KernelError::call(format!(
+                "ask for the programs of interface {ifindex}"
+            )))?;
+            let mut after = false;
+            for (program, link) in all {
+                if own == Some(link) {
+                    after = true;
+                } else if after {
+                    foreign.after.push(program);
+                } else {
+                    foreign.before.push(program);
+                }
+            }
+        }
+        Ok(foreign)
+    }
+}
+
+/// Programs of others on an interface's TCX hooks, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// They see packets before felid does, and may let them pass it.
+    pub before: Vec<u32>,
+    /// They see what felid lets pass.
+    pub after: Vec<u32>,
+}
+
+impl Foreign {
+    /// Whether there are any: then packets must not skip the host's stack.
+    pub fn any(&self) -> bool {
+        !self.before.is_empty() || !self.after.is_empty()
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<LinkInfo>> {
+    match sys::open_pin(path) {
+        Ok(link) => Ok(sys::link_info(link.as_fd()).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pins_are_read_back() {
+        for hook in Hook::ALL {
+            assert_eq!(parse(&format!("17_{}", suffix(hook))), Some((17, hook)));
+        }
+        assert_eq!(parse("17"), None);
+        assert_eq!(parse("x_from_workload"), None);
+        assert_eq!(parse("17_elsewhere"), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! The maps: names, kinds, sizes; opened from their pins or created and pinned.
+
+use std::io;
+use std::path::Path;
+
+use aya::maps::MapData;
+use aya_obj::generated::bpf_map_type::{self, *};
+use felid_common::{
+    ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
+    MAX_COUNTERS, MAX_ENDPOINTS, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer, Scratch, Settings, fixed,
+};
+
+use crate::error::{KernelError, Result};
+use crate::sys::{self, RawMap};
+
+/// How many entries the tables have. All but the networks are allocated in full when they are created: about 75 MiB of kernel
+/// memory with the defaults on two CPUs, charged to the agent's memory cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Established IPv4 flows.
+    pub established_v4: u32,
+    /// Established IPv6 flows.
+    pub established_v6: u32,
+    /// Half-open flows, of each family.
+    pub half_open: u32,
+    /// Addresses in selectors, of each family.
+    pub peers: u32,
+    /// Networks in selectors, of each family.
+    pub nets: u32,
+    /// Named ports.
+    pub named_ports: u32,
+    /// Classes: distinct memberships.
+    pub classes: u32,
+    /// Bits of a class row: sets that can be in use at a time. A multiple of 64.
+    pub class_bits: u32,
+    /// Fragmented datagrams under way, of each family.
+    pub fragments: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            established_v4: 262_144,
+            established_v6: 131_072,
+            half_open: 65_536,
+            peers: 65_536,
+            nets: 16_384,
+            named_ports: 65_536,
+            classes: 8_192,
+            class_bits: 4_096,
+            fragments: 8_192,
+        }
+    }
+}
+
+impl Capacities {
+    /// Words of a class row.
+    pub const fn class_words(&self) -> usize {
+        self.class_bits.div_ceil(64) as usize
+    }
+}
+
+/// All maps.
+pub(crate) struct Maps {
+    pub(crate) fixed: RawMap,
+    pub(crate) policies: RawMap,
+    pub(crate) epoch: RawMap,
+    pub(crate) settings: RawMap,
+    pub(crate) endpoints: RawMap,
+    pub(crate) scratch: RawMap,
+    pub(crate) classes: RawMap,
+    pub(crate) peers_v4: RawMap,
+    pub(crate) peers_v6: RawMap,
+    pub(crate) nets_v4: RawMap,
+    pub(crate) nets_v6: RawMap,
+    pub(crate) named_ports: RawMap,
+    pub(crate) established_v4: RawMap,
+    pub(crate) established_v6: RawMap,
+    pub(crate) half_open_v4: RawMap,
+    pub(crate) half_open_v6: RawMap,
+    pub(crate) drops: RawMap,
+    pub(crate) events: RawMap,
+    pub(crate) counters: RawMap,
+    /// Whether the tables existed before.
+    pub(crate) adopted: bool,
+}
+
+/// Names of all maps, which are the names of their pins and of the object's maps.
+pub(crate) const NAMES: [&str; 21] = [
+    "fixed",
+    "policies",
+    "epoch",
+    "settings",
+    "endpoints",
+    "scratch",
+    "classes",
+    "peers_v4",
+    "peers_v6",
+    "nets_v4",
+    "nets_v6",
+    "named_ports",
+    "established_v4",
+    "established_v6",
+    "half_open_v4",
+    "half_open_v6",
+    "fragments_v4",
+    "fragments_v6",
+    "drops",
+    "events",
+    "counters",
+];
+
+struct Opener<'a> {
+    directory: &'a Path,
+    cpus: usize,
+    adopted: bool,
+}
+
+impl Opener<'_> {
+    fn open(
+        &mut self,
+        name: &'static str,
+        kind: bpf_map_type,
+        key: usize,
+        value: usize,
+        entries: u32,
+    ) -> Result<RawMap> {
+        let path = self.directory.join(name);
+        let per_cpu = matches!(kind, BPF_MAP_TYPE_PERCPU_ARRAY);
+        let values = if per_cpu { self.cpus } else { 1 };
+        let wrap = |data| RawMap::new(data, values).map_err(|source| KernelError::Map { name, source });
+        match sys::open_pin(&path) {
+            Ok(fd) => {
+                let map = wrap(MapData::from_fd(fd).map_err(|source| KernelError::Map { name, source })?)?;
+                let value = if values > 1 {
+                    value.next_multiple_of(8) * values
+                } else {
+                    value
+                };
+                if map.key_size() == key && map.value_size() == value {
+                    self.adopted = true;
+                    if map.max_entries() != entries {
+                        tracing::warn!(
+                            map = name,
+                            entries = map.max_entries(),
+                            configured = entries,
+                            "a table keeps the size it was created with until `felid cleanup`"
+                        );
+                    }
+                    return Ok(map);
+                }
+                if name != "classes" {
+                    let (found_key, found_value) = (map.key_size(), map.value_size());
+                    return Err(KernelError::Shape {
+                        path,
+                        found_key,
+                        found_value,
+                        key,
+                        value,
+                    });
+                }
+                // Programs hold on to the rows they were made for, so the width may change under them.
+                std::fs::remove_file(&path).map_err(KernelError::file("replace", &path))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(KernelError::file("open", &path)(error)),
+        }
+        let flags = if kind == BPF_MAP_TYPE_LPM_TRIE {
+            aya_obj::generated::BPF_F_NO_PREALLOC
+        } else {
+            0
+        };
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let definition = aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, flags);
+        let data = MapData::create(definition, name, None).map_err(|source| KernelError::Map { name, source })?;
+        let map = wrap(data)?;
+        sys::pin(map.fd(), &path).map_err(KernelError::file("pin", &path))?;
+        Ok(map)
+    }
+}
+
+impl Maps {
+    /// Opens or creates every map in `directory`.
+    pub(crate) fn open(directory: &Path, capacities: &Capacities) -> Result<Self> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| KernelError::call(format!("read {path}"))(source))?;
+        let mut opener = Opener {
+            directory,
+            cpus,
+            adopted: false,
+        };
+        let c = capacities;
+        let mut array = |name, kind, value, entries| opener.open(name, kind, 4, value, entries);
+        let fixed = array("fixed", BPF_MAP_TYPE_PROG_ARRAY, 4, fixed::COUNT)?;
+        let policies = array("policies", BPF_MAP_TYPE_PROG_ARRAY, 4, POLICIES)?;
+        let epoch = array("epoch", BPF_MAP_TYPE_ARRAY, 4, 1)?;
+        let settings = array("settings", BPF_MAP_TYPE_ARRAY, size_of::<Settings>(), 1)?;
+        let endpoints = array("endpoints", BPF_MAP_TYPE_ARRAY, size_of::<Endpoint>(), MAX_ENDPOINTS)?;
+        let scratch = array("scratch", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<Scratch>(), 1)?;
+        let classes = array("classes", BPF_MAP_TYPE_ARRAY, c.class_words() * 8, c.classes)?;
+        let drops = array("drops", BPF_MAP_TYPE_PERCPU_ARRAY, 8, DROP_REASONS)?;
+        let events = array("events", BPF_MAP_TYPE_PERCPU_ARRAY, 8, EVENTS)?;
+        let counters = array("counters", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_COUNTERS)?;
+        let mut table = |name, kind, key, value, entries| opener.open(name, kind, key, value, entries);
+        let (hash, lru, lpm) = (BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE);
+        let (key4, key6) = (size_of::<FlowKeyV4>(), size_of::<FlowKeyV6>());
+        let flow = size_of::<Flow>();
+        // Used by the programs only, through their pins.
+        table(
+            "fragments_v4",
+            lru,
+            size_of::<FragmentKeyV4>(),
+            size_of::<Fragment>(),
+            c.fragments,
+        )?;
+        table(
+            "fragments_v6",
+            lru,
+            size_of::<FragmentKeyV6>(),
+            size_of::<Fragment>(),
+            c.fragments,
+        )?;
+        Ok(Self {
+            fixed,
+            policies,
+            epoch,
+            settings,
+            endpoints,
+            scratch,
+            classes,
+            peers_v4: table("peers_v4", hash, 4, size_of::<Peer>(), c.peers)?,
+            peers_v6: table("peers_v6", hash, 16, size_of::<Peer>(), c.peers)?,
+            nets_v4: table("nets_v4", lpm, size_of::<NetKeyV4>(), size_of::<ClassPair>(), c.nets)?,
+            nets_v6: table("nets_v6", lpm, size_of::<NetKeyV6>(), size_of::<ClassPair>(), c.nets)?,
+            named_ports: table(
+                "named_ports",
+                hash,
+                size_of::<NamedPortKey>(),
+                size_of::<ClassPair>(),
+                c.named_ports,
+            )?,
+            established_v4: table("established_v4", hash, key4, flow, c.established_v4)?,
+            established_v6: table("established_v6", hash, key6, flow, c.established_v6)?,
+            half_open_v4: table("half_open_v4", lru, key4, flow, c.half_open)?,
+            half_open_v6: table("half_open_v6", lru, key6, flow, c.half_open)?,
+            drops,
+            events,
+            counters,
+            adopted: opener.adopted,
+        })
+    }
+}

@@ -1,0 +1,404 @@
+//! Everything felid keeps in the kernel, under one directory of a bpffs: `<bpffs>/felid/v<ABI_VERSION>/` with `maps/`, `links/` and
+//! `programs/`.
+//!
+//! In: transactions of the planner, the interfaces of the host, settings. Out: the same in the kernel, and what the programs count. What
+//! is pinned goes on enforcing whether the agent lives or not; [`Kernel::open`] adopts it.
+
+mod apply;
+mod cleanup;
+mod conntrack;
+mod endpoints;
+mod links;
+mod maps;
+mod mirror;
+mod observe;
+mod programs;
+mod settings;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use felid_common::{ABI_VERSION, Drop, Event};
+use felid_compile::planner::Adopted;
+use felid_compile::program::Program;
+use felid_compile::transaction::{EndpointId, ProgramId};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+pub use apply::{Completed, Flip, grace};
+pub use cleanup::{Inventory, cleanup};
+pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable, SweepStats};
+pub use endpoints::EndpointState;
+pub use links::{Foreign, Role};
+pub use maps::Capacities;
+pub use settings::Settings;
+
+use crate::error::{KernelError, Result};
+use crate::link::LinkState;
+use crate::object::EBPF;
+use crate::sys::RawMap;
+use endpoints::{Attach, Endpoints};
+use links::Links;
+use maps::Maps;
+use mirror::Mirror;
+use observe::Counters;
+use programs::{Embedded, Generated, MapFds, Policies, load_embedded};
+use settings::calibrate_hz;
+use tables::Tables;
+
+/// What [`Kernel::open`] needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Mount point of a bpffs; mounted there if nothing is.
+    pub bpffs: PathBuf,
+    /// Table sizes, for tables that do not exist yet.
+    pub capacities: Capacities,
+    /// How names of workload interfaces begin: such an interface without an endpoint is closed.
+    pub interface_prefixes: Vec<String>,
+    /// Settings of the programs.
+    pub settings: Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            capacities: Capacities::default(),
+            interface_prefixes: vec!["cali".to_owned()],
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// The kernel's side of the dataplane. All calls block for as long as the system calls take (microseconds to milliseconds); none waits
+/// for a grace period but the attachment of a link that was not there.
+pub struct Kernel {
+    tables: Tables,
+    endpoints: Endpoints,
+    policies: Policies,
+    generated: Generated,
+    embedded: Embedded,
+    map_fds: MapFds,
+    classes: RawMap,
+    epoch_map: RawMap,
+    epoch: u32,
+    next_endpoint_id: u32,
+    settings_map: RawMap,
+    settings: Settings,
+    hz: u32,
+    counters: Counters,
+    conntrack: Arc<Conntrack>,
+    /// The switch whose second half is still to come.
+    unfinished: bool,
+    /// Not one transaction has been applied since the start.
+    first: bool,
+    /// Kept open: generated code refers to them by file descriptor.
+    _shared: [RawMap; 2],
+    _lock: Flock<File>,
+}
+
+/// `<bpffs>/felid/v<ABI_VERSION>`.
+fn directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("felid").join(format!("v{ABI_VERSION}"))
+}
+
+/// One agent at a time.
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let file = File::open(path).map_err(KernelError::file("open", path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => KernelError::InUse(path.to_owned()),
+        error => KernelError::file("lock", path)(error.into()),
+    })
+}
+
+fn mount_bpffs(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(KernelError::file("create", path))?;
+    let kind = statfs(path)
+        .map_err(|error| KernelError::file("look at", path)(error.into()))?
+        .filesystem_type();
+    if kind == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    mount(Some("bpffs"), path, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .map_err(|error| KernelError::file("mount a bpffs at", path)(error.into()))
+}
+
+/// Refuses kernels that cannot run felid; warns of what makes it slow or unsafe.
+fn check_kernel() -> Result<()> {
+    let name =
+        nix::sys::utsname::uname().map_err(|error| KernelError::call("ask for the kernel's name")(error.into()))?;
+    let release = name.release().to_string_lossy().into_owned();
+    let version = aya::util::KernelVersion::current()
+        .map_err(|error| KernelError::call("ask for the kernel's version")(std::io::Error::other(error.to_string())))?;
+    if version < aya::util::KernelVersion::new(6, 6, 0) {
+        return Err(KernelError::Unsupported {
+            release,
+            missing: "TCX came with Linux 6.6",
+        });
+    }
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    if name.version().to_string_lossy().contains("PREEMPT_RT") || read("/sys/kernel/realtime").trim() == "1" {
+        tracing::warn!(
+            "this is a PREEMPT_RT kernel: packets may interrupt one another between the parts of a program, and verdicts may mix; \
+             run felid on an ordinary kernel"
+        );
+    }
+    if read("/proc/sys/net/core/bpf_jit_enable").trim() == "0" {
+        tracing::warn!("net.core.bpf_jit_enable is 0: programs are interpreted, many times slower");
+    }
+    if read("/proc/sys/net/core/bpf_jit_harden").trim() == "2" {
+        tracing::warn!("net.core.bpf_jit_harden is 2: loading policy programs takes 10 to 20 times as long");
+    }
+    Ok(())
+}
+
+impl Kernel {
+    /// Opens what is pinned or creates it, and loads this version's programs into their places. Enforcement by a previous run goes on
+    /// without a gap. To be called in the network namespace of the host's interfaces.
+    pub fn open(config: &Config) -> Result<Self> {
+        check_kernel()?;
+        mount_bpffs(&config.bpffs)?;
+        let directory = directory(&config.bpffs);
+        let [maps_dir, links_dir, programs_dir] = ["maps", "links", "programs"].map(|name| directory.join(name));
+        for path in [&maps_dir, &links_dir, &programs_dir] {
+            fs::create_dir_all(path).map_err(KernelError::file("create", path))?;
+        }
+        let lock = lock(&directory)?;
+        let maps = Maps::open(&maps_dir, &config.capacities)?;
+        let map_fds = MapFds::new(&maps);
+        let epoch = read_word(&maps.epoch, 0)?;
+        let next_endpoint_id = maps
+            .endpoints
+            .lookup(&0_u32.to_ne_bytes())
+            .map_err(KernelError::call("read the map endpoints"))?
+            .and_then(|value| felid_common::Endpoint::read_from_bytes(&value).ok())
+            .map_or(0, |record| record.reserved[0]);
+        let old_settings = maps
+            .settings
+            .lookup(&0_u32.to_ne_bytes())
+            .map_err(KernelError::call("read the map settings"))?
+            .and_then(|value| felid_common::Settings::read_from_bytes(&value).ok())
+            .unwrap_or_default();
+        // Reading the tables first: a fault there leaves the previous run's programs as they are.
+        let adopted = maps.adopted;
+        let tables = Tables {
+            peers_v4: Mirror::adopt("peers_v4", maps.peers_v4, |_, _| false)?,
+            peers_v6: Mirror::adopt("peers_v6", maps.peers_v6, |_, _| false)?,
+            nets_v4: Mirror::adopt("nets_v4", maps.nets_v4, |_, _| false)?,
+            nets_v6: Mirror::adopt("nets_v6", maps.nets_v6, |_, _| false)?,
+            named_ports: Mirror::adopt("named_ports", maps.named_ports, |_, _| false)?,
+        };
+        let records = Mirror::adopt("endpoints", maps.endpoints, |_, record: &felid_common::Endpoint| {
+            record.id == 0
+        })?;
+        let policies = Policies::adopt(maps.policies, !adopted)?;
+        let links = Links::adopt(links_dir)?;
+        let generated = Generated::adopt(programs_dir)?;
+        // Of these only the pins are used from here on, and the descriptors in generated code.
+        let embedded = load_embedded(EBPF, &maps_dir, &maps.fixed)?;
+        let hz = match old_settings.hz {
+            0 => calibrate_hz(embedded.clock.as_fd())?,
+            hz => hz,
+        };
+        let reopen = |name: &'static str| {
+            let data = aya::maps::MapData::from_pin(maps_dir.join(name));
+            data.and_then(|data| RawMap::new(data, 1))
+                .map_err(|source| KernelError::Map { name, source })
+        };
+        let clone =
+            |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(KernelError::call("duplicate a file descriptor"));
+        let conntrack = Conntrack {
+            established_v4: maps.established_v4,
+            established_v6: maps.established_v6,
+            half_open_v4: maps.half_open_v4,
+            half_open_v6: maps.half_open_v6,
+            settings: reopen("settings")?,
+            clock: clone(&embedded.clock)?,
+            sweep_v4: clone(&embedded.sweep_v4)?,
+            sweep_v6: clone(&embedded.sweep_v6)?,
+        };
+        let mut kernel = Self {
+            tables,
+            endpoints: Endpoints::new(records, links, config.interface_prefixes.clone()),
+            policies,
+            generated,
+            embedded,
+            map_fds,
+            classes: maps.classes,
+            epoch_map: maps.epoch,
+            epoch,
+            next_endpoint_id,
+            settings_map: maps.settings,
+            settings: config.settings.clone(),
+            hz,
+            counters: Counters::new(maps.counters, maps.drops, maps.events),
+            conntrack: Arc::new(conntrack),
+            unfinished: false,
+            first: true,
+            _shared: [maps.scratch, maps.fixed],
+            _lock: lock,
+        };
+        kernel.write_settings()?;
+        Ok(kernel)
+    }
+
+    /// What a previous run left, for the planner.
+    pub fn adopt(&self) -> Adopted {
+        let active = self.active();
+        Adopted {
+            next_endpoint_id: self.next_endpoint_id,
+            endpoints: self
+                .endpoints
+                .records()
+                .map(|(index, record)| (record.identity, EndpointId { index, id: record.id }))
+                .collect(),
+            peers: self.tables.peers(active).collect(),
+            nets: self.tables.nets(active).collect(),
+            named_ports: self.tables.named_ports(active).collect(),
+        }
+    }
+
+    /// The bank that packets use.
+    const fn active(&self) -> usize {
+        (self.epoch & 1) as usize
+    }
+
+    /// The epoch; it counts the switches since the maps were created.
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Sizes of the tables as they really are, which may be those of a previous run: the planner plans with these.
+    pub fn capacities(&self) -> Capacities {
+        Capacities {
+            established_v4: self.conntrack.established_v4.max_entries(),
+            established_v6: self.conntrack.established_v6.max_entries(),
+            half_open: self
+                .conntrack
+                .half_open_v4
+                .max_entries()
+                .min(self.conntrack.half_open_v6.max_entries()),
+            peers: self
+                .tables
+                .peers_v4
+                .map()
+                .max_entries()
+                .min(self.tables.peers_v6.map().max_entries()),
+            nets: self
+                .tables
+                .nets_v4
+                .map()
+                .max_entries()
+                .min(self.tables.nets_v6.map().max_entries()),
+            named_ports: self.tables.named_ports.map().max_entries(),
+            classes: self.classes.max_entries(),
+            class_bits: u32::try_from(self.classes.value_size() * 8).unwrap_or(u32::MAX),
+            fragments: Capacities::default().fragments,
+        }
+    }
+
+    /// Changes the settings of the programs.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        self.settings = settings;
+        self.write_settings()
+    }
+
+    fn write_settings(&mut self) -> Result<()> {
+        let mut value = self.settings.encode(self.hz);
+        value.flags |= self.tables.setting_flags();
+        self.settings_map
+            .update(&0_u32.to_ne_bytes(), value.as_bytes())
+            .map_err(KernelError::call("write the map settings"))
+    }
+
+    /// Jiffies a second of this kernel.
+    pub const fn hz(&self) -> u32 {
+        self.hz
+    }
+
+    /// All interfaces of the host as they are now. Returns what went wrong; the rest has been done.
+    pub fn set_links(&mut self, links: Vec<LinkState>) -> Vec<KernelError> {
+        self.endpoints.set_interfaces(
+            links,
+            &Attach {
+                closed: self.embedded.closed.as_fd(),
+                maps: &self.map_fds,
+            },
+        )
+    }
+
+    /// One interface that is new, or is not as it was.
+    pub fn set_link(&mut self, link: LinkState) -> Vec<KernelError> {
+        self.endpoints.set_interface(
+            link,
+            &Attach {
+                closed: self.embedded.closed.as_fd(),
+                maps: &self.map_fds,
+            },
+        )
+    }
+
+    /// An interface that is gone.
+    pub fn link_gone(&mut self, ifindex: u32) -> Vec<KernelError> {
+        self.endpoints.remove_interface(
+            ifindex,
+            &Attach {
+                closed: self.embedded.closed.as_fd(),
+                maps: &self.map_fds,
+            },
+        )
+    }
+
+    /// Where every endpoint stands.
+    pub fn endpoints(&self) -> Vec<EndpointState> {
+        self.endpoints.states()
+    }
+
+    /// What stands at each interface that felid is attached to; `None` = its hooks differ, after a failure.
+    pub fn roles(&self) -> BTreeMap<u32, Option<Role>> {
+        self.endpoints.roles()
+    }
+
+    /// Programs in the kernel, and what they were made from.
+    pub fn programs(&self) -> impl Iterator<Item = (ProgramId, &Arc<Program>)> {
+        self.generated
+            .loaded()
+            .iter()
+            .map(|(id, loaded)| (*id, &loaded.program))
+    }
+
+    /// Packets counted per policy counter; those at zero are left out.
+    pub fn counters(&self) -> Result<BTreeMap<u32, u64>> {
+        self.counters.policies()
+    }
+
+    /// Packets dropped, by reason.
+    pub fn drops(&self) -> Result<Vec<(Drop, u64)>> {
+        self.counters.drops()
+    }
+
+    /// What else the programs counted.
+    pub fn events(&self) -> Result<Vec<(Event, u64)>> {
+        self.counters.events()
+    }
+
+    /// The conntrack tables. Usable from any thread, whatever the rest does.
+    pub fn conntrack(&self) -> Arc<Conntrack> {
+        Arc::clone(&self.conntrack)
+    }
+}
+
+fn read_word(map: &RawMap, index: u32) -> Result<u32> {
+    let value = map
+        .lookup(&index.to_ne_bytes())
+        .map_err(KernelError::call("read the map epoch"))?;
+    Ok(value
+        .and_then(|value| value.first_chunk::<4>().map(|word| u32::from_ne_bytes(*word)))
+        .unwrap_or(0))
+}

@@ -1,0 +1,304 @@
+//! What addresses and ports belong to: `peers_*`, `nets_*` and `named_ports`, whose values carry a class per bank.
+
+use std::net::IpAddr;
+
+use felid_common::{ClassPair, NamedPortKey, NetKeyV4, NetKeyV6, PEER_HOST, Peer, SETTING_NETS_V4, SETTING_NETS_V6};
+use felid_compile::transaction::{Change, EndpointId, PeerEntry, Transaction};
+use felid_model::Protocol;
+use felid_model::resolved::NamedPortMember;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::mirror::Mirror;
+use crate::error::{KernelError, Result};
+
+pub(crate) struct Tables {
+    pub(crate) peers_v4: Mirror<[u8; 4], Peer>,
+    pub(crate) peers_v6: Mirror<[u8; 16], Peer>,
+    pub(crate) nets_v4: Mirror<NetKeyV4, ClassPair>,
+    pub(crate) nets_v6: Mirror<NetKeyV6, ClassPair>,
+    pub(crate) named_ports: Mirror<NamedPortKey, ClassPair>,
+}
+
+/// Runs the same on every table.
+macro_rules! each {
+    ($tables:expr, $table:ident => $action:expr) => {{
+        let tables = $tables;
+        {
+            let $table = &mut tables.peers_v4;
+            $action
+        }
+        {
+            let $table = &mut tables.peers_v6;
+            $action
+        }
+        {
+            let $table = &mut tables.nets_v4;
+            $action
+        }
+        {
+            let $table = &mut tables.nets_v6;
+            $action
+        }
+        {
+            let $table = &mut tables.named_ports;
+            $action
+        }
+    }};
+}
+
+impl Tables {
+    /// An error if what `transaction` adds does not fit, or names a class that does not exist.
+    pub(crate) fn reserve(&self, transaction: &Transaction, classes: u32) -> Result<()> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in transaction.peers.keys() {
+            match address {
+                IpAddr::V4(address) => v4.push(address.octets()),
+                IpAddr::V6(address) => v6.push(address.octets()),
+            }
+        }
+        self.peers_v4.reserve(v4.iter())?;
+        self.peers_v6.reserve(v6.iter())?;
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for net in transaction.nets.keys() {
+            match net {
+                IpNet::V4(net) => v4.push(key_v4(net)),
+                IpNet::V6(net) => v6.push(key_v6(net)),
+            }
+        }
+        self.nets_v4.reserve(v4.iter())?;
+        self.nets_v6.reserve(v6.iter())?;
+        let ports: Vec<_> = transaction.named_ports.keys().map(port_key).collect();
+        self.named_ports.reserve(ports.iter())?;
+        let used = (transaction
+            .peers
+            .values()
+            .flat_map(|change| [change.before.class, change.after.class]))
+        .chain(
+            transaction
+                .nets
+                .values()
+                .flat_map(|change| [change.before, change.after]),
+        )
+        .chain(
+            transaction
+                .named_ports
+                .values()
+                .flat_map(|change| [change.before, change.after]),
+        );
+        match used.max() {
+            Some(class) if class >= classes => Err(KernelError::Inconsistent(format!(
+                "class {class}, but the table has {classes}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// First half: old classes in the active bank, new ones in the idle bank.
+    pub(crate) fn stage(&mut self, transaction: &Transaction, active: usize) {
+        let pair = |before, after| if active == 0 { [before, after] } else { [after, before] };
+        for (address, change) in &transaction.peers {
+            self.want_peer(
+                address,
+                Some(peer(&change.after, pair(change.before.class, change.after.class))),
+            );
+        }
+        let pair = |change: &Change<u32>| {
+            Some(ClassPair {
+                class: pair(change.before, change.after),
+            })
+        };
+        for (net, change) in &transaction.nets {
+            self.want_net(net, pair(change));
+        }
+        for (member, change) in &transaction.named_ports {
+            self.want_port(member, pair(change));
+        }
+    }
+
+    /// Second half: new classes in both banks; what is gone is deleted.
+    pub(crate) fn settle(&mut self, transaction: &Transaction) {
+        for (address, change) in &transaction.peers {
+            let class = change.after.class;
+            self.want_peer(address, change.keep.then(|| peer(&change.after, [class; 2])));
+        }
+        let pair = |change: &Change<u32>| {
+            change.keep.then_some(ClassPair {
+                class: [change.after; 2],
+            })
+        };
+        for (net, change) in &transaction.nets {
+            self.want_net(net, pair(change));
+        }
+        for (member, change) in &transaction.named_ports {
+            self.want_port(member, pair(change));
+        }
+    }
+
+    fn want_peer(&mut self, address: &IpAddr, value: Option<Peer>) {
+        match address {
+            IpAddr::V4(address) => self.peers_v4.want(address.octets(), value),
+            IpAddr::V6(address) => self.peers_v6.want(address.octets(), value),
+        }
+    }
+
+    fn want_net(&mut self, net: &IpNet, value: Option<ClassPair>) {
+        match net {
+            IpNet::V4(net) => self.nets_v4.want(key_v4(net), value),
+            IpNet::V6(net) => self.nets_v6.want(key_v6(net), value),
+        }
+    }
+
+    fn want_port(&mut self, member: &NamedPortMember, value: Option<ClassPair>) {
+        self.named_ports.want(port_key(member), value);
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        each!(self, table => table.flush()?);
+        Ok(())
+    }
+
+    pub(crate) fn commit(&mut self) {
+        each!(self, table => table.commit());
+    }
+
+    /// Everything as it was at the last commit, also in the kernel.
+    pub(crate) fn roll_back(&mut self) -> Result<()> {
+        each!(&mut *self, table => table.roll_back(None));
+        self.flush()
+    }
+
+    /// `SETTING_NETS_*` as they must be for what is wanted now.
+    pub(crate) fn setting_flags(&self) -> u32 {
+        let mut flags = 0;
+        if !self.nets_v4.is_empty() {
+            flags |= SETTING_NETS_V4;
+        }
+        if !self.nets_v6.is_empty() {
+            flags |= SETTING_NETS_V6;
+        }
+        flags
+    }
+
+    /// What lookups in the bank `active` find.
+    pub(crate) fn peers(&self, active: usize) -> impl Iterator<Item = (IpAddr, PeerEntry)> + '_ {
+        let v4 = self
+            .peers_v4
+            .actual()
+            .iter()
+            .map(|(key, value)| (IpAddr::from(*key), value));
+        let v6 = self
+            .peers_v6
+            .actual()
+            .iter()
+            .map(|(key, value)| (IpAddr::from(*key), value));
+        v4.chain(v6).map(move |(address, value)| {
+            let endpoint = (value.id != 0).then_some(EndpointId {
+                index: value.endpoint,
+                id: value.id,
+            });
+            let host = value.flags & PEER_HOST != 0;
+            (
+                address,
+                PeerEntry {
+                    class: value.class[active],
+                    endpoint,
+                    host,
+                },
+            )
+        })
+    }
+
+    /// Likewise networks.
+    pub(crate) fn nets(&self, active: usize) -> impl Iterator<Item = (IpNet, u32)> + '_ {
+        let v4 = self.nets_v4.actual().iter().filter_map(move |(key, value)| {
+            let address = key.address.to_ne_bytes().into();
+            Some((
+                Ipv4Net::new(address, u8::try_from(key.prefix).ok()?).ok()?.into(),
+                value.class[active],
+            ))
+        });
+        let v6 = self.nets_v6.actual().iter().filter_map(move |(key, value)| {
+            let address = bytes(key.address).into();
+            Some((
+                Ipv6Net::new(address, u8::try_from(key.prefix).ok()?).ok()?.into(),
+                value.class[active],
+            ))
+        });
+        v4.chain(v6)
+    }
+
+    /// Likewise named ports.
+    pub(crate) fn named_ports(&self, active: usize) -> impl Iterator<Item = (NamedPortMember, u32)> + '_ {
+        self.named_ports.actual().iter().map(move |(key, value)| {
+            let address = match key.ip_version {
+                4 => IpAddr::from(key.address[0].to_ne_bytes()),
+                _ => IpAddr::from(bytes(key.address)),
+            };
+            (
+                NamedPortMember {
+                    address,
+                    protocol: Protocol(key.protocol),
+                    port: key.port,
+                },
+                value.class[active],
+            )
+        })
+    }
+}
+
+fn peer(entry: &PeerEntry, class: [u32; 2]) -> Peer {
+    let endpoint = entry.endpoint.unwrap_or(EndpointId { index: 0, id: 0 });
+    let flags = if entry.host { PEER_HOST } else { 0 };
+    Peer {
+        class,
+        endpoint: endpoint.index,
+        id: endpoint.id,
+        flags,
+        reserved: 0,
+    }
+}
+
+/// Address words as they lie in the packet.
+pub(crate) fn words(octets: [u8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(octets.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+/// The reverse of [`words`].
+pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_ne_bytes();
+    }
+    octets
+}
+
+fn key_v4(net: &Ipv4Net) -> NetKeyV4 {
+    NetKeyV4 {
+        prefix: net.prefix_len().into(),
+        address: u32::from_ne_bytes(net.network().octets()),
+    }
+}
+
+fn key_v6(net: &Ipv6Net) -> NetKeyV6 {
+    NetKeyV6 {
+        prefix: net.prefix_len().into(),
+        address: words(net.network().octets()),
+    }
+}
+
+fn port_key(member: &NamedPortMember) -> NamedPortKey {
+    let (address, ip_version) = match member.address {
+        IpAddr::V4(address) => ([u32::from_ne_bytes(address.octets()), 0, 0, 0], 4),
+        IpAddr::V6(address) => (words(address.octets()), 6),
+    };
+    NamedPortKey {
+        address,
+        port: member.port,
+        protocol: member.protocol.0,
+        ip_version,
+    }
+}
