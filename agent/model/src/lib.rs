@@ -5,6 +5,7 @@
 //! hands policy to the compiler. Never: I/O, clocks, threads, the kernel.
 #![forbid(unsafe_code)]
 
+mod decode;
 mod documents;
 mod kind;
 mod listing;
@@ -14,6 +15,7 @@ pub mod resolved;
 mod resource;
 mod selector;
 
+pub use decode::{Decoded, Issue, Severity, decode, decode_value};
 pub use documents::{Document, SyntaxError, documents};
 pub use kind::API_VERSION;
 pub use protocol::ProtocolError;

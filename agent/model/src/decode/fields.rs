@@ -1,0 +1,336 @@
+//! Reading the fields of a mapping one by one, with the path to each and a place for what is wrong.
+
+use std::cell::{Cell, RefCell};
+
+use serde_json::{Map, Value};
+
+use crate::Selector;
+
+use super::{Issue, NOT_ENFORCED, Severity};
+
+/// What was found in one document.
+#[derive(Default)]
+pub(super) struct Issues {
+    list: RefCell<Vec<Issue>>,
+    fatal: Cell<bool>,
+}
+
+impl Issues {
+    fn push(&self, field: String, value: Option<&Value>, reason: &str, severity: Severity) {
+        let value = value.map(shortened);
+        self.list.borrow_mut().push(Issue {
+            field,
+            value,
+            reason: reason.to_owned(),
+            line: None,
+            severity,
+        });
+    }
+
+    /// The document is bad.
+    pub(super) fn error(&self, field: String, value: Option<&Value>, reason: &str) {
+        self.fatal.set(true);
+        self.push(field, value, reason, Severity::Error);
+    }
+
+    /// The document is not valid, but in force: the caller has seen to it that nothing is open that should be closed.
+    pub(super) fn error_in_force(&self, field: String, value: Option<&Value>, reason: &str) {
+        self.push(field, value, reason, Severity::Error);
+    }
+
+    /// Worth knowing.
+    pub(super) fn warning(&self, field: String, value: Option<&Value>, reason: &str) {
+        self.push(field, value, reason, Severity::Warning);
+    }
+
+    /// Whether the document is bad.
+    pub(super) fn is_fatal(&self) -> bool {
+        self.fatal.get()
+    }
+
+    /// What was found, in the order of the walk.
+    pub(super) fn take(&self) -> Vec<Issue> {
+        self.list.take()
+    }
+
+    pub(super) fn into_list(self) -> Vec<Issue> {
+        self.list.into_inner()
+    }
+}
+
+/// A value as messages show it.
+fn shortened(value: &Value) -> String {
+    const MOST: usize = 80;
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// A value with its path.
+#[derive(Clone)]
+pub(super) struct At<'a> {
+    /// Path.
+    pub(super) path: String,
+    /// Value; never null.
+    pub(super) value: &'a Value,
+}
+
+/// A mapping that is being read. Fields that nobody asked for are unknown.
+pub(super) struct Fields<'a> {
+    map: Option<&'a Map<String, Value>>,
+    path: String,
+    issues: &'a Issues,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// A mapping at a path.
+    pub(super) fn new(map: &'a Map<String, Value>, path: String, issues: &'a Issues) -> Self {
+        Fields {
+            map: Some(map),
+            path,
+            issues,
+            known: Vec::new(),
+        }
+    }
+
+    /// Where issues go.
+    pub(super) fn issues(&self) -> &'a Issues {
+        self.issues
+    }
+
+    /// Path of this mapping.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Path of a field.
+    pub(super) fn at(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    /// An error at a field.
+    pub(super) fn issue(&self, key: &str, reason: &str) {
+        self.issues.error(self.at(key), self.peek(key), reason);
+    }
+
+    /// An error at a field that is valid but not enforced.
+    pub(super) fn refuse(&self, key: &str, what: &str) {
+        self.issue(key, &format!("{NOT_ENFORCED}: {what}"));
+    }
+
+    /// A field, without looking at it as known. Null is absent.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a Value> {
+        self.map.and_then(|map| map.get(key)).filter(|value| !value.is_null())
+    }
+
+    /// A field, known from now on. Null is absent.
+    pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.peek(key)
+    }
+
+    /// A field that is not absent, whatever it is.
+    pub(super) fn value(&mut self, key: &'static str) -> Option<At<'a>> {
+        self.get(key).map(|value| At {
+            path: self.at(key),
+            value,
+        })
+    }
+
+    /// Text; empty text is absent.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        let at = self.value(key)?;
+        string(&at, self.issues).filter(|text| !text.is_empty())
+    }
+
+    /// Text that passes a check; one that does not is an error, and absent.
+    pub(super) fn checked(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Option<&'a str> {
+        let text = self.text(key)?;
+        match check(text) {
+            Ok(()) => Some(text),
+            Err(reason) => {
+                self.issue(key, &reason);
+                None
+            }
+        }
+    }
+
+    /// True or false; absent is false.
+    pub(super) fn boolean(&mut self, key: &'static str) -> bool {
+        match self.get(key) {
+            None => false,
+            Some(Value::Bool(value)) => *value,
+            Some(_) => {
+                self.issue(key, "expected true or false");
+                false
+            }
+        }
+    }
+
+    /// A number.
+    pub(super) fn number(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.get(key)?;
+        let number = value.as_f64().filter(|number| number.is_finite());
+        if number.is_none() {
+            self.issue(key, "expected a number");
+        }
+        number
+    }
+
+    /// A whole number in a range.
+    pub(super) fn integer(&mut self, key: &'static str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let value = self.get(key)?;
+        let number = value.as_u64().filter(|number| range.contains(number));
+        if number.is_none() {
+            self.issue(
+                key,
+                &format!("expected a whole number from {} to {}", range.start(), range.end()),
+            );
+        }
+        number
+    }
+
+    /// Items of a list; absent is empty. Null items are errors.
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<At<'a>> {
+        match self.get(key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => {
+                let items = items.iter().enumerate();
+                items
+                    .map(|(i, value)| At {
+                        path: format!("{}[{i}]", self.at(key)),
+                        value,
+                    })
+                    .collect()
+            }
+            Some(_) => {
+                self.issue(key, "expected a list");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Items of a list of texts; others are errors.
+    pub(super) fn strings(&mut self, key: &'static str) -> Vec<(At<'a>, &'a str)> {
+        let items = self.list(key);
+        items
+            .into_iter()
+            .filter_map(|at| string(&at, self.issues).map(|text| (at, text)))
+            .collect()
+    }
+
+    /// A mapping; `None` if absent.
+    pub(super) fn object(&mut self, key: &'static str) -> Option<Fields<'a>> {
+        let at = self.value(key)?;
+        object(&at, self.issues)
+    }
+
+    /// A mapping; absent is empty.
+    pub(super) fn object_or_empty(&mut self, key: &'static str) -> Fields<'a> {
+        let empty = Fields {
+            map: None,
+            path: self.at(key),
+            issues: self.issues,
+            known: Vec::new(),
+        };
+        self.object(key).unwrap_or(empty)
+    }
+
+    /// A mapping of text to text.
+    pub(super) fn string_map(&mut self, key: &'static str) -> Vec<(&'a str, At<'a>, &'a str)> {
+        match self.get(key) {
+            None => Vec::new(),
+            Some(Value::Object(map)) => {
+                let path = self.at(key);
+                let entries = map.iter().map(|(key, value)| {
+                    (
+                        key,
+                        At {
+                            path: format!("{path}.{key}"),
+                            value,
+                        },
+                    )
+                });
+                entries
+                    .filter_map(|(key, at)| Some((key.as_str(), at.clone(), string(&at, self.issues)?)))
+                    .collect()
+            }
+            Some(_) => {
+                self.issue(key, "expected a mapping of names to texts");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A selector; one that does not parse is an error, and absent.
+    pub(super) fn selector(&mut self, key: &'static str) -> Option<Selector> {
+        let text = self.text(key)?;
+        match Selector::parse(text) {
+            Ok(selector) => Some(selector),
+            Err(error) => {
+                self.issue(key, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Fields that nobody asked for, null ones left out.
+    pub(super) fn unknown(&self) -> Vec<&'a str> {
+        let map = self.map.into_iter().flatten();
+        map.filter(|(key, value)| !value.is_null() && !self.known.contains(&key.as_str()))
+            .map(|(key, _)| key.as_str())
+            .collect()
+    }
+
+    /// Unknown fields are errors.
+    pub(super) fn finish(self) {
+        for key in self.unknown() {
+            self.issue(key, "unknown field");
+        }
+    }
+
+    /// Unknown fields are warnings.
+    pub(super) fn finish_with_warnings(self) {
+        for key in self.unknown() {
+            self.issues.warning(self.at(key), self.peek(key), "unknown field");
+        }
+    }
+}
+
+/// A value as a mapping.
+pub(super) fn object<'a>(at: &At<'a>, issues: &'a Issues) -> Option<Fields<'a>> {
+    match at.value {
+        Value::Object(map) => Some(Fields::new(map, at.path.clone(), issues)),
+        other => {
+            issues.error(at.path.clone(), Some(other), "expected a mapping");
+            None
+        }
+    }
+}
+
+/// A value as text.
+pub(super) fn string<'a>(at: &At<'a>, issues: &Issues) -> Option<&'a str> {
+    let reason = match at.value {
+        Value::String(text) => return Some(text),
+        Value::Number(_) | Value::Bool(_) => "expected text: put it in quotes",
+        _ => "expected text",
+    };
+    issues.error(at.path.clone(), Some(at.value), reason);
+    None
+}
+
+/// `spec.selector` of a record that is not looked into further.
+pub(super) fn selector_in(root: &Map<String, Value>) -> Option<Selector> {
+    let text = root.get("spec")?.get("selector")?.as_str()?;
+    Selector::parse(text).ok()
+}

@@ -1,0 +1,123 @@
+//! Which form a record has, by its apiVersion and kind. What might be meant as policy is never silently ignored.
+
+use crate::{API_VERSION, Kind};
+
+use super::kubernetes;
+
+/// A form of record.
+pub(super) enum Form {
+    /// One that felid acts on.
+    Known(Kind),
+    /// A staged policy of Calico: checked, never in force.
+    Staged {
+        /// `StagedGlobalNetworkPolicy`.
+        global: bool,
+    },
+    /// Calico's `HostEndpoint`: checked, never in force.
+    HostEndpoint,
+    /// A policy of Kubernetes.
+    Kubernetes(kubernetes::Form),
+    /// Cannot be read.
+    Refused {
+        /// Why.
+        reason: String,
+        /// It is a policy: endpoints that it may select are to be closed.
+        policy: bool,
+    },
+    /// None of felid's business.
+    Foreign,
+}
+
+/// Calico's kinds that say nothing about what felid does.
+const CALICO_FOREIGN: [&str; 17] = [
+    "IPPool",
+    "IPReservation",
+    "IPAMBlock",
+    "IPAMConfig",
+    "IPAMConfiguration",
+    "IPAMHandle",
+    "BlockAffinity",
+    "BGPConfiguration",
+    "BGPPeer",
+    "BGPFilter",
+    "Node",
+    "ClusterInformation",
+    "KubeControllersConfiguration",
+    "CalicoNodeStatus",
+    "RemoteClusterConfiguration",
+    "EgressGatewayPolicy",
+    "LicenseKey",
+];
+
+/// Kinds of `apiVersion: v1` that Calico had before version 3.
+const CALICO_V1: [&str; 7] = [
+    "workloadEndpoint",
+    "hostEndpoint",
+    "policy",
+    "profile",
+    "ipPool",
+    "bgpPeer",
+    "node",
+];
+
+/// Finds the form.
+pub(super) fn form(api_version: &str, kind: &str) -> Form {
+    let refused = |reason: String, policy| Form::Refused { reason, policy };
+    if kind.is_empty() {
+        return refused("is required".to_owned(), false);
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let looks_like_policy = kind.to_ascii_lowercase().ends_with("policy") && !kind.starts_with("Staged");
+    match group {
+        "projectcalico.org" | "crd.projectcalico.org" => {
+            if CALICO_FOREIGN.contains(&kind) {
+                return Form::Foreign;
+            }
+            if api_version != API_VERSION {
+                let reason = format!("apiVersion {api_version} is not read: write apiVersion: {API_VERSION}");
+                return refused(reason, looks_like_policy);
+            }
+            match (Kind::from_name(kind), kind) {
+                (Some(kind), _) => Form::Known(kind),
+                (None, "StagedNetworkPolicy") => Form::Staged { global: false },
+                (None, "StagedGlobalNetworkPolicy") => Form::Staged { global: true },
+                (None, "HostEndpoint") => Form::HostEndpoint,
+                (None, "StagedKubernetesNetworkPolicy") => {
+                    refused(format!("{}: staged policies", super::NOT_ENFORCED), false)
+                }
+                _ => {
+                    let meant = Kind::ALL
+                        .into_iter()
+                        .find(|known| known.as_str().eq_ignore_ascii_case(kind));
+                    let hint = meant.map_or_else(String::new, |meant| format!("; {meant} is meant?"));
+                    refused(format!("unknown kind of {API_VERSION}{hint}"), looks_like_policy)
+                }
+            }
+        }
+        "networking.k8s.io" | "extensions" if kind == "NetworkPolicy" => Form::Kubernetes(kubernetes::Form::Network),
+        "policy.networking.k8s.io" => match kind {
+            "AdminNetworkPolicy" => Form::Kubernetes(kubernetes::Form::Admin),
+            "BaselineAdminNetworkPolicy" => Form::Kubernetes(kubernetes::Form::BaselineAdmin),
+            "ClusterNetworkPolicy" => Form::Kubernetes(kubernetes::Form::Cluster),
+            _ => refused(format!("unknown kind of {group}"), true),
+        },
+        "" if version == "v1" && CALICO_V1.contains(&kind) => {
+            let reason = format!("Calico's v1 form is not read: write apiVersion: {API_VERSION}");
+            match kind {
+                "ipPool" | "bgpPeer" | "node" => Form::Foreign,
+                _ => refused(reason, kind == "policy"),
+            }
+        }
+        // Without an apiVersion the kinds of felid are meant.
+        "" if version.is_empty() => {
+            let known = Kind::from_name(kind).is_some() || looks_like_policy;
+            let hint = if known {
+                format!("apiVersion is missing: write apiVersion: {API_VERSION}")
+            } else {
+                "apiVersion is missing".to_owned()
+            };
+            refused(hint, looks_like_policy)
+        }
+        _ => Form::Foreign,
+    }
+}
