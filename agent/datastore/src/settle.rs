@@ -1,0 +1,298 @@
+//! The core's decisions: about one resource, and about the documents of a file that name none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use felid_model::{Kind, Resource, ResourceKey};
+
+use crate::problem::{InForce, Problem};
+use crate::state::{Entry, Owner, Recall, Record, State};
+use crate::view::{Body, Digest, Doc, FilePath, View};
+
+impl State {
+    /// Decides what is in force for one resource.
+    pub(super) fn settle(
+        &mut self,
+        key: &ResourceKey,
+        recall: Recall<'_>,
+        files: &mut BTreeSet<FilePath>,
+        records: &mut Vec<Record>,
+    ) {
+        let old = self.take_entry(key);
+        let before = old.as_ref().map(|entry| (Arc::clone(&entry.path), entry.digest));
+        let claims = self.claims.get(key).cloned().unwrap_or_default();
+        let mut hidden = false;
+        let entry = old.and_then(|mut entry| {
+            files.insert(Arc::clone(&entry.path));
+            hidden = !claims.contains(&entry.path)
+                && self.views.get(&entry.path).is_some_and(|view| view.may_hide(key.kind));
+            if entry.resource.is_none() && (hidden || !self.is_good(&entry.path, key)) {
+                entry.resource = recall(key);
+                entry.good = !matches!(entry.resource, None | Some(Resource::BadPolicy(_)));
+                entry.resource.as_ref()?;
+            }
+            Some(entry)
+        });
+        hidden &= entry.is_some();
+
+        let holder = self.holder(key, entry.as_ref(), &claims, hidden);
+        let doc = holder.as_ref().and_then(|path| Some((path, self.doc(path, key)?)));
+        let after = match (doc, entry) {
+            (
+                Some((
+                    path,
+                    Doc {
+                        body: Body::Good(resource),
+                        digest,
+                        ..
+                    },
+                )),
+                _,
+            ) => Some(Entry {
+                path: Arc::clone(path),
+                digest: *digest,
+                good: true,
+                resource: Some(resource.clone()),
+            }),
+            (Some((path, _)), Some(entry)) if entry.good => Some(Entry {
+                path: Arc::clone(path),
+                ..entry
+            }),
+            (Some((path, doc)), _) => self.bad_policy(key, &claims).map(|resource| Entry {
+                path: Arc::clone(path),
+                digest: doc.digest,
+                good: false,
+                resource: Some(resource),
+            }),
+            (None, entry) => entry.filter(|_| hidden),
+        };
+
+        self.problems_of_key(key, holder.as_ref(), after.as_ref());
+        self.journal(key, before, after.as_ref(), records);
+        if let Some(entry) = after {
+            files.insert(Arc::clone(&entry.path));
+            self.entries_of
+                .entry(Arc::clone(&entry.path))
+                .or_default()
+                .insert(key.clone());
+            self.entries.insert(key.clone(), entry);
+        }
+    }
+
+    fn take_entry(&mut self, key: &ResourceKey) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        if let Some(keys) = self.entries_of.get_mut(&entry.path) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.entries_of.remove(&entry.path);
+            }
+        }
+        Some(entry)
+    }
+
+    fn is_good(&self, path: &str, key: &ResourceKey) -> bool {
+        matches!(
+            self.doc(path, key),
+            Some(Doc {
+                body: Body::Good(_),
+                ..
+            })
+        )
+    }
+
+    /// The file whose document counts: the one that the good version in force is from as long as it claims the resource or
+    /// may hide it, else the first with a good document, else the first.
+    fn holder(
+        &self,
+        key: &ResourceKey,
+        entry: Option<&Entry>,
+        claims: &BTreeSet<FilePath>,
+        hidden: bool,
+    ) -> Option<FilePath> {
+        if let Some(entry) = entry.filter(|entry| entry.good && (hidden || claims.contains(&entry.path))) {
+            return Some(Arc::clone(&entry.path));
+        }
+        let good = claims.iter().find(|path| self.is_good(path, key));
+        let place = entry.filter(|_| hidden).map(|entry| &entry.path);
+        good.or(place).or(claims.first()).cloned()
+    }
+
+    /// A resource that closes what any of the bad documents of a policy may select.
+    fn bad_policy(&self, key: &ResourceKey, claims: &BTreeSet<FilePath>) -> Option<Resource> {
+        let mut policies = claims.iter().filter_map(|path| match &self.doc(path, key)?.body {
+            Body::Bad { policy, .. } => policy.as_ref(),
+            _ => None,
+        });
+        let mut merged = Arc::clone(policies.next()?);
+        for other in policies {
+            if (&other.selector, &other.namespace_selector) != (&merged.selector, &merged.namespace_selector) {
+                let wide = Arc::make_mut(&mut merged);
+                wide.selector = None;
+                wide.namespace_selector = None;
+            }
+        }
+        Some(Resource::BadPolicy(merged))
+    }
+
+    fn journal(
+        &mut self,
+        key: &ResourceKey,
+        before: Option<(FilePath, Digest)>,
+        after: Option<&Entry>,
+        records: &mut Vec<Record>,
+    ) {
+        let text = after.and_then(|entry| self.take_text(key, entry));
+        match (before, after) {
+            (None, None) => {}
+            (Some(_), None) => records.push(Record::Drop { key: key.clone() }),
+            (Some((path, digest)), Some(entry)) if digest == entry.digest => {
+                if path != entry.path {
+                    records.push(Record::Move {
+                        key: key.clone(),
+                        path: Arc::clone(&entry.path),
+                    });
+                }
+            }
+            (_, Some(entry)) => {
+                // Absent only if an earlier record holds it: texts are taken when they are written.
+                if let Some(text) = text {
+                    let (path, digest, good) = (Arc::clone(&entry.path), entry.digest, entry.good);
+                    records.push(Record::Put {
+                        key: key.clone(),
+                        path,
+                        digest,
+                        good,
+                        text,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes the text of the document that an entry is made of: from now on the journal has it.
+    fn take_text(&mut self, key: &ResourceKey, entry: &Entry) -> Option<Arc<str>> {
+        let View::Parsed(docs) = self.views.get_mut(&entry.path)? else {
+            return None;
+        };
+        let doc = docs
+            .iter_mut()
+            .find(|doc| doc.key() == Some(key) && doc.digest == entry.digest)?;
+        doc.text.take()
+    }
+
+    fn problems_of_key(&mut self, key: &ResourceKey, holder: Option<&FilePath>, entry: Option<&Entry>) {
+        let mut problems = Vec::new();
+        let in_force = match entry {
+            Some(entry) if entry.good => InForce::LastGood,
+            Some(_) => InForce::Closed,
+            None => InForce::Nothing,
+        };
+        let winner = holder.and_then(|path| Some((path, self.doc(path, key)?)));
+        let place: FilePath = match (winner, holder) {
+            (Some((path, doc)), _) => Arc::from(format!("{path}:{}", doc.line)),
+            (None, Some(path)) => Arc::clone(path),
+            (None, None) => Arc::from(""),
+        };
+        if let (None, Some(path), Some(View::Parsed(_))) =
+            (winner, holder, holder.and_then(|path| self.views.get(path)))
+        {
+            let reason = "no document of this file is recognised as it, but the file has an unreadable document";
+            problems.push(Problem::error(reason, in_force.clone()).at(path, None).of(key));
+        }
+        for path in self.claims.get(key).into_iter().flatten() {
+            for doc in self.views.get(path).map(View::docs).unwrap_or_default() {
+                if doc.key() != Some(key) {
+                    continue;
+                }
+                let wins = winner.is_some_and(|(_, winner)| std::ptr::eq(winner, doc));
+                if !wins {
+                    let reason = format!("the same resource is in {place}, which counts");
+                    let then = InForce::File(Arc::clone(&place));
+                    problems.push(Problem::error(reason, then).at(path, Some(doc.line)).of(key));
+                }
+                let bad = !matches!(doc.body, Body::Good(_));
+                for finding in &doc.findings {
+                    let then = match (wins, bad) {
+                        (true, false) => InForce::Document,
+                        (true, true) => in_force.clone(),
+                        (false, _) => InForce::File(Arc::clone(&place)),
+                    };
+                    problems.push(finding.problem(path, Some(key.to_string()), then));
+                }
+            }
+        }
+        self.set_problems(Owner::Key(key.clone()), problems);
+    }
+
+    /// Decides about the documents of a file that name no resource.
+    pub(super) fn settle_file(&mut self, path: &FilePath, keys: &mut BTreeSet<ResourceKey>) {
+        let mut problems = Vec::new();
+        let mut nameless = BTreeMap::new();
+        match self.views.get(path) {
+            Some(View::Unreadable(reason)) => {
+                problems.push(Problem::error(reason.clone(), InForce::Unchanged).at(path, None));
+            }
+            Some(View::Parsed(docs)) => {
+                let mut hidden = self.hidden_entries(path);
+                for (index, doc) in docs.iter().enumerate() {
+                    let Body::Unreadable { policy } = &doc.body else {
+                        continue;
+                    };
+                    let last_good = take_hidden(&mut hidden, doc, policy.is_some());
+                    let in_force = match (&last_good, policy) {
+                        (Some(_), _) => InForce::LastGood,
+                        (None, Some(policy)) => {
+                            let mut policy = policy.as_ref().clone();
+                            policy.key.name = Arc::from(format!("unreadable:{path}#{}", index + 1));
+                            nameless.insert(policy.key.clone(), Resource::BadPolicy(Arc::new(policy)));
+                            InForce::Closed
+                        }
+                        (None, None) => InForce::Nothing,
+                    };
+                    let resource = last_good.map(|key| key.to_string());
+                    problems.extend(
+                        doc.findings
+                            .iter()
+                            .map(|f| f.problem(path, resource.clone(), in_force.clone())),
+                    );
+                }
+            }
+            Some(View::Held) | None => {}
+        }
+        self.set_problems(Owner::File(Arc::clone(path)), problems);
+
+        for key in self.nameless_of.remove(path).unwrap_or_default() {
+            self.nameless.remove(&key);
+            keys.insert(key);
+        }
+        if !nameless.is_empty() {
+            keys.extend(nameless.keys().cloned());
+            self.nameless_of
+                .insert(Arc::clone(path), nameless.keys().cloned().collect());
+            self.nameless.extend(nameless);
+        }
+    }
+
+    /// Good versions in force that are from this file, though no document of it names them.
+    fn hidden_entries(&self, path: &FilePath) -> BTreeSet<ResourceKey> {
+        let Some(keys) = self.entries_of.get(path) else {
+            return BTreeSet::new();
+        };
+        let named = |key: &ResourceKey| self.claims.get(key).is_some_and(|files| files.contains(path));
+        keys.iter()
+            .filter(|key| !named(key) && self.entries.get(*key).is_some_and(|e| e.good))
+            .cloned()
+            .collect()
+    }
+}
+
+/// Takes the first entry that an unreadable document may have been.
+fn take_hidden(hidden: &mut BTreeSet<ResourceKey>, doc: &Doc, is_policy: bool) -> Option<ResourceKey> {
+    let fits = |key: &&ResourceKey| {
+        doc.hides.is_some_and(|hides| hides.may_be(key.kind))
+            && (!is_policy || matches!(key.kind, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy))
+    };
+    let found = hidden.iter().find(fits).cloned()?;
+    hidden.remove(&found);
+    Some(found)
+}
