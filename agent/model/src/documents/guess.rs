@@ -78,8 +78,7 @@ fn entries(line: &str) -> Vec<Entry<'_>> {
         vec![trimmed]
     };
     let mut found = Vec::new();
-    let mut depth = 0;
-    for part in parts {
+    for (depth, part) in parts.into_iter().enumerate() {
         if let Some((key, value)) = part.split_once(':') {
             let value = value.split(" #").next().unwrap_or_default();
             let (key, value) = (clean(key), clean(value));
@@ -89,7 +88,6 @@ fn entries(line: &str) -> Vec<Entry<'_>> {
                 value,
             });
         }
-        depth += 1;
     }
     found
 }

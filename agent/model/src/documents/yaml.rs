@@ -32,10 +32,10 @@ fn options(size: usize) -> Options {
     budget.max_aliases = 1_000;
     budget.max_anchors = 1_000;
     budget.max_merge_keys = 1_000;
-    budget.max_recorded_anchor_events = 100_000;
+    budget.max_recorded_anchor_events = 20_000;
     let mut options = Options::default();
     options.budget = Some(budget);
-    options.alias_limits.max_total_replayed_events = 100_000;
+    options.alias_limits.max_total_replayed_events = 20_000;
     options.alias_limits.max_replay_stack_depth = 16;
     options.strict_booleans = true;
     options.reject_unsupported_tags = true;
@@ -63,7 +63,16 @@ fn syntax_error(error: &Error, first_line: usize) -> SyntaxError {
             first_line.saturating_sub(1).saturating_add(line(at.line()).max(1))
         }),
         column: location.map_or(1, |at| line(at.column()).max(1)),
-        reason: error.to_string(),
+        reason: without_place(&error.to_string()).to_owned(),
+    }
+}
+
+/// The message without its place, which counts from the document's first line, not from the file's.
+fn without_place(message: &str) -> &str {
+    let place = |text: &str| text.chars().all(|c| c.is_ascii_digit() || " ,column:".contains(c));
+    match message.rsplit_once(" at line ") {
+        Some((reason, tail)) if place(tail) => reason,
+        _ => message,
     }
 }
 

@@ -1,0 +1,331 @@
+//! Which records are whose: kinds that felid does not act on, texts that do not parse, other kinds' fields.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use felid_model::{Decoded, EndpointToHostAction, Kind, LogSeverity, Resource, Severity, decode, documents};
+
+fn decoded(text: &str) -> Decoded {
+    let mut found = documents(text);
+    assert_eq!(found.len(), 1, "{text}");
+    decode(&found.remove(0))
+}
+
+/// Key of the bad policy, what it selects, its namespaces.
+fn closed(text: &str) -> Option<(String, Option<String>, Option<String>)> {
+    match decoded(text) {
+        Decoded::Bad { bad_policy, issues, .. } => {
+            assert!(issues.iter().any(|issue| issue.severity == Severity::Error), "{text}");
+            bad_policy.map(|policy| {
+                assert!(!policy.reason.is_empty(), "{text}");
+                let text = |selector: Option<felid_model::Selector>| selector.map(|s| s.to_string());
+                (
+                    policy.key.to_string(),
+                    text(policy.selector),
+                    text(policy.namespace_selector),
+                )
+            })
+        }
+        other => panic!("{text}\n{other:?}"),
+    }
+}
+
+fn some(
+    key: &str,
+    selector: Option<&str>,
+    namespaces: Option<&str>,
+) -> Option<(String, Option<String>, Option<String>)> {
+    Some((
+        key.to_owned(),
+        selector.map(str::to_owned),
+        namespaces.map(str::to_owned),
+    ))
+}
+
+#[test]
+fn none_of_felids_business() {
+    for (api_version, kind) in [
+        ("apps/v1", "Deployment"),
+        ("v1", "Namespace"),
+        ("v1", "Service"),
+        ("v1", "ConfigMap"),
+        ("projectcalico.org/v3", "IPPool"),
+        ("crd.projectcalico.org/v1", "IPAMBlock"),
+        ("networking.k8s.io/v1", "Ingress"),
+        ("cilium.io/v2", "CiliumNetworkPolicy"),
+    ] {
+        let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+        let expected = Decoded::Foreign {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            name: "x".to_owned(),
+        };
+        assert_eq!(decoded(&text), expected);
+    }
+    assert_eq!(
+        decoded("{apiVersion: v1, kind: Node, metadata: 7}"),
+        Decoded::Foreign {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: String::new()
+        }
+    );
+}
+
+#[test]
+fn kubernetes_policies_close_what_they_select() {
+    let k8s = "projectcalico.org/orchestrator == \"k8s\"";
+    let network = |selector: &str| {
+        closed(&format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: x, namespace: n}}\nspec:\n  podSelector: {selector}\n"
+        ))
+    };
+    let key = "NetworkPolicy/n/knp.default.x";
+    assert_eq!(network("{}"), some(key, Some(k8s), None));
+    assert_eq!(
+        network(
+            "{matchLabels: {b: c, a: ''}, matchExpressions: [{key: d, operator: NotIn, values: [e]}, {key: f, operator: DoesNotExist}]}"
+        ),
+        some(
+            key,
+            Some(&format!(
+                "({k8s} && (a == \"\" && b == \"c\" && d not in {{\"e\"}} && !has(f)))"
+            )),
+            None
+        )
+    );
+    for unreadable in [
+        "7",
+        "{matchLabels: {a: 7}}",
+        "{matchExpressions: [{key: a, operator: Like}]}",
+        "{foo: {}}",
+        "{matchLabels: {\"a == 'x' || b\": c}}",
+        "{matchLabels: {a: \"x' || b == 'y\"}}",
+    ] {
+        assert_eq!(network(unreadable), some(key, None, None), "{unreadable}");
+    }
+    let cluster = |kind: &str, subject: &str| {
+        closed(&format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  subject: {subject}\n"
+        ))
+    };
+    assert_eq!(
+        cluster("AdminNetworkPolicy", "{namespaces: {matchLabels: {a: b}}}"),
+        some(
+            "GlobalNetworkPolicy/kanp.adminnetworkpolicy.x",
+            Some(k8s),
+            Some("a == \"b\"")
+        )
+    );
+    assert_eq!(
+        cluster(
+            "BaselineAdminNetworkPolicy",
+            "{pods: {namespaceSelector: {}, podSelector: {matchLabels: {a: b}}}}"
+        ),
+        some(
+            "GlobalNetworkPolicy/kbanp.baselineadminnetworkpolicy.x",
+            Some(&format!("({k8s} && a == \"b\")")),
+            Some("all()")
+        )
+    );
+    assert_eq!(
+        cluster("ClusterNetworkPolicy", "{}"),
+        some("GlobalNetworkPolicy/kcnp.x", None, None)
+    );
+}
+
+#[test]
+fn other_forms_of_calico() {
+    let spec = "metadata: {name: x}\nspec: {selector: \"a == 'b'\"}\n";
+    let key = |text: &str| closed(text).map(|(key, selector, _)| (key.split('-').next().unwrap().to_owned(), selector));
+    let selects = |name: &str| Some((format!("GlobalNetworkPolicy/{name}"), Some("a == \"b\"".to_owned())));
+    assert_eq!(key(&format!("apiVersion: v1\nkind: policy\n{spec}")), selects("policy"));
+    assert_eq!(key(&format!("kind: NetworkPolicy\n{spec}")), selects("NetworkPolicy"));
+    assert_eq!(
+        key(&format!(
+            "apiVersion: projectcalico.org/v3\nkind: networkPolicy\n{spec}"
+        )),
+        selects("networkPolicy")
+    );
+    assert_eq!(
+        key(&format!(
+            "apiVersion: crd.projectcalico.org/v1\nkind: GlobalNetworkPolicy\n{spec}"
+        )),
+        selects("GlobalNetworkPolicy")
+    );
+    for (api_version, kind) in [
+        ("projectcalico.org/v3", "StagedNetworkPolicy"),
+        ("projectcalico.org/v3", "StagedGlobalNetworkPolicy"),
+        ("projectcalico.org/v3", "StagedKubernetesNetworkPolicy"),
+        ("projectcalico.org/v3", "HostEndpoint"),
+        ("projectcalico.org/v3", "Tiger"),
+        ("v1", "workloadEndpoint"),
+        ("v1", "profile"),
+    ] {
+        assert_eq!(
+            closed(&format!(
+                "apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n"
+            )),
+            None,
+            "{kind}"
+        );
+    }
+    for text in ["7", "just text", "{}", "kind: 7", "kind: Tier", "[1]"] {
+        assert_eq!(closed(text), None, "{text}");
+    }
+}
+
+#[test]
+fn texts_that_do_not_parse() {
+    let broken = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata:\n  labels:\n    name: y\n  name: x # the name\n  namespace: \"n\"\nspec:\n  ingress:\n  - action: Allow\n   bad: indent\n";
+    let Decoded::Bad {
+        kind,
+        key,
+        issues,
+        bad_policy,
+    } = decoded(broken)
+    else {
+        panic!("bad")
+    };
+    assert_eq!(
+        (kind, key.unwrap().to_string()),
+        (Some(Kind::NetworkPolicy), "NetworkPolicy/n/x".to_owned())
+    );
+    assert_eq!((issues[0].line, issues[0].field.as_str()), (Some(11), ""));
+    assert_eq!(
+        bad_policy.map(|policy| policy.key.to_string()).unwrap(),
+        "NetworkPolicy/n/x"
+    );
+    assert_eq!(closed(broken), some("NetworkPolicy/n/x", None, None));
+    assert_eq!(closed(&broken.replace("NetworkPolicy", "Tier")), None);
+    // JSON on one line and on several.
+    let json = r#"{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "x"}, "spec": {"selector": "all()}}"#;
+    assert_eq!(closed(json), some("GlobalNetworkPolicy/x", None, None));
+    let pretty = r#"{
+  "apiVersion": "projectcalico.org/v3",
+  "kind": "GlobalNetworkPolicy",
+  "metadata": {
+    "name": "x"
+  },
+  "spec": {"selector": "all()}
+}"#;
+    assert_eq!(closed(pretty), some("GlobalNetworkPolicy/x", None, None));
+    // Policies of others, policies in lists: everything is closed.
+    for text in [
+        broken.replace("projectcalico.org/v3", "networking.k8s.io/v1"),
+        format!("kind: List\nitems:\n- {}", broken.replace('\n', "\n  ")),
+        "kind: NetworkPolicy\nmetadata: {name: x\n".to_owned(),
+        "kind: NetworkPolicy\nspec: [\n".to_owned(),
+    ] {
+        let (key, selector, _) = closed(&text).unwrap();
+        assert_eq!(selector, None);
+        assert!(key.contains("NetworkPolicy"), "{key}");
+    }
+}
+
+#[test]
+fn tiers_sets_profiles() {
+    let record = |kind: &str, name: &str, spec: &str| {
+        decoded(&format!(
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}, namespace: n}}\nspec: {spec}\n"
+        ))
+    };
+    let errors = |kind: &str, name: &str, spec: &str| {
+        let issues = record(kind, name, spec).issues().to_vec();
+        let errors = issues.into_iter().filter(|issue| issue.severity == Severity::Error);
+        errors.map(|issue| issue.field).collect::<Vec<_>>().join(" ")
+    };
+    let read = |kind: &str, name: &str, spec: &str| match record(kind, name, spec) {
+        Decoded::Resource { resource, .. } => resource,
+        other => panic!("{other:?}"),
+    };
+    for (name, spec, expected) in [
+        ("sec", "{order: 10}", ""),
+        ("sec", "null", ""),
+        ("default", "{order: 1000000}", ""),
+        ("default", "{}", "spec.order"),
+        ("default", "{order: 1000000, defaultAction: Pass}", "spec.defaultAction"),
+        ("kube-admin", "{order: 1000}", "spec.defaultAction"),
+        ("kube-baseline", "{order: 1, defaultAction: Pass}", "spec.order"),
+        ("a.b", "{}", "metadata.name"),
+        (
+            "sec",
+            "{order: x, defaultAction: Allow, foo: 1}",
+            "spec.order spec.defaultAction spec.foo",
+        ),
+    ] {
+        assert_eq!(errors("Tier", name, spec), expected, "{name} {spec}");
+    }
+    let Resource::Tier(tier) = read("Tier", "t", "{order: 5, defaultAction: Pass}") else {
+        panic!("a tier")
+    };
+    assert_eq!(
+        (tier.order, tier.default_pass, tier.key.to_string()),
+        (Some(5.0), true, "Tier/t".to_owned())
+    );
+
+    let Resource::NetworkSet(set) = read("NetworkSet", "s", "{nets: [10.1.2.3/8, 1.2.3.4, 'fd00::/8']}") else {
+        panic!("a set")
+    };
+    let nets: Vec<_> = set.nets.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.0.0.0/8", "1.2.3.4/32", "fd00::/8"]);
+    assert_eq!(set.labels["projectcalico.org/namespace"], "n");
+    assert_eq!(
+        errors("GlobalNetworkSet", "s", "{nets: [x, 7]}"),
+        "spec.nets[1] spec.nets[0]"
+    );
+
+    let Resource::Profile(profile) = read(
+        "Profile",
+        "p",
+        "{labelsToApply: {pcns.a: b}, ingress: [{action: Pass}]}",
+    ) else {
+        panic!("a profile")
+    };
+    assert_eq!(
+        (
+            profile.labels_to_apply["pcns.a"].as_str(),
+            profile.ingress.len(),
+            profile.egress.len()
+        ),
+        ("b", 1, 0)
+    );
+    assert_eq!(
+        errors("Profile", "p", "{labelsToApply: {a$: b, c: 'd e'}, tags: [x]}"),
+        "spec.labelsToApply.a$ spec.labelsToApply.c spec.tags"
+    );
+}
+
+#[test]
+fn felix_configuration() {
+    let text = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: node.a}\nspec:\n  logSeverityScreen: debug\n  interfacePrefix: cali, tap\n  defaultEndpointToHostAction: RETURN\n  reportingInterval: 0s\n";
+    let Decoded::Resource {
+        resource: Resource::FelixConfiguration(felix),
+        issues,
+    } = decoded(text)
+    else {
+        panic!("felix")
+    };
+    assert_eq!(felix.log_severity_screen, Some(LogSeverity::Debug));
+    assert_eq!(
+        felix.interface_prefix.as_deref(),
+        Some(["cali".to_owned(), "tap".to_owned()].as_slice())
+    );
+    assert_eq!(
+        felix.default_endpoint_to_host_action,
+        Some(EndpointToHostAction::Return)
+    );
+    let told: Vec<_> = issues
+        .iter()
+        .map(|issue| (issue.field.as_str(), issue.severity))
+        .collect();
+    assert_eq!(told, [("spec.reportingInterval", Severity::Warning)]);
+    let bad = text
+        .replace("debug", "loud")
+        .replace("tap", "")
+        .replace("RETURN", "x")
+        .replace("reporting", "report");
+    let fields: Vec<_> = decoded(&bad).issues().iter().map(|issue| issue.field.clone()).collect();
+    assert_eq!(
+        fields.join(" "),
+        "spec.logSeverityScreen spec.defaultEndpointToHostAction spec.interfacePrefix spec.reportInterval"
+    );
+}
