@@ -1,0 +1,490 @@
+//! Single behaviours, by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use felid_compile::planner::{Adopted, PlanError, Planner, PlannerOptions, identity};
+use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, PeerEntry, Transaction};
+use felid_model::resolved::{
+    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
+    SetId, SetIds,
+};
+use felid_model::{Kind, ResourceKey};
+
+use crate::scenario::Picky;
+
+pub(crate) fn key(name: &str) -> ResourceKey {
+    ResourceKey {
+        kind: Kind::WorkloadEndpoint,
+        namespace: Some("default".into()),
+        name: name.into(),
+    }
+}
+
+pub(crate) fn set(name: &str) -> SetId {
+    SetId(format!("s:{name}").into())
+}
+
+pub(crate) fn side(sets: &[&str], not_sets: &[&str]) -> ResolvedSide {
+    let ids = |names: &[&str]| names.iter().map(|name| set(name)).collect();
+    ResolvedSide {
+        sets: ids(sets),
+        not_sets: ids(not_sets),
+        ..ResolvedSide::default()
+    }
+}
+
+pub(crate) fn rule(action: ResolvedAction, source: ResolvedSide, destination: ResolvedSide) -> ResolvedRule {
+    ResolvedRule {
+        index: 0,
+        action,
+        ip_version: None,
+        protocol: None,
+        not_protocol: None,
+        source,
+        destination,
+    }
+}
+
+/// A policy of one tier. The name `broken` makes the test's compiler refuse it.
+pub(crate) fn policy(tier: &str, rules: Vec<ResolvedRule>) -> Arc<ResolvedPolicy> {
+    let key = ResourceKey {
+        kind: Kind::GlobalNetworkPolicy,
+        namespace: None,
+        name: "p".into(),
+    };
+    let policies = vec![ResolvedRules {
+        key,
+        rules: Arc::new(rules),
+    }];
+    let tiers = vec![ResolvedTier {
+        name: tier.into(),
+        end_pass: false,
+        policies,
+    }];
+    Arc::new(ResolvedPolicy {
+        tiers,
+        ..ResolvedPolicy::default()
+    })
+}
+
+/// Ingress from the sets allowed.
+fn allow(sets: &[&str]) -> Arc<ResolvedPolicy> {
+    policy(
+        "default",
+        vec![rule(ResolvedAction::Allow, side(sets, &[]), side(&[], &[]))],
+    )
+}
+
+pub(crate) fn endpoint(name: &str, addresses: &[&str], ingress: &Arc<ResolvedPolicy>) -> LocalEndpoint {
+    LocalEndpoint {
+        key: key(name),
+        interface_name: format!("cali-{name}").into(),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        mac: None,
+        ipv4_gateway: None,
+        ipv6_gateway: None,
+        ports: Vec::new(),
+        profiles: Vec::new(),
+        ingress: ingress.clone(),
+        egress: allow(&[]),
+    }
+}
+
+pub(crate) fn endpoints(list: impl IntoIterator<Item = LocalEndpoint>) -> Delta {
+    let endpoints = list.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))).collect();
+    Delta {
+        endpoints,
+        ..Delta::default()
+    }
+}
+
+pub(crate) fn gone(name: &str) -> Delta {
+    Delta {
+        endpoints: [(key(name), None)].into(),
+        ..Delta::default()
+    }
+}
+
+pub(crate) fn members(list: &[(&str, &[&str])]) -> Delta {
+    let members = list.iter().map(|(net, sets)| {
+        let sets: SetIds = sets.iter().map(|name| set(name)).collect();
+        (net.parse().unwrap(), (!sets.is_empty()).then(|| Arc::new(sets)))
+    });
+    Delta {
+        members: members.collect(),
+        ..Delta::default()
+    }
+}
+
+fn small() -> PlannerOptions {
+    PlannerOptions {
+        max_slots: 64,
+        ..PlannerOptions::default()
+    }
+}
+
+/// Tells the planner, plans, and completes the transaction.
+fn step(planner: &mut Planner<Picky>, deltas: &[Delta]) -> Option<Transaction> {
+    deltas.iter().for_each(|delta| planner.update(delta));
+    let transaction = planner.plan().unwrap();
+    planner.retired();
+    transaction
+}
+
+fn fresh() -> Planner<Picky> {
+    Planner::with_compiler(small(), Adopted::default(), Picky)
+}
+
+fn plan_of<'a>(transaction: &'a Transaction, name: &str) -> &'a EndpointPlan {
+    let plans = transaction.endpoints.values().filter_map(|change| match change {
+        EndpointChange::Set(plan) => Some(plan),
+        EndpointChange::Gone { .. } => None,
+    });
+    plans
+        .into_iter()
+        .find(|plan| plan.endpoint.key == key(name))
+        .expect("a plan for the endpoint")
+}
+
+#[test]
+fn endpoints_with_equal_policies_share_programs() {
+    let mut planner = fresh();
+    let web = allow(&["a"]);
+    let list = (0..100).map(|i| {
+        endpoint(
+            &format!("w{i}"),
+            &[&format!("10.0.0.{i}"), &format!("fd00::{i:x}")],
+            &web,
+        )
+    });
+    let transaction = step(&mut planner, &[endpoints(list)]).unwrap();
+    assert_eq!((transaction.new_programs.len(), transaction.endpoints.len()), (2, 100));
+    assert_eq!((planner.stats().programs, planner.stats().program_users), (2, 200));
+    // One of them looks different to its policy now: its own address matters.
+    let own = policy(
+        "default",
+        vec![rule(ResolvedAction::Allow, side(&["a"], &[]), side(&["own"], &[]))],
+    );
+    let list = (0..100).map(|i| endpoint(&format!("w{i}"), &[&format!("10.0.0.{i}")], &own));
+    let transaction = step(&mut planner, &[endpoints(list), members(&[("10.0.0.7/32", &["own"])])]).unwrap();
+    assert_ne!(plan_of(&transaction, "w7").ingress, plan_of(&transaction, "w8").ingress);
+    assert_eq!(plan_of(&transaction, "w8").ingress, plan_of(&transaction, "w9").ingress);
+    // A prefix above changes what all below are members of.
+    let transaction = step(&mut planner, &[members(&[("10.0.0.8/31", &["own"])])]).unwrap();
+    assert_eq!(transaction.endpoints.len(), 2);
+    assert_eq!(transaction.new_programs.len(), 0);
+    assert!(plan_of(&transaction, "w9").revoke_ingress && !plan_of(&transaction, "w9").revoke_egress);
+}
+
+#[test]
+fn only_what_can_take_something_away_revokes() {
+    use ResolvedAction::{Allow, Deny, Pass};
+    // What the rule says of set "a"; whether leaving it, and joining it, revokes.
+    let cases = [
+        (Allow, side(&["a"], &[]), true, false),
+        (Allow, side(&[], &["a"]), false, true),
+        (Deny, side(&["a"], &[]), false, true),
+        (Deny, side(&[], &["a"]), true, false),
+        (Pass, side(&["a"], &[]), true, true),
+    ];
+    for (action, source, leaving, joining) in cases {
+        let mut planner = fresh();
+        let anyone = rule(Allow, side(&[], &[]), side(&[], &[]));
+        let last = if action == Allow { vec![] } else { vec![anyone] };
+        let rules = [vec![rule(action, source, side(&[], &[]))], last].concat();
+        step(
+            &mut planner,
+            &[endpoints([endpoint("w", &["10.0.0.1"], &policy("default", rules))])],
+        );
+        for net in ["10.1.0.1/32", "10.2.0.0/16"] {
+            let joined = step(&mut planner, &[members(&[(net, &["a"])])]).unwrap();
+            assert_eq!(joined.endpoints.len(), usize::from(joining), "{action:?}");
+            assert!(!joining || plan_of(&joined, "w").revoke_ingress);
+            let left = step(&mut planner, &[members(&[(net, &[])])]).unwrap();
+            assert_eq!(left.endpoints.len(), usize::from(leaving), "{action:?}");
+            assert!(!leaving || plan_of(&left, "w").revoke_ingress);
+        }
+    }
+}
+
+#[test]
+fn a_new_prefix_does_not_hide_what_covers_it() {
+    let mut planner = fresh();
+    let web = policy(
+        "default",
+        vec![
+            rule(ResolvedAction::Allow, side(&["a"], &[]), side(&[], &[])),
+            rule(ResolvedAction::Allow, side(&["b"], &[]), side(&[], &[])),
+        ],
+    );
+    let first = step(
+        &mut planner,
+        &[
+            endpoints([endpoint("w", &["10.9.0.1"], &web)]),
+            members(&[("10.0.0.0/8", &["a"])]),
+        ],
+    )
+    .unwrap();
+    let wide = first.nets[&"10.0.0.0/8".parse().unwrap()].after;
+    let second = step(
+        &mut planner,
+        &[members(&[("10.1.0.0/16", &["b"]), ("10.1.1.1/32", &["b"])])],
+    )
+    .unwrap();
+    let net = second.nets[&"10.1.0.0/16".parse().unwrap()];
+    let peer = second.peers[&"10.1.1.1".parse().unwrap()];
+    assert_eq!((net.before, peer.before.class), (wide, wide));
+    assert_eq!(net.after, peer.after.class, "both are in a and b");
+    assert_ne!(net.after, wide);
+    // The short prefix goes: all below it change, and so does the endpoint's own address.
+    let third = step(&mut planner, &[members(&[("10.0.0.0/8", &[])])]).unwrap();
+    assert_eq!((third.nets.len(), third.peers.len()), (2, 2));
+    assert!(!third.nets[&"10.0.0.0/8".parse().unwrap()].keep);
+    // And what is left is looked up by what covers it once it goes.
+    let fourth = step(&mut planner, &[members(&[("10.1.1.1/32", &[])])]).unwrap();
+    let peer = fourth.peers[&"10.1.1.1".parse().unwrap()];
+    assert!(!peer.keep && peer.after.class == peer.before.class);
+}
+
+#[test]
+fn a_policy_without_a_program_leaves_the_old_one_or_closes() {
+    let mut planner = fresh();
+    let broken = |sets: &[&str]| {
+        policy(
+            "broken",
+            vec![rule(ResolvedAction::Allow, side(sets, &[]), side(&[], &[]))],
+        )
+    };
+    let old = step(
+        &mut planner,
+        &[endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))])],
+    )
+    .unwrap();
+    let program = plan_of(&old, "w").ingress;
+    step(
+        &mut planner,
+        &[endpoints([
+            endpoint("w", &["10.0.0.1"], &broken(&["a"])),
+            endpoint("n", &["10.0.0.2"], &broken(&["a"])),
+        ])],
+    );
+    assert_eq!(planner.endpoint(&key("w")).unwrap().ingress, program);
+    let problems: Vec<(String, bool)> = planner
+        .problems()
+        .map(|p| (p.endpoint.name.to_string(), p.closed))
+        .collect();
+    assert_eq!(problems, [("n".to_owned(), true), ("w".to_owned(), false)]);
+    let closed = planner.endpoint(&key("n")).unwrap().ingress;
+    assert!(planner.program(closed).unwrap().sets.is_empty());
+    // Nobody says any more who is in "a".
+    let other = endpoints([
+        endpoint("w", &["10.0.0.1"], &broken(&["b"])),
+        endpoint("n", &["10.0.0.2"], &broken(&["b"])),
+    ]);
+    step(&mut planner, &[other]);
+    assert_eq!(planner.endpoint(&key("w")).unwrap().ingress, closed);
+    step(
+        &mut planner,
+        &[gone("n"), endpoints([endpoint("w", &["10.0.0.1"], &allow(&["b"]))])],
+    );
+    assert_eq!(planner.problems().count(), 0);
+}
+
+#[test]
+fn programs_that_do_not_load_are_not_tried_again_until_asked() {
+    let mut planner = fresh();
+    planner.update(&endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))]));
+    let first = planner.plan().unwrap().unwrap();
+    let bad = plan_of(&first, "w").ingress;
+    assert_eq!(planner.plan(), Ok(None));
+    planner.abandoned(&BTreeMap::from([(bad, "the verifier says no".to_owned())]));
+    assert_eq!(planner.stats().programs, 0);
+    let second = planner.plan().unwrap().unwrap();
+    assert!(!second.new_programs.contains_key(&bad));
+    let closed = plan_of(&second, "w").ingress;
+    assert!(second.new_programs[&closed].sets.is_empty());
+    planner.retired();
+    let problem = planner.problems().next().unwrap().to_string();
+    assert!(
+        problem.contains("the verifier says no") && problem.contains("all is denied"),
+        "{problem}"
+    );
+    planner.retry();
+    let third = step(&mut planner, &[]).unwrap();
+    assert_eq!(
+        third.new_programs[&plan_of(&third, "w").ingress],
+        first.new_programs[&bad]
+    );
+    assert_eq!(planner.problems().count(), 0);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_as_a_whole() {
+    let tight = PlannerOptions {
+        max_slots: 2,
+        max_classes: 4,
+        max_endpoints: 3,
+        peers_v4: 4,
+        ..small()
+    };
+    let mut planner = Planner::with_compiler(tight, Adopted::default(), Picky);
+    step(
+        &mut planner,
+        &[endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))])],
+    );
+    let before = planner.stats();
+    let needed = |planner: &mut Planner<Picky>| match planner.plan() {
+        Err(PlanError::Capacity { map, needed, available }) => (map, needed, available),
+        other => panic!("{other:?}"),
+    };
+
+    let many: Vec<String> = (1..=6).map(|i| format!("10.1.0.{i}/32")).collect();
+    let all: Vec<(&str, &[&str])> = many.iter().map(|net| (net.as_str(), &["a"] as &[&str])).collect();
+    planner.update(&members(&all));
+    assert_eq!(needed(&mut planner), ("peers_v4", 7, 4));
+    assert_eq!(needed(&mut planner), ("peers_v4", 7, 4), "it stays refused");
+    assert_eq!(planner.stats(), before);
+    let none: Vec<(&str, &[&str])> = many.iter().map(|net| (net.as_str(), &[] as &[&str])).collect();
+    assert_eq!(step(&mut planner, &[members(&none)]), None);
+
+    planner.update(&endpoints([endpoint("x", &["10.0.0.2"], &allow(&["b", "c"]))]));
+    assert_eq!(needed(&mut planner), ("slots", 3, 2));
+    planner.update(&endpoints([
+        endpoint("x", &["10.0.0.2"], &allow(&["a"])),
+        endpoint("y", &["10.0.0.3"], &allow(&["a"])),
+    ]));
+    assert_eq!(needed(&mut planner), ("endpoints", 3, 2));
+    assert_eq!(planner.stats(), before);
+    let second = step(&mut planner, &[gone("y")]).unwrap();
+    assert_eq!(
+        second.endpoints.keys().next(),
+        Some(&EndpointId { index: 2, id: 2 }),
+        "no id was lost"
+    );
+}
+
+#[test]
+fn ids_are_never_used_again_and_indexes_only_once_free() {
+    let mut planner = fresh();
+    let web = allow(&["a"]);
+    let first = step(&mut planner, &[endpoints([endpoint("w", &["10.0.0.1"], &web)])]).unwrap();
+    assert_eq!(
+        (first.endpoints.keys().next(), first.next_endpoint_id),
+        (Some(&EndpointId { index: 1, id: 1 }), 2)
+    );
+    // Another interface is another endpoint; its address is its successor's at once.
+    let renamed = LocalEndpoint {
+        interface_name: "cali-other".into(),
+        ..endpoint("w", &["10.0.0.1"], &web)
+    };
+    let second = step(&mut planner, &[endpoints([renamed.clone()])]).unwrap();
+    let (old, new) = (EndpointId { index: 1, id: 1 }, EndpointId { index: 2, id: 2 });
+    assert_eq!(second.endpoints[&old], EndpointChange::Gone { key: Some(key("w")) });
+    assert_eq!(second.peers[&"10.0.0.1".parse().unwrap()].after.endpoint, Some(new));
+    let third = step(&mut planner, &[endpoints([endpoint("x", &["10.0.0.2"], &web)])]).unwrap();
+    assert_eq!(third.endpoints.keys().next(), Some(&EndpointId { index: 1, id: 3 }));
+
+    // A restart: one is recognised, one is not there any more.
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    let adopted = Adopted {
+        next_endpoint_id: 9,
+        endpoints: [
+            (identity(&renamed.key, "cali-other"), new),
+            ([1, 2, 3, 4], EndpointId { index: 1, id: 3 }),
+        ]
+        .into(),
+        peers: [(
+            address,
+            PeerEntry {
+                class: 1,
+                endpoint: Some(new),
+                host: false,
+            },
+        )]
+        .into(),
+        nets: [("10.1.0.0/16".parse().unwrap(), 2)].into(),
+        named_ports: BTreeMap::new(),
+    };
+    let mut planner = Planner::with_compiler(small(), adopted, Picky);
+    let renamed = [
+        endpoints([renamed, endpoint("z", &["10.0.0.3"], &web)]),
+        members(&[("10.0.0.1/32", &["a"])]),
+    ];
+    let transaction = step(&mut planner, &renamed).unwrap();
+    let plan = plan_of(&transaction, "w");
+    assert!(plan.revoke_egress && plan.revoke_ingress);
+    assert_eq!(
+        transaction.endpoints[&EndpointId { index: 1, id: 3 }],
+        EndpointChange::Gone { key: None }
+    );
+    assert!(transaction.endpoints.contains_key(&EndpointId { index: 3, id: 9 }));
+    assert!(
+        transaction.classes.iter().all(|(class, _)| *class > 2),
+        "classes of the active bank are not touched"
+    );
+    assert!(!transaction.nets[&"10.1.0.0/16".parse().unwrap()].keep);
+    let next = step(&mut planner, &[endpoints([endpoint("y", &["10.0.0.4"], &web)])]).unwrap();
+    assert!(next.endpoints.contains_key(&EndpointId { index: 1, id: 10 }));
+}
+
+#[test]
+fn a_slot_and_its_classes_come_back() {
+    let mut planner = Planner::with_compiler(
+        PlannerOptions {
+            max_slots: 2,
+            max_classes: 4,
+            ..small()
+        },
+        Adopted::default(),
+        Picky,
+    );
+    for round in 0..20 {
+        let name = format!("set{round}");
+        let web = policy(
+            "default",
+            vec![rule(ResolvedAction::Allow, side(&[&name], &[]), side(&[], &[]))],
+        );
+        let delta = [
+            endpoints([endpoint("w", &["10.0.0.1"], &web)]),
+            members(&[("10.1.0.1/32", &[&name])]),
+        ];
+        let transaction = step(&mut planner, &delta).unwrap();
+        assert_eq!(
+            transaction.classes.len(),
+            1,
+            "rows with the old bit are not used for the new one"
+        );
+        assert_eq!((planner.stats().slots, planner.stats().classes), (1, 1));
+    }
+}
+
+#[test]
+fn nothing_to_do_is_nothing() {
+    let mut planner = fresh();
+    assert_eq!(planner.plan(), Ok(None));
+    let delta = endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))]);
+    step(&mut planner, &[delta.clone()]);
+    assert_eq!(step(&mut planner, &[delta]), None);
+    // Members of what no program tests, and what comes and goes between two plans.
+    assert_eq!(step(&mut planner, &[members(&[("10.1.0.0/16", &["unused"])])]), None);
+    assert_eq!(
+        step(
+            &mut planner,
+            &[members(&[("10.2.0.0/16", &["a"])]), members(&[("10.2.0.0/16", &[])])]
+        ),
+        None
+    );
+    assert_eq!(
+        step(
+            &mut planner,
+            &[gone("w"), endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))])]
+        ),
+        None
+    );
+    planner.set_host_addresses(BTreeSet::from(["192.0.2.1".parse().unwrap()]));
+    let host = step(&mut planner, &[]).unwrap();
+    assert!(host.peers[&"192.0.2.1".parse().unwrap()].after.host);
+    assert!(plan_of(&host, "w").revoke_egress);
+}
