@@ -1,74 +1,105 @@
 //! Builds the eBPF crate for the BPF target and puts its objects where `object.rs` embeds them from.
+//!
+//! It runs Cargo itself instead of using aya-build, which offers no way to choose the instruction set: without 32-bit registers and
+//! jumps (BPF ISA v3, kernel 5.1) every `u32` costs two shifts, and the verifier runs out of its million steps.
 
 use std::env;
+use std::error::Error;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain};
+/// Objects, by the names of the eBPF crate's binaries.
+const OBJECTS: [&str; 2] = ["felid-ebpf", "felid-ebpf-bench"];
 
-/// Set for the second run of this script, see `main`.
-const INNER: &str = "FELID_EBPF_BUILD";
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let ebpf = manifest_dir()?.join("../../ebpf").canonicalize().context("the eBPF crate is missing")?;
-    if env::var_os(INNER).is_some() {
-        return build(&ebpf);
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?)
+        .join("../..")
+        .canonicalize()?;
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    for path in ["ebpf", "common/src", "common/Cargo.toml", "rust-toolchain.toml"] {
+        println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=../../common/src");
-    println!("cargo:rerun-if-changed=../../rust-toolchain.toml");
     require_tools()?;
-    // `-Z build-std` on the pinned stable compiler needs RUSTC_BOOTSTRAP in the environment, which aya-build reads too. Changing one's
-    // own environment is unsafe, so this script runs itself with the new one; what it prints for Cargo passes through.
-    let script = env::current_exe().context("cannot find this build script's own file")?;
-    let status = Command::new(&script)
-        .env(INNER, "1")
+
+    // Not the outer target directory: Cargo holds its lock.
+    let target_dir = out.join("ebpf");
+    let target = if variable("CARGO_CFG_TARGET_ENDIAN")? == "big" {
+        "bpfeb-unknown-none"
+    } else {
+        "bpfel-unknown-none"
+    };
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
+        "-Ctarget-cpu=v3".to_owned(),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(&root)
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "felid-ebpf",
+            "--bins",
+            "--release",
+            "-Z",
+            "build-std=core",
+        ])
+        .args(["--target", target, "--target-dir"])
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // `-Z build-std` on the pinned stable compiler, and the one intrinsic that the crate needs.
         .env("RUSTC_BOOTSTRAP", "1")
-        .status()
-        .with_context(|| format!("cannot run {}", script.display()))?;
-    if !status.success() {
-        bail!("the eBPF programs did not build ({status}); run `cargo xtask setup` if a tool is missing or does not fit");
+        // Clippy's, when this runs under `cargo clippy`.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .map_err(|error| format!("cannot run Cargo for the eBPF programs: {error}"))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!(
+            "the eBPF programs did not build. If the linker complains about `Invalid record`, bpf-linker was built against another LLVM \
+             than the compiler: `cargo xtask setup` installs the one that fits.\n{messages}"
+        )
+        .into());
+    }
+    for line in messages.lines() {
+        println!("cargo:warning={line}");
+    }
+    for object in OBJECTS {
+        let built = target_dir.join(target).join("release").join(object);
+        fs::copy(&built, out.join(object)).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     }
     Ok(())
 }
 
-fn manifest_dir() -> Result<PathBuf> {
-    env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).context("CARGO_MANIFEST_DIR is not set: run this through Cargo")
-}
-
-fn build(ebpf: &Path) -> Result<()> {
-    let channel = pinned_channel(&ebpf.join("../rust-toolchain.toml"))?;
-    let root_dir = ebpf.to_str().context("the checkout's path is not UTF-8")?;
-    let package = Package { name: "felid-ebpf", root_dir, ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(&channel))
-}
-
-/// The toolchain that the checkout pins.
-fn pinned_channel(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .find(|(key, _)| key.trim() == "channel")
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
-        .with_context(|| format!("{} names no channel", path.display()))
+fn variable(name: &str) -> Result<String> {
+    env::var(name).map_err(|error| format!("{name}: {error}; run this through Cargo").into())
 }
 
 /// Fails with what to do if a tool that only this build needs is not there.
 fn require_tools() -> Result<()> {
     if let Err(error) = Command::new("bpf-linker").arg("--version").output() {
-        bail!("bpf-linker cannot be run ({error}): it links the eBPF programs. `cargo xtask setup` installs it");
+        return Err(format!(
+            "bpf-linker cannot be run ({error}): it links the eBPF programs. `cargo xtask setup` installs it"
+        )
+        .into());
     }
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(&rustc).args(["--print", "sysroot"]).output().context("cannot ask rustc for its sysroot")?;
-    let sysroot = String::from_utf8(output.stdout).context("rustc's sysroot is not UTF-8")?;
+    let output = Command::new(&rustc).args(["--print", "sysroot"]).output()?;
+    let sysroot = String::from_utf8(output.stdout)?;
     let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
     if !source.exists() {
-        bail!(
-            "the source of Rust's core library is missing ({}): it is built for the BPF target. `cargo xtask setup` installs \
-             the component rust-src",
+        return Err(format!(
+            "the source of Rust's core library is missing ({}): it is built for the BPF target. `cargo xtask setup` installs the \
+             component rust-src",
             source.display()
-        );
+        )
+        .into());
     }
     Ok(())
 }

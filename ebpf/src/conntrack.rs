@@ -2,9 +2,16 @@
 
 use core::ptr::addr_of;
 
-use felid_common::{Flow, Side};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use felid_common::{
+    Event, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN,
+    TCP_RST, TCP_SYN, protocol,
+};
 
 use crate::atomic::compare_and_swap;
+use crate::maps;
+use crate::packet::count;
+use crate::state::{Private, State};
 
 /// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half): they change together, by
 /// compare-and-swap, so that a packet's update and the sweeper's claim exclude each other.
@@ -79,4 +86,245 @@ pub(crate) fn is(flow: *mut Flow, check: u64) -> bool {
 pub(crate) fn age(now: u32, seen: u32) -> u32 {
     let age = now.wrapping_sub(seen);
     if age as i32 <= 0 { 0 } else { age }
+}
+
+/// A flow's key, its check, and whether the source of the tuple it was made from is the low side.
+pub(crate) struct Key {
+    // One buffer for both families; the first 16 bytes are a `FlowKeyV4`.
+    bytes: FlowKeyV6,
+    v6: bool,
+    /// See [`Flow::check`].
+    pub(crate) check: u64,
+    /// Whether the tuple's source is the low side.
+    pub(crate) low: bool,
+}
+
+/// What a look into the tables gave.
+pub(crate) struct Hit {
+    /// The element.
+    pub(crate) flow: *mut Flow,
+    /// Whether it is in the established table.
+    pub(crate) established: bool,
+    /// What it held.
+    pub(crate) copy: Flow,
+}
+
+impl Key {
+    /// The key of the tuple in the scratch.
+    #[inline(always)]
+    pub(crate) fn new(state: &mut State) -> Self {
+        let private = state.private();
+        let (src_port, dst_port, word) = (private.src_port, private.dst_port, private.word);
+        let tuple = state.tuple();
+        if tuple.ip_version == 4 {
+            let (key, low) = FlowKeyV4::with_word(tuple.src[0], src_port, tuple.dst[0], dst_port, word);
+            let check = key.check();
+            let ports = u32::from(key.low_port) | u32::from(key.high_port) << 16;
+            let mut bytes = FlowKeyV6::default();
+            bytes.low = [key.low, key.high, ports, key.protocol];
+            Self { bytes, v6: false, check, low }
+        } else {
+            let (bytes, low) = FlowKeyV6::with_word(tuple.src, src_port, tuple.dst, dst_port, word);
+            Self { check: bytes.check(), bytes, v6: true, low }
+        }
+    }
+
+    #[inline(always)]
+    fn as_v4(&self) -> &FlowKeyV4 {
+        const _: () = assert!(align_of::<FlowKeyV4>() == align_of::<FlowKeyV6>());
+        // SAFETY: `new` wrote a `FlowKeyV4` word by word to the front of the buffer, which is larger and as aligned.
+        unsafe { &*core::ptr::from_ref(&self.bytes).cast() }
+    }
+
+    #[inline(always)]
+    fn element(&self, established: bool) -> Option<*mut Flow> {
+        match (self.v6, established) {
+            (false, true) => maps::ESTABLISHED_V4.get_ptr_mut(self.as_v4()),
+            (false, false) => maps::HALF_OPEN_V4.get_ptr_mut(self.as_v4()),
+            (true, true) => maps::ESTABLISHED_V6.get_ptr_mut(&self.bytes),
+            (true, false) => maps::HALF_OPEN_V6.get_ptr_mut(&self.bytes),
+        }
+    }
+
+    /// One table's entry, read and verified.
+    #[inline(always)]
+    pub(crate) fn look(&self, established: bool) -> Option<Hit> {
+        let flow = self.element(established)?;
+        let word = read_word(flow);
+        let state = word.state();
+        let copy = Flow {
+            check: self.check,
+            last_seen: word.seen(),
+            flags: state as u16,
+            tcp_original: (state >> 16) as u8,
+            tcp_reply: (state >> 24) as u8,
+            egress: read_egress(flow),
+            ingress: read_ingress(flow),
+            created: peek!(flow, created),
+            handshake: peek!(flow, handshake),
+        };
+        is(flow, self.check).then_some(Hit { flow, established, copy })
+    }
+
+    /// Established, half-open, established again: a flow that moves between the first two looks is found by the third.
+    #[inline(always)]
+    pub(crate) fn find(&self, missed_established: bool) -> Option<Hit> {
+        if !missed_established && let Some(hit) = self.look(true) {
+            return Some(hit);
+        }
+        if let Some(hit) = self.look(false) {
+            return Some(hit);
+        }
+        self.look(true)
+    }
+
+    /// Adds an entry; the error is the kernel's number.
+    #[inline(always)]
+    pub(crate) fn insert(&self, established: bool, value: &Flow, flags: u64) -> Result<(), i32> {
+        match (self.v6, established) {
+            (false, true) => maps::ESTABLISHED_V4.insert(self.as_v4(), value, flags),
+            (false, false) => maps::HALF_OPEN_V4.insert(self.as_v4(), value, flags),
+            (true, true) => maps::ESTABLISHED_V6.insert(&self.bytes, value, flags),
+            (true, false) => maps::HALF_OPEN_V6.insert(&self.bytes, value, flags),
+        }
+    }
+
+    /// Removes an entry, if it is there.
+    #[inline(always)]
+    pub(crate) fn remove(&self, established: bool) {
+        let _gone = match (self.v6, established) {
+            (false, true) => maps::ESTABLISHED_V4.remove(self.as_v4()),
+            (false, false) => maps::HALF_OPEN_V4.remove(self.as_v4()),
+            (true, true) => maps::ESTABLISHED_V6.remove(&self.bytes),
+            (true, false) => maps::HALF_OPEN_V6.remove(&self.bytes),
+        };
+    }
+}
+
+impl Hit {
+    /// Whether the tuple that `key` was made from runs in the original direction.
+    #[inline(always)]
+    pub(crate) const fn original(&self, key: &Key) -> bool {
+        (self.copy.flags & FLOW_ORIGINAL_LOW != 0) == key.low
+    }
+
+    /// Claimed by the sweeper, or silent for too long.
+    #[inline(always)]
+    pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
+        self.copy.flags & FLOW_DEAD != 0
+            || age(now, self.copy.last_seen)
+                > Flow::timeout(self.copy.tcp_original, self.copy.tcp_reply, protocol, self.established, settings)
+    }
+
+    /// Both ends have said that they are done, or one has reset: a SYN begins a new flow.
+    #[inline(always)]
+    pub(crate) const fn closed(&self) -> bool {
+        (self.copy.tcp_original | self.copy.tcp_reply) & TCP_RST != 0 || self.copy.tcp_original & self.copy.tcp_reply & TCP_FIN != 0
+    }
+
+    /// Notes what the packet says of the flow: that it lives, the TCP flags, the first reply; and promotes it when it is established.
+    #[inline(always)]
+    pub(crate) fn track(&mut self, key: &Key, private: &Private, original: bool, settings: &Settings, now: u32) {
+        let tcp = private.tcp;
+        let old = Word::new(
+            self.copy.last_seen,
+            u32::from(self.copy.flags) | u32::from(self.copy.tcp_original) << 16 | u32::from(self.copy.tcp_reply) << 24,
+        );
+        let mut state = old.state();
+        let shift = if original { 16 } else { 24 };
+        if !original {
+            state |= u32::from(FLOW_REPLIED);
+        }
+        if tcp & TCP_RST != 0 {
+            // From here on, traffic in both directions takes the reset back.
+            state = (state | u32::from(TCP_RST) << shift) & !both(TCP_AFTER_RST);
+        } else {
+            state |= u32::from(tcp) << shift;
+            if state & both(TCP_RST) != 0 {
+                state |= u32::from(TCP_AFTER_RST) << shift;
+                if state & both(TCP_AFTER_RST) == both(TCP_AFTER_RST) {
+                    state &= !both(TCP_AFTER_RST | TCP_RST);
+                }
+            }
+        }
+        let seen = if age(now, old.seen()) >= settings.hz { now } else { old.seen() };
+        let new = Word::new(seen, state);
+        if new != old {
+            // A lost race loses one packet's flags; the next packet brings them again, and what matters is sent until answered.
+            swap_word(self.flow, key.check, old, new);
+        }
+        if self.established {
+            return;
+        }
+        let plain_ack = tcp & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK;
+        if tcp & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN | TCP_ACK && !original {
+            let expected = private.sequence.wrapping_add(1);
+            if is(self.flow, key.check) {
+                // SAFETY: an element of a map, aligned; verified just now to be this flow.
+                unsafe { core::ptr::addr_of_mut!((*self.flow).handshake).write_volatile(expected) };
+            }
+            return;
+        }
+        let answered = if private.word as u8 == protocol::TCP {
+            if original {
+                // The originator has seen the responder's sequence number, so it is where it says it is.
+                plain_ack
+                    && self.copy.tcp_reply & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+                    && private.acknowledged.wrapping_sub(self.copy.handshake) < HANDSHAKE_WINDOW
+            } else {
+                // The responder goes on with a connection whose originator has acknowledged something: a bogus one gets a RST.
+                plain_ack && self.copy.tcp_original & TCP_ACK != 0
+            }
+        } else {
+            !original
+        };
+        if answered {
+            self.promote(key, new);
+        }
+    }
+
+    /// Marks one side as judged. The endpoint is written last: until then the side is nobody's or holds under its old generation.
+    #[inline(always)]
+    pub(crate) fn set_side(&mut self, key: &Key, egress: bool, side: Side) {
+        let copy = if egress { &mut self.copy.egress } else { &mut self.copy.ingress };
+        *copy = side;
+        if !is(self.flow, key.check) {
+            return;
+        }
+        // SAFETY: an element of a map, aligned; verified just now to be this flow.
+        unsafe {
+            let place = if egress { core::ptr::addr_of_mut!((*self.flow).egress) } else { core::ptr::addr_of_mut!((*self.flow).ingress) };
+            core::ptr::addr_of_mut!((*place).index).write_volatile(side.index);
+            core::ptr::addr_of_mut!((*place).generation).write_volatile(side.generation);
+            core::ptr::addr_of_mut!((*place).endpoint).write_volatile(side.endpoint);
+        }
+    }
+
+    #[inline(always)]
+    fn promote(&mut self, key: &Key, word: Word) {
+        self.copy.last_seen = word.seen();
+        self.copy.flags = word.state() as u16;
+        self.copy.tcp_original = (word.state() >> 16) as u8;
+        self.copy.tcp_reply = (word.state() >> 24) as u8;
+        match key.insert(true, &self.copy, u64::from(BPF_NOEXIST)) {
+            Ok(()) => {
+                count(Event::Promoted);
+                key.remove(false);
+            }
+            // Another CPU was first.
+            Err(EEXIST) => key.remove(false),
+            Err(_) => count(Event::EstablishedFull),
+        }
+    }
+}
+
+/// How far an originator's first ACK may run ahead of the responder's SYN-ACK: what a server may send before the handshake is complete.
+const HANDSHAKE_WINDOW: u32 = 1 << 20;
+
+/// What the kernel returns if the key is there already.
+pub(crate) const EEXIST: i32 = -17;
+
+/// Bits of a state word for a TCP flag of either direction.
+pub(crate) const fn both(flag: u8) -> u32 {
+    (flag as u32) << 16 | (flag as u32) << 24
 }

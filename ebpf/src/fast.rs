@@ -2,16 +2,14 @@
 //! of the same hook, which begins afresh; so nothing here may decide against a packet.
 
 use felid_common::{
-    CB_INDEX, EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow, FlowKeyV4, FlowKeyV6,
+    EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow, FlowKeyV4, FlowKeyV6,
     GENERATION_EXEMPT, INGRESS, Settings, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
 };
 
 use crate::deliver::{self, Family};
 use crate::packet::{ETH_IPV4, ETH_IPV6, L3, NEXT, Packet, now, settings};
-use crate::conntrack::Word;
+use crate::conntrack::{Word, both};
 use crate::{conntrack, maps};
-
-const _: () = assert!(CB_INDEX == 0);
 
 /// Runs the fast program of a hook.
 #[inline(always)]
@@ -107,11 +105,6 @@ fn usual_l4(data: usize, end: usize, l4: usize, number: u8, length: u32, setting
     } else {
         None
     }
-}
-
-/// Bits of a flow's state word (`flags`, `tcp_original`, `tcp_reply`) for the TCP flags of either direction.
-const fn both(flag: u8) -> u32 {
-    (flag as u32) << 16 | (flag as u32) << 24
 }
 
 #[expect(clippy::too_many_arguments, reason = "inlined; a struct would be built on the stack for every packet")]

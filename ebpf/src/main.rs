@@ -8,8 +8,14 @@ mod atomic;
 mod conntrack;
 mod deliver;
 mod fast;
+mod fragments;
+mod host;
+mod judge;
 mod maps;
 mod packet;
+mod parse;
+mod slow;
+mod state;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -25,6 +31,24 @@ pub fn from_workload(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_workload(ctx: TcContext) -> i32 {
     fast::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
+}
+
+/// Everything else from a workload.
+#[classifier]
+pub fn from_workload_slow(ctx: TcContext) -> i32 {
+    slow::run::<{ felid_common::EGRESS }>(Packet::new(ctx.skb.skb))
+}
+
+/// Everything else to a workload.
+#[classifier]
+pub fn to_workload_slow(ctx: TcContext) -> i32 {
+    slow::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
+}
+
+/// Where policy programs end.
+#[classifier]
+pub fn judged(ctx: TcContext) -> i32 {
+    judge::judged(Packet::new(ctx.skb.skb))
 }
 
 #[cfg(target_arch = "bpf")]

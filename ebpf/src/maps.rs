@@ -95,11 +95,11 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpu
 
 /// What is known of an address: its record, or `None` where it has none of its own.
 #[inline(always)]
-pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<Peer> {
+pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<&'static Peer> {
     let found = if version == 4 { PEERS_V4.get_ptr(&address[0]) } else { PEERS_V6.get_ptr(address) };
     // SAFETY: a looked-up element stays readable while the program runs. User space replaces whole elements; a recycled one could
     // at worst give another address's class to a packet that raced with the change.
-    found.map(|peer| unsafe { *peer })
+    found.map(|peer| unsafe { &*peer })
 }
 
 /// Class of an address that has no record of its own: what the networks that cover it give.

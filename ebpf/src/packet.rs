@@ -157,6 +157,12 @@ impl Packet {
         }
     }
 
+    /// Source MAC address.
+    #[inline(always)]
+    pub(crate) fn source_mac(self) -> Option<[u16; 3]> {
+        self.load(6)
+    }
+
     /// Writes bytes at an offset. Pointers into the packet are void afterwards.
     #[inline(always)]
     pub(crate) fn store<T: Copy>(self, offset: u32, value: &T) -> bool {

@@ -1,0 +1,305 @@
+//! Judgement: prepares what policy programs look at, and carries out what they say.
+
+use core::ptr::addr_of;
+
+use felid_common::{
+    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, GENERATION_EXEMPT, INGRESS, PEER_HOST,
+    Peer, SETTING_HOST_REACHABLE, Settings, Side, VERDICT_ALLOW, fixed, policy_index,
+};
+
+use crate::conntrack::{EEXIST, Hit, Key};
+use crate::deliver::{self, Family};
+use crate::packet::{NEXT, Packet, count, now, scratch, settings};
+use crate::state::{
+    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE, State,
+};
+use crate::{host, maps};
+
+/// The generation of an endpoint's policy. User space raises it a grace period after the switch of banks, so that no program that still
+/// judges by the old bank can read it: wherever in a program it is read, an old verdict is never stamped as new.
+#[inline(always)]
+pub(crate) fn generation(endpoint: &Endpoint, egress: bool) -> u32 {
+    // SAFETY: a field of a map's element; user space may write it meanwhile, as one word.
+    unsafe {
+        if egress { addr_of!(endpoint.egress_generation).read_volatile() } else { addr_of!(endpoint.ingress_generation).read_volatile() }
+    }
+}
+
+/// The bank that holds for this packet.
+#[inline(always)]
+fn bank() -> Option<u32> {
+    // SAFETY: the map's only element, one word.
+    maps::EPOCH.get_ptr(0).map(|epoch| unsafe { epoch.read_volatile() } & 1)
+}
+
+/// The record of the local endpoint that has this address.
+#[inline(always)]
+fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
+    let peer = peer?;
+    if peer.endpoint == 0 {
+        return None;
+    }
+    maps::ENDPOINTS.get(peer.endpoint).filter(|endpoint| endpoint.id == peer.id)
+}
+
+/// Whether the address is this interface's endpoint's own.
+#[inline(always)]
+pub(crate) fn is_own(packet: Packet, own: &Endpoint, peer: Option<&'static Peer>) -> bool {
+    peer.is_some_and(|peer| peer.endpoint == packet.own_index() && peer.id == own.id)
+}
+
+/// What the host itself generated: it came in by no interface and has the host's address.
+#[inline(always)]
+pub(crate) fn from_host(packet: Packet, version: u8, src: &[u32; 4], peer: Option<&'static Peer>) -> bool {
+    packet.ingress_ifindex() == 0 && (peer.is_some_and(|peer| peer.flags & PEER_HOST != 0) || (version == 6 && host::is_link_local(src)))
+}
+
+/// Who the two addresses of the tuple are; fills the bank and the classes.
+struct Ends {
+    src: Option<&'static Peer>,
+    dst: Option<&'static Peer>,
+}
+
+#[inline(always)]
+fn look_up(state: &mut State, settings: &Settings) -> Result<Ends, Drop> {
+    let bank = bank().ok_or(Drop::Internal)?;
+    let tuple = state.tuple();
+    tuple.bank = bank;
+    tuple.verdict = 0;
+    let ends = Ends { src: maps::peer(tuple.ip_version, &tuple.src), dst: maps::peer(tuple.ip_version, &tuple.dst) };
+    tuple.src_class = class(ends.src, tuple.ip_version, &tuple.src, settings, bank);
+    tuple.dst_class = class(ends.dst, tuple.ip_version, &tuple.dst, settings, bank);
+    Ok(ends)
+}
+
+#[inline(always)]
+fn class(peer: Option<&'static Peer>, version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
+    match peer {
+        Some(peer) if bank == 0 => peer.class[0],
+        Some(peer) => peer.class[1],
+        None => maps::net_class(version, address, settings, bank),
+    }
+}
+
+/// Judges the first packet of a flow, in its own direction.
+#[inline(always)]
+pub(crate) fn new_flow<const HOOK: u32>(
+    packet: Packet,
+    state: &mut State,
+    own: &'static Endpoint,
+    settings: &Settings,
+) -> Result<i32, Drop> {
+    let my_side = Side { endpoint: own.id, index: packet.own_index(), generation: generation(own, HOOK == EGRESS) };
+    let private = state.private();
+    (private.egress, private.ingress, private.pending) =
+        if HOOK == EGRESS { (my_side, Side::default(), JUDGE_EGRESS) } else { (Side::default(), my_side, JUDGE_INGRESS) };
+    start::<HOOK>(packet, state, own, settings)
+}
+
+/// Judges a flow again, by its original tuple; the sides and what is pending are set.
+#[inline(always)]
+pub(crate) fn again<const HOOK: u32>(
+    packet: Packet,
+    state: &mut State,
+    own: &'static Endpoint,
+    settings: &Settings,
+) -> Result<i32, Drop> {
+    if state.private().mode & MODE_TURNED != 0 {
+        state.turn();
+        let query = (state.private().word >> 8) as u8;
+        let tuple = state.tuple();
+        // A reply stands for its query.
+        if tuple.icmp_type != 0 || query != 0 {
+            tuple.icmp_type = query;
+        }
+    }
+    start::<HOOK>(packet, state, own, settings)
+}
+
+/// Checks who the packet is from and to, then asks the first policy.
+#[inline(always)]
+fn start<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpoint, settings: &Settings) -> Result<i32, Drop> {
+    let ends = look_up(state, settings)?;
+    let turned = state.private().mode & MODE_TURNED != 0;
+    let version = state.tuple().ip_version;
+    if HOOK == EGRESS {
+        let mine = if turned { ends.dst } else { ends.src };
+        if !is_own(packet, own, mine) {
+            return Err(Drop::SpoofedAddress);
+        }
+        if state.private().mode & (MODE_TURNED | MODE_FAST) == 0 {
+            let target = local(ends.dst);
+            let mode = host::destination(version, &state.tuple().dst, ends.dst, target.is_some());
+            let private = state.private();
+            private.mode |= mode;
+            let index = ends.dst.map_or(0, |peer| peer.endpoint);
+            if private.mode & MODE_UPDATE == 0
+                && let Some(target) = target
+                && index != packet.own_index()
+                && own.flags & target.flags & ENDPOINT_FAST != 0
+            {
+                private.ingress = Side { endpoint: target.id, index, generation: generation(target, false) };
+                private.pending |= JUDGE_INGRESS;
+                private.mode |= MODE_FAST;
+            }
+        }
+    } else {
+        let (mine, source) = if turned { (ends.src, ends.dst) } else { (ends.dst, ends.src) };
+        if let Some(endpoint) = local(source)
+            && endpoint.ifindex != packet.ingress_ifindex()
+        {
+            return Err(Drop::SpoofedAddress);
+        }
+        let exempt = !turned && from_host(packet, version, &state.tuple().src, source);
+        if !is_own(packet, own, mine) {
+            // Multicast and the like: only the host itself sends that here.
+            return if exempt { Ok(NEXT) } else { Err(Drop::ForeignDestination) };
+        }
+        if exempt {
+            let private = state.private();
+            private.ingress.generation = GENERATION_EXEMPT;
+            private.pending &= !JUDGE_INGRESS;
+            private.judged = JUDGE_INGRESS;
+            return Ok(packet.continue_in(fixed::JUDGED));
+        }
+    }
+    let bank = state.tuple().bank;
+    let private = state.private();
+    private.judged = private.pending;
+    let policy = if private.pending & JUDGE_EGRESS != 0 {
+        policy_index(bank, EGRESS, private.egress.index)
+    } else {
+        policy_index(bank, INGRESS, private.ingress.index)
+    };
+    Ok(packet.judge_by(policy))
+}
+
+/// Where every policy program ends.
+#[inline(always)]
+pub(crate) fn judged(packet: Packet) -> i32 {
+    match carry_out(packet) {
+        Ok(verdict) => verdict,
+        Err(reason) => packet.drop(reason),
+    }
+}
+
+#[inline(always)]
+fn carry_out(packet: Packet) -> Result<i32, Drop> {
+    let mut state = State::new(scratch().ok_or(Drop::Internal)?);
+    let settings = settings().ok_or(Drop::Internal)?;
+    let (pending, mode) = (state.private().pending, state.private().mode);
+    if pending != 0 {
+        let egress = pending & JUDGE_EGRESS != 0;
+        let tuple = state.tuple();
+        let (verdict, bank) = (tuple.verdict, tuple.bank);
+        tuple.verdict = 0;
+        if let Some(counter) = maps::COUNTERS.get_ptr_mut(tuple.counter) {
+            // SAFETY: this CPU's own slot.
+            unsafe { *counter += 1 }
+        }
+        if verdict != VERDICT_ALLOW {
+            if mode & (MODE_UPDATE | MODE_TRANSIENT) == MODE_UPDATE {
+                let key = Key::new(&mut state);
+                key.remove(true);
+                key.remove(false);
+                count(Event::Revoked);
+            }
+            return Err(if egress { Drop::EgressPolicy } else { Drop::IngressPolicy });
+        }
+        let private = state.private();
+        let left = pending & !if egress { JUDGE_EGRESS } else { JUDGE_INGRESS };
+        private.pending = left;
+        if left != 0 {
+            return Ok(packet.judge_by(policy_index(bank, INGRESS, private.ingress.index)));
+        }
+    }
+    if mode & (MODE_TO_HOST | MODE_ASK_ROUTE) != 0
+        && settings.flags & SETTING_HOST_REACHABLE == 0
+        && (mode & MODE_TO_HOST != 0 || !host::forwards(packet, &mut state))
+    {
+        return Err(Drop::EndpointToHost);
+    }
+    if mode & MODE_TRANSIENT == 0 {
+        commit(&mut state, settings)?;
+    }
+    if mode & MODE_FAST == 0 {
+        return Ok(NEXT);
+    }
+    let private = state.private();
+    let side = if mode & MODE_TURNED != 0 { private.egress } else { private.ingress };
+    let own = packet.own().ok_or(Drop::UnknownInterface)?;
+    match maps::ENDPOINTS.get(side.index) {
+        Some(target) if target.id == side.endpoint => Ok(deliver::any(packet, own, target, Family::of(state.tuple().ip_version))),
+        _ => Ok(NEXT),
+    }
+}
+
+/// Writes into the tables what was allowed.
+#[inline(always)]
+fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
+    let now = now();
+    let key = Key::new(state);
+    let private = state.private();
+    let mode = private.mode;
+    let turned = mode & MODE_TURNED != 0;
+    if mode & MODE_UPDATE != 0
+        && let Some(mut hit) = key.find(false)
+        && hit.original(&key)
+    {
+        renew(&mut hit, &key, private.judged, private.egress, private.ingress);
+        hit.track(&key, private, !turned, settings, now);
+        count(Event::Rejudged);
+        return Ok(());
+    }
+    let mut flags = if key.low { FLOW_ORIGINAL_LOW } else { 0 };
+    if mode & MODE_FAST != 0 {
+        flags |= FLOW_FAST;
+    }
+    if turned {
+        flags |= FLOW_REPLIED;
+    }
+    let flow = Flow {
+        check: key.check,
+        last_seen: now,
+        flags,
+        tcp_original: if turned { 0 } else { private.tcp },
+        tcp_reply: if turned { private.tcp } else { 0 },
+        egress: private.egress,
+        ingress: private.ingress,
+        created: now,
+        handshake: 0,
+    };
+    if mode & MODE_REPLACE != 0 {
+        // The established table is asked first: an older flow there would hide the new one.
+        key.remove(true);
+        key.remove(false);
+        count(Event::Reused);
+    }
+    match key.insert(false, &flow, u64::from(aya_ebpf::bindings::BPF_NOEXIST)) {
+        Ok(()) => {
+            count(Event::Created);
+            Ok(())
+        }
+        Err(EEXIST) => {
+            // Another CPU was first. If it came from the other end, its view stands: this packet was allowed all the same.
+            if let Some(mut hit) = key.find(false)
+                && hit.original(&key)
+            {
+                renew(&mut hit, &key, private.judged, private.egress, private.ingress);
+            }
+            Ok(())
+        }
+        Err(_) => Err(Drop::ConntrackFull),
+    }
+}
+
+/// Marks sides of an entry as judged.
+#[inline(always)]
+fn renew(hit: &mut Hit, key: &Key, judged: u8, egress: Side, ingress: Side) {
+    if judged & JUDGE_EGRESS != 0 {
+        hit.set_side(key, true, egress);
+    }
+    if judged & JUDGE_INGRESS != 0 {
+        hit.set_side(key, false, ingress);
+    }
+}
