@@ -11,7 +11,7 @@ use crate::active::Versions;
 use crate::claims::Claims;
 use crate::config::{Config, ConfigRecords};
 use crate::endpoints::{Shared, Sources, addresses};
-use crate::index::ItemId;
+use crate::ids::{ItemId, Numbers};
 use crate::labels::{Bearer, Inherited};
 use crate::members::Members;
 use crate::policies::{Content, Policies};
@@ -54,6 +54,8 @@ struct Work {
     changed: BTreeSet<ResourceKey>,
     /// Endpoints that were local.
     gone: BTreeSet<ResourceKey>,
+    /// Numbers of items that went: they may not be used again before the flush is over.
+    freed: Vec<ItemId>,
 }
 
 /// The calculation. See the crate's page.
@@ -70,7 +72,7 @@ pub struct Calc {
     sets: Sets,
     members: Members,
     items: HashMap<ResourceKey, ItemId>,
-    next_item: u64,
+    numbers: Numbers<ItemId>,
     endpoint_count: usize,
     /// Endpoints of this node with addresses.
     candidates: BTreeMap<ResourceKey, Arc<WorkloadEndpoint>>,
@@ -96,7 +98,7 @@ impl Calc {
             sets: Sets::default(),
             members: Members::new(),
             items: HashMap::new(),
-            next_item: 0,
+            numbers: Numbers::new(),
             endpoint_count: 0,
             candidates: BTreeMap::new(),
             interfaces: Claims::new(),
@@ -157,7 +159,9 @@ impl Calc {
 
         let mut delta = Delta::default();
         self.members.flush(&mut delta);
+        let freed = std::mem::take(&mut work.freed);
         self.say_endpoints(work, &mut delta);
+        freed.into_iter().for_each(|id| self.numbers.free(id));
         let config = self.config_records.merged(&self.node);
         let config = (self.config.as_ref() != Some(&config)).then(|| self.config.insert(config).clone());
         Output { delta, config }
@@ -209,10 +213,7 @@ impl Calc {
         if old == bearer.as_ref() {
             return;
         }
-        let id = known.unwrap_or_else(|| {
-            self.next_item += 1;
-            ItemId(self.next_item)
-        });
+        let id = known.unwrap_or_else(|| self.numbers.take());
         let old_profiles = old.map(Bearer::profiles).unwrap_or_default();
         let new_profiles = bearer.as_ref().map(Bearer::profiles).unwrap_or_default();
         self.profiles.bear(id, &old_profiles, &new_profiles);
@@ -228,6 +229,7 @@ impl Calc {
             }
             None => {
                 self.items.remove(key);
+                work.freed.push(id);
             }
         }
         self.members.put(id, bearer);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use felid_model::resolved::{LocalEndpoint, ResolvedPolicy, ResolvedRules, ResolvedTier};
 use felid_model::{ResourceKey, WorkloadEndpoint};
 
-use crate::index::ItemId;
+use crate::ids::ItemId;
 use crate::policies::{Content, Entry, Policies};
 use crate::profiles::{Profiles, profile_key};
 use crate::tiers::{TierPlace, Tiers};

@@ -9,15 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use felid_model::Selector;
 
+use crate::ids::{IdMap, ItemId, QueryId};
 use crate::labels::Inherited;
-
-/// Number of an item; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ItemId(pub(crate) u64);
-
-/// Number of a selector in an index, or of the policy whose selector it is; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct QueryId(pub(crate) u64);
 
 /// Which selectors began and ceased to match an item.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -93,6 +86,20 @@ enum Anchor {
     Values(String, Vec<String>),
 }
 
+impl Anchor {
+    /// Whether the selector asks for nothing but this.
+    fn is_all_of(&self, selector: &Selector) -> bool {
+        match self {
+            Anchor::Free => false,
+            Anchor::Present(key) => *selector == Selector::has_label(key),
+            Anchor::Values(key, values) => match values.as_slice() {
+                [value] => *selector == Selector::label_equals(key, value),
+                _ => false,
+            },
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Item {
     labels: Inherited,
@@ -104,15 +111,17 @@ struct Item {
 struct Query {
     selector: Selector,
     anchor: Anchor,
+    /// The anchor says all that the selector says.
+    exact: bool,
     items: BTreeSet<ItemId>,
 }
 
 /// See the module's page.
 #[derive(Debug)]
 pub(crate) struct LabelIndex {
-    items: HashMap<ItemId, Item>,
+    items: IdMap<ItemId, Item>,
     items_by_label: ByLabel<ItemId>,
-    queries: HashMap<QueryId, Query>,
+    queries: IdMap<QueryId, Query>,
     /// Anchored to values.
     queries_by_label: ByLabel<QueryId>,
     /// Anchored to the presence of a label.
@@ -125,9 +134,9 @@ pub(crate) struct LabelIndex {
 impl LabelIndex {
     pub(crate) fn new() -> Self {
         LabelIndex {
-            items: HashMap::new(),
+            items: IdMap::new(),
             items_by_label: ByLabel::new(),
-            queries: HashMap::new(),
+            queries: IdMap::new(),
             queries_by_label: ByLabel::new(),
             queries_by_presence: BTreeMap::new(),
             free_queries: BTreeSet::new(),
@@ -137,7 +146,7 @@ impl LabelIndex {
 
     /// Enters an item or gives it new labels.
     pub(crate) fn put_item(&mut self, id: ItemId, labels: Inherited) -> Changes {
-        let old = self.items.remove(&id);
+        let old = self.items.remove(id);
         if let Some(mut old) = old {
             if old.labels.same_labels(&labels) {
                 old.labels = labels;
@@ -160,7 +169,7 @@ impl LabelIndex {
 
     /// Takes an item out.
     pub(crate) fn remove_item(&mut self, id: ItemId) -> Changes {
-        let Some(old) = self.items.remove(&id) else {
+        let Some(old) = self.items.remove(id) else {
             return Changes::default();
         };
         self.reindex(id, Some(&old.labels), None);
@@ -183,41 +192,26 @@ impl LabelIndex {
                 }
             }
         }
-        let mut items = BTreeSet::new();
-        let mut consider = |candidates: &mut dyn Iterator<Item = &ItemId>| {
-            for candidate in candidates {
-                if self
-                    .items
-                    .get(candidate)
-                    .is_some_and(|item| selector.matches(&item.labels))
-                {
-                    items.insert(*candidate);
-                }
-            }
-        };
-        match &anchor {
-            Anchor::Free => consider(&mut self.items.keys()),
+        let exact = anchor.is_all_of(&selector);
+        let matches = |item: &ItemId| exact || self.items.get(*item).is_some_and(|item| selector.matches(&item.labels));
+        let by_label = &self.items_by_label;
+        let items: BTreeSet<ItemId> = match &anchor {
+            Anchor::Free => self.items.keys().filter(matches).collect(),
             Anchor::Present(key) => {
-                consider(
-                    &mut self
-                        .items_by_label
-                        .keys
-                        .get(key)
-                        .into_iter()
-                        .flat_map(|by| by.values.values().flatten()),
-                );
+                let candidates = by_label
+                    .keys
+                    .get(key)
+                    .into_iter()
+                    .flat_map(|by| by.values.values().flatten());
+                candidates.copied().filter(matches).collect()
             }
             Anchor::Values(key, values) => {
-                consider(
-                    &mut values
-                        .iter()
-                        .filter_map(|value| self.items_by_label.get(key, value))
-                        .flatten(),
-                );
+                let candidates = values.iter().filter_map(|value| by_label.get(key, value)).flatten();
+                candidates.copied().filter(matches).collect()
             }
-        }
+        };
         for item in &items {
-            if let Some(item) = self.items.get_mut(item)
+            if let Some(item) = self.items.get_mut(*item)
                 && let Err(position) = item.matched.binary_search(&id)
             {
                 item.matched.insert(position, id);
@@ -228,6 +222,7 @@ impl LabelIndex {
             Query {
                 selector,
                 anchor,
+                exact,
                 items,
             },
         );
@@ -235,7 +230,7 @@ impl LabelIndex {
 
     /// Takes a selector out; returns the items that it matched.
     pub(crate) fn remove_query(&mut self, id: QueryId) -> BTreeSet<ItemId> {
-        let Some(query) = self.queries.remove(&id) else {
+        let Some(query) = self.queries.remove(id) else {
             return BTreeSet::new();
         };
         match &query.anchor {
@@ -257,7 +252,7 @@ impl LabelIndex {
             }
         }
         for item in &query.items {
-            if let Some(item) = self.items.get_mut(item)
+            if let Some(item) = self.items.get_mut(*item)
                 && let Ok(position) = item.matched.binary_search(&id)
             {
                 item.matched.remove(position);
@@ -268,12 +263,12 @@ impl LabelIndex {
 
     /// The items that a selector matches.
     pub(crate) fn items(&self, id: QueryId) -> &BTreeSet<ItemId> {
-        self.queries.get(&id).map_or(&self.no_items, |query| &query.items)
+        self.queries.get(id).map_or(&self.no_items, |query| &query.items)
     }
 
     /// The selectors that match an item, sorted.
     pub(crate) fn matched(&self, id: ItemId) -> &[QueryId] {
-        self.items.get(&id).map_or(&[], |item| item.matched.as_slice())
+        self.items.get(id).map_or(&[], |item| item.matched.as_slice())
     }
 
     /// The needed condition that the fewest items meet now. Which one is chosen changes the cost only.
@@ -307,15 +302,12 @@ impl LabelIndex {
     fn evaluate(&self, labels: &Inherited) -> Vec<QueryId> {
         let mut matched = Vec::new();
         let mut consider = |candidates: Option<&BTreeSet<QueryId>>| {
-            for candidate in candidates.into_iter().flatten() {
-                if self
-                    .queries
-                    .get(candidate)
-                    .is_some_and(|query| query.selector.matches(labels))
-                {
-                    matched.push(*candidate);
-                }
-            }
+            let matches = |id: &&QueryId| {
+                self.queries
+                    .get(**id)
+                    .is_some_and(|query| query.exact || query.selector.matches(labels))
+            };
+            matched.extend(candidates.into_iter().flatten().filter(matches));
         };
         consider(Some(&self.free_queries));
         for (key, value) in labels.iter() {
@@ -353,12 +345,12 @@ impl LabelIndex {
             ended: missing_in(old, new),
         };
         for query in &changes.begun {
-            if let Some(query) = self.queries.get_mut(query) {
+            if let Some(query) = self.queries.get_mut(*query) {
                 query.items.insert(id);
             }
         }
         for query in &changes.ended {
-            if let Some(query) = self.queries.get_mut(query) {
+            if let Some(query) = self.queries.get_mut(*query) {
                 query.items.remove(&id);
             }
         }

@@ -1,5 +1,6 @@
 //! What bears labels, and which labels it has once its profiles' are inherited.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use felid_model::{EndpointPort, LabelMap, Labels, NetworkSet, Profile, ResourceKey, WorkloadEndpoint, host_net};
@@ -32,9 +33,9 @@ impl Bearer {
     }
 
     /// The profiles from which it inherits, in order. A network set inherits from its namespace's, as in Felix.
-    pub(crate) fn profiles(&self) -> Vec<String> {
+    pub(crate) fn profiles(&self) -> Cow<'_, [String]> {
         match self {
-            Bearer::Endpoint(endpoint) => endpoint.profiles.clone(),
+            Bearer::Endpoint(endpoint) => Cow::Borrowed(&endpoint.profiles),
             Bearer::Networks(set) => set.key.namespace.iter().map(|ns| format!("kns.{ns}")).collect(),
         }
     }

@@ -50,6 +50,7 @@ mod calc;
 mod claims;
 mod config;
 mod endpoints;
+mod ids;
 mod index;
 mod intern;
 mod labels;

@@ -3,14 +3,15 @@
 //! For each prefix the table keeps who has it (*holders*: items, and active lists of networks), not what it is a member of:
 //! that is worked out from the holders when something about them changed, and compared with what was last said.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use felid_model::resolved::{Delta, NamedPortMember, SetIds};
 use felid_model::{EndpointPort, Protocol, Selector, host_net};
 use ipnet::IpNet;
 
-use crate::index::{Changes, ItemId, LabelIndex, QueryId};
+use crate::ids::{IdMap, ItemId, Numbers, QueryId};
+use crate::index::{Changes, LabelIndex};
 use crate::intern::{Interner, SetNumber};
 use crate::labels::{Bearer, Inherited};
 use crate::rules::{SetRule, SetRules};
@@ -44,14 +45,21 @@ struct Prefix {
     said: Option<Arc<SetIds>>,
 }
 
+#[derive(Debug)]
+struct Item {
+    bearer: Bearer,
+    /// Sorted.
+    prefixes: Vec<IpNet>,
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub(crate) struct Members {
-    bearers: HashMap<ItemId, Bearer>,
+    items: IdMap<ItemId, Item>,
     index: LabelIndex,
     queries: HashMap<Selector, QueryId>,
-    uses: HashMap<QueryId, Uses>,
-    next_query: u64,
+    uses: IdMap<QueryId, Uses>,
+    numbers: Numbers<QueryId>,
     interner: Interner,
     /// How many active sets of named ports ask for each name.
     port_names: HashMap<Arc<str>, usize>,
@@ -59,44 +67,50 @@ pub(crate) struct Members {
     /// Prefixes with something said of them.
     said_prefixes: usize,
     said_ports: HashMap<NamedPortMember, Arc<SetIds>>,
-    dirty_prefixes: HashSet<IpNet>,
-    dirty_ports: HashSet<NamedPortMember>,
+    /// Items all of whose prefixes are to be worked out again.
+    dirty_items: Vec<ItemId>,
+    dirty_prefixes: Vec<IpNet>,
+    dirty_ports: Vec<NamedPortMember>,
 }
 
 impl Members {
     pub(crate) fn new() -> Self {
         Members {
-            bearers: HashMap::new(),
+            items: IdMap::new(),
             index: LabelIndex::new(),
             queries: HashMap::new(),
-            uses: HashMap::new(),
-            next_query: 0,
+            uses: IdMap::new(),
+            numbers: Numbers::new(),
             interner: Interner::default(),
             port_names: HashMap::new(),
             prefixes: HashMap::new(),
             said_prefixes: 0,
             said_ports: HashMap::new(),
-            dirty_prefixes: HashSet::new(),
-            dirty_ports: HashSet::new(),
+            dirty_items: Vec::new(),
+            dirty_prefixes: Vec::new(),
+            dirty_ports: Vec::new(),
         }
     }
 
     /// Sets what an item is; `None` = gone. Its labels follow by [`Members::relabel`].
     pub(crate) fn put(&mut self, id: ItemId, bearer: Option<Bearer>) {
-        let old = self.bearers.remove(&id);
-        let old_prefixes = old.as_ref().map(Bearer::prefixes).unwrap_or_default();
-        let new_prefixes = bearer.as_ref().map(Bearer::prefixes).unwrap_or_default();
-        let same_ports = match (&old, &bearer) {
-            (Some(old), Some(new)) => old.named_ports().eq(new.named_ports()),
-            _ => false,
+        let old = self.items.remove(id);
+        let new = bearer.map(|bearer| Item {
+            prefixes: bearer.prefixes(),
+            bearer,
+        });
+        let ports = |item: &Option<Item>| -> Vec<EndpointPort> {
+            item.iter()
+                .flat_map(|item| item.bearer.named_ports())
+                .cloned()
+                .collect()
         };
-        if old_prefixes != new_prefixes || !same_ports {
-            for (bearer, prefixes) in [(&old, &old_prefixes), (&bearer, &new_prefixes)] {
-                if let Some(bearer) = bearer {
-                    mark_ports(bearer, prefixes, &mut self.dirty_ports, |port| {
-                        self.port_names.contains_key(port.name.as_str())
-                    });
-                }
+        let prefixes = |item: &Option<Item>| item.as_ref().map(|item| item.prefixes.clone()).unwrap_or_default();
+        let (old_prefixes, new_prefixes) = (prefixes(&old), prefixes(&new));
+        if old_prefixes != new_prefixes || ports(&old) != ports(&new) {
+            let asked_for = |port: &EndpointPort| self.port_names.contains_key(port.name.as_str());
+            for item in [&old, &new].into_iter().flatten() {
+                mark_ports(item, &mut self.dirty_ports, asked_for);
             }
         }
         for prefix in &old_prefixes {
@@ -104,18 +118,18 @@ impl Members {
                 && let Some(entry) = self.prefixes.get_mut(prefix)
             {
                 entry.items.retain(|item| *item != id);
-                self.dirty_prefixes.insert(*prefix);
+                self.dirty_prefixes.push(*prefix);
             }
         }
         for prefix in &new_prefixes {
             if old_prefixes.binary_search(prefix).is_err() {
                 self.prefixes.entry(*prefix).or_default().items.push(id);
-                self.dirty_prefixes.insert(*prefix);
+                self.dirty_prefixes.push(*prefix);
             }
         }
-        match bearer {
-            Some(bearer) => {
-                self.bearers.insert(id, bearer);
+        match new {
+            Some(item) => {
+                self.items.insert(id, item);
             }
             None => {
                 self.index.remove_item(id);
@@ -126,20 +140,15 @@ impl Members {
     /// Gives an item its labels.
     pub(crate) fn relabel(&mut self, id: ItemId, labels: Inherited) {
         let Changes { begun, ended } = self.index.put_item(id, labels);
-        let Some(bearer) = self.bearers.get(&id) else { return };
-        let changed = || begun.iter().chain(&ended).filter_map(|query| self.uses.get(query));
-        let addresses = changed().any(|uses| uses.addresses.is_some());
-        let ports = changed().any(|uses| !uses.ports.is_empty());
-        if addresses || ports {
-            let prefixes = bearer.prefixes();
-            if ports {
-                mark_ports(bearer, &prefixes, &mut self.dirty_ports, |port| {
-                    changed().any(|uses| uses.ports.iter().any(|set| set.holds(port)))
-                });
-            }
-            if addresses {
-                self.dirty_prefixes.extend(prefixes);
-            }
+        let Some(item) = self.items.get(id) else { return };
+        let changed = || begun.iter().chain(&ended).filter_map(|query| self.uses.get(*query));
+        if changed().any(|uses| !uses.ports.is_empty()) {
+            mark_ports(item, &mut self.dirty_ports, |port| {
+                changed().any(|uses| uses.ports.iter().any(|set| set.holds(port)))
+            });
+        }
+        if changed().any(|uses| uses.addresses.is_some()) {
+            self.dirty_items.push(id);
         }
     }
 
@@ -155,7 +164,7 @@ impl Members {
                         if let Some(entry) = self.prefixes.get_mut(net) {
                             entry.lists.retain(|list| *list != number);
                         }
-                        self.dirty_prefixes.insert(*net);
+                        self.dirty_prefixes.push(*net);
                     }
                 }
                 SetRule::Selector(selector) => self.stop_use(selector, rule, number),
@@ -177,13 +186,14 @@ impl Members {
             return;
         };
         self.mark_members(query, rule);
-        let Some(uses) = self.uses.get_mut(&query) else { return };
+        let Some(uses) = self.uses.get_mut(query) else { return };
         match rule {
             SetRule::NamedPort { .. } => uses.ports.retain(|set| set.number != number),
             SetRule::Selector(_) | SetRule::Networks(_) => uses.addresses = None,
         }
         if uses.addresses.is_none() && uses.ports.is_empty() {
-            self.uses.remove(&query);
+            self.uses.remove(query);
+            self.numbers.free(query);
             self.queries.remove(selector);
             self.index.remove_query(query);
         }
@@ -197,12 +207,12 @@ impl Members {
                 SetRule::Networks(nets) => {
                     for net in nets {
                         self.prefixes.entry(*net).or_default().lists.push(number);
-                        self.dirty_prefixes.insert(*net);
+                        self.dirty_prefixes.push(*net);
                     }
                 }
                 SetRule::Selector(selector) => {
                     let query = self.query(selector);
-                    self.uses.entry(query).or_default().addresses = Some(number);
+                    self.uses.or_default(query).addresses = Some(number);
                     self.mark_members(query, rule);
                 }
                 SetRule::NamedPort {
@@ -217,7 +227,7 @@ impl Members {
                         protocol: *protocol,
                         name: name.clone(),
                     };
-                    self.uses.entry(query).or_default().ports.push(set);
+                    self.uses.or_default(query).ports.push(set);
                     self.mark_members(query, rule);
                 }
             }
@@ -229,8 +239,7 @@ impl Members {
         if let Some(query) = self.queries.get(selector) {
             return *query;
         }
-        let query = QueryId(self.next_query);
-        self.next_query += 1;
+        let query = self.numbers.take();
         self.queries.insert(selector.clone(), query);
         self.index.add_query(query, selector.clone());
         query
@@ -238,50 +247,47 @@ impl Members {
 
     /// Marks what is a member of a set over the selector `query`.
     fn mark_members(&mut self, query: QueryId, rule: &SetRule) {
-        for item in self.index.items(query) {
-            let Some(bearer) = self.bearers.get(item) else { continue };
-            match rule {
-                SetRule::Selector(_) => self.dirty_prefixes.extend(bearer.prefixes()),
-                SetRule::NamedPort { protocol, name, .. } => {
-                    let holds = |port: &EndpointPort| {
-                        **name == *port.name && protocol.is_none_or(|protocol| protocol == port.protocol)
-                    };
-                    if bearer.named_ports().any(holds) {
-                        mark_ports(bearer, &bearer.prefixes(), &mut self.dirty_ports, holds);
-                    }
+        match rule {
+            SetRule::Selector(_) => self.dirty_items.extend(self.index.items(query)),
+            SetRule::NamedPort { protocol, name, .. } => {
+                let holds = |port: &EndpointPort| {
+                    **name == *port.name && protocol.is_none_or(|protocol| protocol == port.protocol)
+                };
+                for item in self.index.items(query).iter().filter_map(|item| self.items.get(*item)) {
+                    mark_ports(item, &mut self.dirty_ports, holds);
                 }
-                SetRule::Networks(_) => {}
             }
+            SetRule::Networks(_) => {}
         }
     }
 
     /// Writes what changed since the last call.
     pub(crate) fn flush(&mut self, delta: &mut Delta) {
-        for prefix in std::mem::take(&mut self.dirty_prefixes) {
-            let Some(entry) = self.prefixes.get(&prefix) else {
-                continue;
-            };
-            let of_items = entry
-                .items
-                .iter()
-                .flat_map(|item| self.index.matched(*item))
-                .filter_map(|query| self.uses.get(query)?.addresses);
-            let numbers = of_items.chain(entry.lists.iter().copied()).collect();
-            let now = self.interner.intern(numbers);
+        let mut prefixes = std::mem::take(&mut self.dirty_prefixes);
+        for id in sorted(std::mem::take(&mut self.dirty_items)) {
+            prefixes.extend(self.items.get(id).into_iter().flat_map(|item| &item.prefixes));
+        }
+        for prefix in sorted(prefixes) {
             let Some(entry) = self.prefixes.get_mut(&prefix) else {
                 continue;
             };
+            let queries = entry.items.iter().flat_map(|item| self.index.matched(*item));
+            let numbers = queries.filter_map(|query| self.uses.get(*query)?.addresses);
+            let now = self
+                .interner
+                .intern(numbers.chain(entry.lists.iter().copied()).collect());
+            let unused = entry.items.is_empty() && entry.lists.is_empty();
             if now != entry.said {
                 self.said_prefixes += usize::from(entry.said.is_none());
                 self.said_prefixes -= usize::from(now.is_none());
                 delta.members.insert(prefix, now.clone());
                 entry.said = now;
             }
-            if entry.items.is_empty() && entry.lists.is_empty() {
+            if unused {
                 self.prefixes.remove(&prefix);
             }
         }
-        for member in std::mem::take(&mut self.dirty_ports) {
+        for member in sorted(std::mem::take(&mut self.dirty_ports)) {
             let numbers = self.port_sets(&member);
             let now = self.interner.intern(numbers);
             if now.as_ref() != self.said_ports.get(&member) {
@@ -300,7 +306,9 @@ impl Members {
         let mut numbers = Vec::new();
         let holders = self.prefixes.get(&host_net(member.address));
         for item in holders.into_iter().flat_map(|prefix| &prefix.items) {
-            let Some(bearer) = self.bearers.get(item) else { continue };
+            let Some(Item { bearer, .. }) = self.items.get(*item) else {
+                continue;
+            };
             let ports = bearer
                 .named_ports()
                 .filter(|port| port.protocol == member.protocol && port.port == member.port);
@@ -309,7 +317,7 @@ impl Members {
                     .index
                     .matched(*item)
                     .iter()
-                    .filter_map(|query| self.uses.get(query));
+                    .filter_map(|query| self.uses.get(*query));
                 let sets = uses.flat_map(|uses| &uses.ports).filter(|set| set.holds(port));
                 numbers.extend(sets.map(|set| set.number));
             }
@@ -318,7 +326,7 @@ impl Members {
     }
 
     pub(crate) fn bearer(&self, id: ItemId) -> Option<&Bearer> {
-        self.bearers.get(&id)
+        Some(&self.items.get(id)?.bearer)
     }
 
     pub(crate) fn counts(&self) -> MemberCounts {
@@ -341,20 +349,22 @@ pub(crate) struct MemberCounts {
     pub(crate) named_ports: usize,
 }
 
-/// Marks those named ports of a bearer that `which` holds for.
-fn mark_ports(
-    bearer: &Bearer,
-    prefixes: &[IpNet],
-    dirty: &mut HashSet<NamedPortMember>,
-    which: impl Fn(&EndpointPort) -> bool,
-) {
-    for port in bearer.named_ports().filter(|port| which(port)) {
-        for prefix in prefixes {
-            dirty.insert(NamedPortMember {
-                address: prefix.addr(),
-                protocol: port.protocol,
-                port: port.port,
-            });
-        }
+/// Marks those named ports of an item that `which` holds for.
+fn mark_ports(item: &Item, dirty: &mut Vec<NamedPortMember>, which: impl Fn(&EndpointPort) -> bool) {
+    for port in item.bearer.named_ports().filter(|port| which(port)) {
+        let (protocol, port) = (port.protocol, port.port);
+        let members = item.prefixes.iter().map(|prefix| NamedPortMember {
+            address: prefix.addr(),
+            protocol,
+            port,
+        });
+        dirty.extend(members);
     }
+}
+
+/// Each once, in order.
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }

@@ -1,12 +1,13 @@
 //! Policies: which local endpoints each selects, where it stands, and its resolved rules while it selects any.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use felid_model::{BadPolicy, NAMESPACE_LABEL, NAMESPACE_PREFIX, Policy, ResourceKey, Selector};
 
 use crate::active::{ActiveRules, Versions};
-use crate::index::{Changes, ItemId, LabelIndex, QueryId};
+use crate::ids::{IdMap, ItemId, Numbers, QueryId};
+use crate::index::{Changes, LabelIndex};
 use crate::labels::Inherited;
 use crate::sets::Sets;
 use crate::tiers::Order;
@@ -99,34 +100,31 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Policies {
     ids: BTreeMap<ResourceKey, QueryId>,
-    entries: HashMap<QueryId, Entry>,
+    entries: IdMap<QueryId, Entry>,
     /// Over local endpoints only.
     index: LabelIndex,
     /// Policies whose rules may have to be resolved or given up.
     touched: BTreeSet<QueryId>,
     by_tier: BTreeMap<String, BTreeSet<QueryId>>,
-    next: u64,
+    numbers: Numbers<QueryId>,
 }
 
 impl Policies {
     pub(crate) fn new() -> Self {
         Policies {
             ids: BTreeMap::new(),
-            entries: HashMap::new(),
+            entries: IdMap::new(),
             index: LabelIndex::new(),
             touched: BTreeSet::new(),
             by_tier: BTreeMap::new(),
-            next: 0,
+            numbers: Numbers::new(),
         }
     }
 
     /// Sets a record; returns the local endpoints whose policy may have changed.
     pub(crate) fn put(&mut self, key: &ResourceKey, content: Content) -> BTreeSet<ItemId> {
-        let id = *self.ids.entry(key.clone()).or_insert_with(|| {
-            self.next += 1;
-            QueryId(self.next)
-        });
-        let old = self.entries.remove(&id);
+        let id = *self.ids.entry(key.clone()).or_insert_with(|| self.numbers.take());
+        let old = self.entries.remove(id);
         let mut concerned = BTreeSet::new();
         let selector = content.selector();
         let rules = match old {
@@ -176,7 +174,7 @@ impl Policies {
         let Some(id) = self.ids.remove(key) else {
             return BTreeSet::new();
         };
-        if let Some(entry) = self.entries.remove(&id) {
+        if let Some(entry) = self.entries.remove(id) {
             if let Some(tier) = entry.content.tier() {
                 self.leave_tier(tier, id);
             }
@@ -184,6 +182,7 @@ impl Policies {
                 rules.release(sets);
             }
         }
+        self.numbers.free(id);
         self.index.remove_query(id)
     }
 
@@ -210,7 +209,7 @@ impl Policies {
     pub(crate) fn settle(&mut self, sets: &mut Sets, versions: &mut Versions) {
         for id in std::mem::take(&mut self.touched) {
             let used = !self.index.items(id).is_empty();
-            let Some(entry) = self.entries.get_mut(&id) else {
+            let Some(entry) = self.entries.get_mut(id) else {
                 continue;
             };
             if used && entry.rules.is_some() && !entry.stale {
@@ -239,7 +238,7 @@ impl Policies {
 
     /// Policies that select a local endpoint.
     pub(crate) fn of(&self, item: ItemId) -> impl Iterator<Item = &Entry> {
-        self.index.matched(item).iter().filter_map(|id| self.entries.get(id))
+        self.index.matched(item).iter().filter_map(|id| self.entries.get(*id))
     }
 
     /// Local endpoints that a policy of this tier selects.
@@ -257,6 +256,6 @@ impl Policies {
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Entry, usize)> {
         self.ids
             .values()
-            .filter_map(|id| Some((self.entries.get(id)?, self.index.items(*id).len())))
+            .filter_map(|id| Some((self.entries.get(*id)?, self.index.items(*id).len())))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use felid_model::{Kind, Profile, ResourceKey};
 
 use crate::active::{ActiveRules, Versions};
-use crate::index::ItemId;
+use crate::ids::ItemId;
 use crate::sets::Sets;
 
 /// One profile: its record, and those that name it whether it exists or not.

@@ -25,7 +25,7 @@ fn local(world: &World, name: &str) -> Arc<LocalEndpoint> {
     world
         .endpoints
         .get(&wep_key(name))
-        .unwrap_or_else(|| panic!("{name} is not local"))
+        .expect("the endpoint is local")
         .clone()
 }
 
@@ -35,7 +35,7 @@ fn shape(policy: &ResolvedPolicy) -> String {
         assert!(policy.tiers.is_empty() && policy.profiles.is_empty());
         return format!("closed: {reason}");
     }
-    let names = |rules: &[felid_model::resolved::ResolvedRules]| -> String {
+    let names = |rules: &[resolved::ResolvedRules]| -> String {
         rules.iter().map(|rules| format!(" {}", rules.key.name)).collect()
     };
     let tiers: Vec<String> = policy

@@ -38,8 +38,6 @@ fn check(calc: &mut felid_calc::Calc, world: &mut World, records: &Records) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     /// After any updates, with flushes anywhere between them, the deltas add up to what the records alone stand for.
     #[test]
     fn deltas_add_up_to_the_state(ops in ops()) {
