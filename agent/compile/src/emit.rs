@@ -41,6 +41,11 @@ const NAMED_KEY: i16 = -8 - size_of::<NamedPortKey>().next_multiple_of(8) as i16
 /// Intervals that are compared one by one at the bottom of a tree.
 const LINEAR: usize = 4;
 
+/// Rules that are skipped together.
+const GROUP: usize = 32;
+/// Each test of a word, made to skip rules, must stand for so many of them.
+const RULES_PER_WORD: usize = 4;
+
 /// Offset of a field of [`Scratch`].
 macro_rules! scratch {
     ($field:ident) => {
@@ -54,7 +59,7 @@ pub(crate) struct Emitter<'a> {
     /// Slots of sets.
     pub(crate) bits: &'a BTreeMap<SetId, u32>,
     pub(crate) direction: Direction,
-    pub(crate) sites: &'a [Site],
+    pub(crate) sites: &'a [Site<'a>],
 }
 
 /// One test of a rule.
@@ -73,8 +78,8 @@ enum Test<'a> {
     },
     /// Source port; where the second map says so, the next test (the last) decides.
     Source(&'a crate::lower::PortTerm),
-    /// One of these bits of the named port's row is set.
-    Named(Vec<(i16, u32)>),
+    /// In these words of the row, one of these bits is set.
+    AnyBit(u8, Vec<(i16, u32)>),
 }
 
 impl Emitter<'_> {
@@ -92,11 +97,7 @@ impl Emitter<'_> {
         match rules.as_slice() {
             [] => Ok(()),
             [rule] => Err(CompileError::RuleTooLarge {
-                rule: self
-                    .sites
-                    .get(rule.site)
-                    .map(|site| site.text.clone())
-                    .unwrap_or_default(),
+                rule: self.sites.get(rule.site).map(Site::text).unwrap_or_default(),
                 insns,
                 branches,
                 limit: MAX_CHUNK_INSNS,
@@ -240,17 +241,66 @@ impl Emitter<'_> {
 
     /// The rules of a leaf, and what follows the block where none matches.
     fn leaf(&self, block: &mut Block, rules: &[&Rule], items: &[Item]) {
-        for item in items {
-            let Some(rule) = rules.get(item.rule) else { continue };
-            block.set_purpose(Purpose::Site(rule.site));
-            let fail = block.label();
-            self.item(block, rule, item, fail);
-            if item.is_certain(rule) {
-                return;
+        let mut rest = items;
+        while !rest.is_empty() {
+            let (group, words) = self.group(rules, rest);
+            let skip = block.label();
+            if !words.is_empty() {
+                block.set_purpose(Purpose::Frame("skip rules whose sets the peer is not in"));
+                let enter = block.label();
+                emit_test(
+                    block,
+                    &Test::AnyBit(ROW, words),
+                    Target::Label(enter),
+                    Target::Label(skip),
+                    Target::Drop,
+                    true,
+                );
+                block.bind(enter);
             }
-            block.bind(fail);
+            for item in rest.iter().take(group) {
+                let Some(rule) = rules.get(item.rule) else { continue };
+                block.set_purpose(Purpose::Site(rule.site));
+                let fail = block.label();
+                self.item(block, rule, item, fail);
+                if item.is_certain(rule) {
+                    return;
+                }
+                block.bind(fail);
+            }
+            block.bind(skip);
+            rest = rest.get(group..).unwrap_or_default();
         }
         block.jump(Target::Next);
+    }
+
+    /// How many of the items belong together, and words of bits of which one must be set for any of them to match. A peer is in few
+    /// sets, so most of a long list is skipped; no words: not worth it.
+    fn group(&self, rules: &[&Rule], items: &[Item]) -> (usize, Vec<(i16, u32)>) {
+        let mut words: BTreeMap<i16, u32> = BTreeMap::new();
+        let mut length = 0;
+        for rule in items.iter().take(GROUP).map_while(|item| rules.get(item.rule)) {
+            let places = || {
+                rule.sets
+                    .iter()
+                    .filter_map(|set| self.bits.get(set))
+                    .map(|slot| bit(*slot))
+            };
+            let Some((offset, bit)) = places()
+                .find(|(offset, _)| words.contains_key(offset))
+                .or_else(|| places().next())
+            else {
+                break;
+            };
+            *words.entry(offset).or_default() |= 1 << bit;
+            length += 1;
+        }
+        let worth_it = words.len() * RULES_PER_WORD <= length;
+        if worth_it && length > 0 {
+            (length, words.into_iter().collect())
+        } else {
+            (length.max(1), Vec::new())
+        }
     }
 
     fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label) {
@@ -317,7 +367,7 @@ impl Emitter<'_> {
             tests.push(Test::Source(source));
         }
         if item.named || source.is_some_and(|source| !source.named.is_empty()) {
-            tests.push(Test::Named(self.words(&rule.named).into_iter().collect()));
+            tests.push(Test::AnyBit(NAMED_ROW, self.words(&rule.named).into_iter().collect()));
         }
         tests
     }
@@ -388,9 +438,7 @@ fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Target, succes
             mask,
             wanted,
         } => {
-            if *row == ROW {
-                block.uses_row = true;
-            }
+            block.uses_row |= *row == ROW;
             block.op(isa::load(Size::W, VALUE, *row, *offset));
             if *wanted == 0 {
                 block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), no);
@@ -430,9 +478,10 @@ fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Target, succes
             block.op(isa::load(Size::H, VALUE, SCRATCH, scratch!(src_port)));
             tree(block, &map);
         }
-        Test::Named(words) => {
+        Test::AnyBit(row, words) => {
+            block.uses_row |= *row == ROW;
             for (offset, mask) in words {
-                block.op(isa::load(Size::W, VALUE, NAMED_ROW, *offset));
+                block.op(isa::load(Size::W, VALUE, *row, *offset));
                 block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), yes);
             }
             block.jump(no);

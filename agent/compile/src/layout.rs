@@ -72,7 +72,7 @@ struct Blocks {
 
 /// Lays a program out: one family = the same for both IP versions, else IPv4 and IPv6.
 pub(crate) fn layout(
-    sites: &[Site],
+    sites: &[Site<'_>],
     families: Vec<Family>,
     direction: Direction,
     counters: &mut impl Counters,
@@ -150,7 +150,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(sites: &[Site], blocks: &Blocks, live: &[BlockId], counters: &mut impl Counters) -> Self {
+    fn new(sites: &[Site<'_>], blocks: &Blocks, live: &[BlockId], counters: &mut impl Counters) -> Self {
         let mut decide: BTreeSet<SiteId> = BTreeSet::new();
         let mut named: BTreeSet<SiteId> = BTreeSet::new();
         let mut verdict = |target: Target| {
@@ -186,10 +186,10 @@ impl Table {
             let verdict = if site.allowed { VERDICT_ALLOW } else { VERDICT_DENY };
             table.sites.insert(id, (table.rules.len() as u32, counter, verdict));
             table.rules.push(RuleRef {
-                key: site.key.clone(),
-                tier: site.tier.clone(),
-                index: site.index,
-                text: site.text.clone(),
+                key: site.key.cloned(),
+                tier: site.tier.cloned(),
+                index: site.index(),
+                text: site.text(),
             });
         }
         table

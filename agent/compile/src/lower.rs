@@ -21,12 +21,11 @@ use crate::ports::PortSet;
 pub(crate) const PORT_PROTOCOLS: [u8; 3] = [TCP, UDP, SCTP];
 
 /// A place in the policy that can decide, or hand on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Site {
-    pub(crate) key: Option<ResourceKey>,
-    pub(crate) tier: Option<Arc<str>>,
-    pub(crate) index: Option<u32>,
-    pub(crate) text: String,
+#[derive(Clone, Debug)]
+pub(crate) struct Site<'a> {
+    pub(crate) key: Option<&'a ResourceKey>,
+    pub(crate) tier: Option<&'a Arc<str>>,
+    pub(crate) what: What<'a>,
     /// Allow or deny; meaningless for Pass.
     pub(crate) allowed: bool,
     /// Names of its counter.
@@ -34,12 +33,39 @@ pub(crate) struct Site {
     pub(crate) counter_policy: Arc<str>,
 }
 
+/// What is at a site.
+#[derive(Clone, Debug)]
+pub(crate) enum What<'a> {
+    Rule(&'a ResolvedRule),
+    /// The end of something, in words.
+    End(String),
+}
+
+impl Site<'_> {
+    /// Index of the rule.
+    pub(crate) fn index(&self) -> Option<u32> {
+        match self.what {
+            What::Rule(rule) => Some(rule.index),
+            What::End(_) => None,
+        }
+    }
+
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match &self.what {
+            What::Rule(rule) => describe(rule),
+            What::End(words) => words.clone(),
+        }
+    }
+}
+
 /// Index of a [`Site`].
 pub(crate) type SiteId = usize;
 
 /// What remains of the rule's `protocol` and `notProtocol`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ProtocolTest {
+    #[default]
     Any,
     Is(u8),
     Not(u8),
@@ -79,25 +105,29 @@ pub(crate) struct Ports {
     pub(crate) dst: PortTerm,
 }
 
+/// The port terms for each of [`PORT_PROTOCOLS`]; `None` = never matches packets of this protocol.
+pub(crate) type PortsOf = [Option<Arc<Ports>>; 3];
+
 /// What a rule does when it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
     /// Allow or deny, as its site says.
+    #[default]
     Verdict,
     /// Go on with the next section.
     Pass,
 }
 
 /// A rule that may match. Everything must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Rule {
     pub(crate) site: SiteId,
     pub(crate) outcome: Outcome,
     pub(crate) protocol: ProtocolTest,
     /// The own address is one of these; `None` = always true.
     pub(crate) own: Option<Vec<IpNet>>,
-    /// Per protocol of [`PORT_PROTOCOLS`]; `None` = never matches packets of this protocol.
-    pub(crate) ports: [Option<Ports>; 3],
+    /// What it says of ports.
+    pub(crate) ports: PortsOf,
     /// Whether it can match packets without ports.
     pub(crate) portless: bool,
     /// The peer is in one of these, if not empty, and in none of those.
@@ -130,7 +160,9 @@ impl Rule {
             if !self.protocol.matches(*protocol) {
                 continue;
             }
-            let Some(Ports { src, dst }) = ports else { return false };
+            let Some(Ports { src, dst }) = ports.as_deref() else {
+                return false;
+            };
             let whole = |term: &PortTerm| term.yes.is_all() || term.named.is_all();
             if !whole(src) || !whole(dst) {
                 return false;
@@ -167,13 +199,13 @@ pub(crate) struct Section {
 }
 
 /// Both IP versions of a policy after partial evaluation.
-pub(crate) struct Lowered {
-    pub(crate) sites: Vec<Site>,
+pub(crate) struct Lowered<'a> {
+    pub(crate) sites: Vec<Site<'a>>,
     pub(crate) v4: Vec<Section>,
     pub(crate) v6: Vec<Section>,
 }
 
-impl Lowered {
+impl Lowered<'_> {
     /// Address sets and named-port sets that are tested on the peer.
     pub(crate) fn sets(&self) -> (SetIds, SetIds) {
         let (mut sets, mut named) = (SetIds::new(), SetIds::new());
@@ -186,7 +218,7 @@ impl Lowered {
 }
 
 /// Partially evaluates a policy.
-pub(crate) fn lower(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Lowered {
+pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &Own) -> Lowered<'a> {
     let mut sites = Vec::new();
     if let Some(reason) = &policy.closed {
         sites.push(end_site(None, format!("Deny: closed: {reason}"), "", "closed"));
@@ -269,12 +301,11 @@ pub(crate) fn lower(policy: &ResolvedPolicy, direction: Direction, own: &Own) ->
     Lowered { sites, v4, v6 }
 }
 
-fn end_site(tier: Option<&Arc<str>>, text: String, counter_tier: &str, counter_policy: &str) -> Site {
+fn end_site<'a>(tier: Option<&'a Arc<str>>, words: String, counter_tier: &str, counter_policy: &str) -> Site<'a> {
     Site {
         key: None,
-        tier: tier.cloned(),
-        index: None,
-        text,
+        tier,
+        what: What::End(words),
         allowed: false,
         counter_tier: counter_tier.into(),
         counter_policy: counter_policy.into(),
@@ -283,8 +314,8 @@ fn end_site(tier: Option<&Arc<str>>, text: String, counter_tier: &str, counter_p
 
 fn rule_sites<'a>(
     lists: &'a [ResolvedRules],
-    tier: Option<&Arc<str>>,
-    sites: &mut Vec<Site>,
+    tier: Option<&'a Arc<str>>,
+    sites: &mut Vec<Site<'a>>,
 ) -> Vec<(SiteId, &'a ResolvedRule)> {
     let counter_tier: Arc<str> = tier.cloned().unwrap_or_else(|| "profile".into());
     let mut out = Vec::new();
@@ -293,10 +324,9 @@ fn rule_sites<'a>(
         for rule in list.rules.iter() {
             out.push((sites.len(), rule));
             sites.push(Site {
-                key: Some(list.key.clone()),
-                tier: tier.cloned(),
-                index: Some(rule.index),
-                text: describe(rule),
+                key: Some(&list.key),
+                tier,
+                what: What::Rule(rule),
                 allowed: rule.action == ResolvedAction::Allow,
                 counter_tier: counter_tier.clone(),
                 counter_policy: counter_policy.clone(),
@@ -343,9 +373,59 @@ struct View<'a> {
 impl View<'_> {
     /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
     fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
-        self.template(site, rule)
-            .map(|template| self.for_own(rule, &template))
-            .unwrap_or_default()
+        let (own, peer) = self.sides(rule);
+        let mine: Vec<IpAddr> = self
+            .addresses
+            .iter()
+            .filter(|(a, sets)| self.own_matches(own, **a, sets))
+            .map(|(a, _)| *a)
+            .collect();
+        if mine.is_empty() {
+            return Vec::new();
+        }
+        let Some(mut template) = self.template(site, rule) else {
+            return Vec::new();
+        };
+        let peer_term = peer_port_term(peer);
+        if peer_term.named.is_empty() {
+            template.named = Vec::new();
+        }
+        // Only named ports tell own addresses apart that the rest of the rule does not.
+        let groups = if own.named_ports.is_empty() && own.not_named_ports.is_empty() {
+            let ports = self.ports(&template, own, &peer_term, None);
+            vec![(ports, mine)]
+        } else {
+            let mut groups: Vec<(PortsOf, Vec<IpAddr>)> = Vec::new();
+            for address in mine {
+                let ports = self.ports(&template, own, &peer_term, Some(address));
+                match groups.iter_mut().find(|(other, _)| *other == ports) {
+                    Some((_, addresses)) => addresses.push(address),
+                    None => groups.push((ports, vec![address])),
+                }
+            }
+            groups
+        };
+        let all = self.addresses.len();
+        let last = groups.len() - 1;
+        let mut rules = Vec::with_capacity(groups.len());
+        for (index, (ports, addresses)) in groups.into_iter().enumerate() {
+            if !template.portless && ports.iter().all(Option::is_none) {
+                continue;
+            }
+            let mut rule = if index == last {
+                std::mem::take(&mut template)
+            } else {
+                template.clone()
+            };
+            if ports.iter().all(Option::is_none) {
+                // Packets without ports are in no named-port set.
+                (rule.named, rule.not_named) = (Vec::new(), Vec::new());
+            }
+            rule.ports = ports;
+            rule.own = (addresses.len() < all).then(|| addresses.into_iter().map(IpNet::from).collect());
+            rules.push(rule);
+        }
+        rules
     }
 
     /// The peer's side of a rule, with port terms still open.
@@ -385,7 +465,7 @@ impl View<'_> {
             },
             protocol,
             own: None,
-            ports: [None, None, None],
+            ports: PortsOf::default(),
             portless,
             nets: if nets.iter().any(|net| net.prefix_len() == 0) {
                 Vec::new()
@@ -409,43 +489,20 @@ impl View<'_> {
 
     /// The networks of this IP version; `None` if there are networks, but none of this version.
     fn family_nets(&self, nets: &[IpNet]) -> Option<Vec<IpNet>> {
+        if nets.is_empty() {
+            return Some(Vec::new());
+        }
         let mine: Vec<IpNet> = nets
             .iter()
             .filter(|net| net.addr().is_ipv4() == self.v4)
             .map(IpNet::trunc)
             .collect();
-        if mine.is_empty() && !nets.is_empty() {
+        if mine.is_empty() {
             return None;
         }
         let mut mine = IpNet::aggregate(&mine);
         mine.sort_unstable();
         Some(mine)
-    }
-
-    /// Decides the own side for each own address, and groups the addresses that end with the same rule.
-    fn for_own(&self, rule: &ResolvedRule, template: &Rule) -> Vec<Rule> {
-        let (own, _) = self.sides(rule);
-        let mut groups: Vec<(Rule, Vec<IpNet>)> = Vec::new();
-        for (address, sets) in &self.addresses {
-            if !self.own_matches(own, *address, sets) {
-                continue;
-            }
-            let Some(resolved) = self.with_ports(rule, template, *address) else {
-                continue;
-            };
-            match groups.iter_mut().find(|(other, _)| *other == resolved) {
-                Some((_, addresses)) => addresses.push(IpNet::from(*address)),
-                None => groups.push((resolved, vec![IpNet::from(*address)])),
-            }
-        }
-        let all = self.addresses.len();
-        groups
-            .into_iter()
-            .map(|(mut rule, addresses)| {
-                rule.own = (addresses.len() < all).then_some(addresses);
-                rule
-            })
-            .collect()
     }
 
     fn own_matches(&self, side: &ResolvedSide, address: IpAddr, sets: &SetIds) -> bool {
@@ -458,55 +515,46 @@ impl View<'_> {
             && !side.not_sets.iter().any(|set| sets.contains(set))
     }
 
-    /// Fills in the port terms as this own address sees them; `None` if nothing can match.
-    fn with_ports(&self, rule: &ResolvedRule, template: &Rule, address: IpAddr) -> Option<Rule> {
-        let (own, peer) = self.sides(rule);
-        let peer_term = peer_port_term(peer);
-        let mut out = template.clone();
-        for (slot, protocol) in out.ports.iter_mut().zip(PORT_PROTOCOLS) {
-            if !template.protocol.matches(protocol) {
+    /// The port terms, as this own address sees them; without one: where they do not depend on it.
+    fn ports(&self, rule: &Rule, own: &ResolvedSide, peer_term: &PortTerm, address: Option<IpAddr>) -> PortsOf {
+        let mut out = PortsOf::default();
+        let mut before: Option<Arc<Ports>> = None;
+        for (slot, protocol) in out.iter_mut().zip(PORT_PROTOCOLS) {
+            if peer_term.is_dead() || !rule.protocol.matches(protocol) {
+                continue;
+            }
+            if address.is_none() && before.is_some() {
+                slot.clone_from(&before);
                 continue;
             }
             let own_term = self.own_port_term(own, address, protocol);
-            if own_term.is_dead() || peer_term.is_dead() {
+            if own_term.is_dead() {
                 continue;
             }
-            *slot = Some(match self.direction {
+            let peer_term = peer_term.clone();
+            *slot = Some(Arc::new(match self.direction {
                 Direction::Ingress => Ports {
-                    src: peer_term.clone(),
+                    src: peer_term,
                     dst: own_term,
                 },
                 Direction::Egress => Ports {
                     src: own_term,
-                    dst: peer_term.clone(),
+                    dst: peer_term,
                 },
-            });
+            }));
+            before.clone_from(slot);
         }
-        if !out.portless && out.ports.iter().all(Option::is_none) {
-            return None;
-        }
-        if peer_term.named.is_empty() {
-            out.named = Vec::new();
-        }
-        if out.ports.iter().all(Option::is_none) {
-            // Packets without ports are in no named-port set.
-            (out.named, out.not_named) = (Vec::new(), Vec::new());
-        }
-        Some(out)
+        out
     }
 
-    fn own_port_term(&self, side: &ResolvedSide, address: IpAddr, protocol: u8) -> PortTerm {
+    fn own_port_term(&self, side: &ResolvedSide, address: Option<IpAddr>, protocol: u8) -> PortTerm {
         let named = |names: &[SetId]| {
-            self.own
-                .ports
-                .iter()
-                .filter(|(member, sets)| {
-                    member.address == address
-                        && member.protocol.0 == protocol
-                        && names.iter().any(|name| sets.contains(name))
-                })
-                .map(|(member, _)| (member.port, member.port))
-                .collect::<Vec<_>>()
+            let ports = self.own.ports.iter().filter(|(member, sets)| {
+                Some(member.address) == address
+                    && member.protocol.0 == protocol
+                    && names.iter().any(|name| sets.contains(name))
+            });
+            ports.map(|(member, _)| (member.port, member.port)).collect::<Vec<_>>()
         };
         let within = if side.ports.is_empty() && side.named_ports.is_empty() {
             PortSet::all()

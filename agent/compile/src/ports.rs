@@ -42,6 +42,9 @@ impl PortSet {
 
     /// Ports of this set that are not in the other.
     pub(crate) fn without(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
         let mut parts = self.complement();
         parts.0.extend_from_slice(&other.0);
         Self::of(parts.0).complement()

@@ -202,7 +202,8 @@ fn side_matches(side: &ResolvedSide, address: IpAddr, port: u16, packet: &Packet
                     .iter()
                     .any(|set| members.contains_port(set, address, packet.protocol, port)))
     };
-    if !(side.ports.is_empty() && side.named_ports.is_empty()) && !has_port(&side.ports, &side.named_ports) {
+    let wants_port = !side.ports.is_empty() || !side.named_ports.is_empty();
+    if wants_port && !has_port(&side.ports, &side.named_ports) {
         return false;
     }
     !has_port(&side.not_ports, &side.not_named_ports)

@@ -8,6 +8,7 @@
 //! The seam for cleverer structures (inverted indexes on slots, memoised verdicts): another kind of [`Segment`], chosen here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::lower::{PORT_PROTOCOLS, Ports, ProtocolTest, Rule};
 use crate::ports::{PortMap, merge_neighbours};
@@ -248,10 +249,10 @@ fn port_map(rules: &[&Rule], index: usize, leaves: &mut Leaves) -> PortMap<LeafI
     // Port -> what begins (with the item) or ends (without) there.
     let mut events: BTreeMap<u32, Vec<(usize, Option<Item>)>> = BTreeMap::from([(0, Vec::new())]);
     for (position, rule) in rules.iter().enumerate() {
-        let Some(ports) = rule.ports.get(index).and_then(Option::as_ref) else {
+        let Some(ports) = rule.ports.get(index).and_then(Option::as_deref) else {
             continue;
         };
-        let same_source = |other: &Option<_>| other.as_ref().is_some_and(|other: &Ports| other.src == ports.src);
+        let same_source = |other: &Option<Arc<Ports>>| other.as_ref().is_some_and(|other| other.src == ports.src);
         let source = if ports.src.is_vacuous() {
             None
         } else {

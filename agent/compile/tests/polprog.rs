@@ -86,7 +86,7 @@ fn hit(case: &Value, by: &Decided) -> Value {
             index,
         } => {
             let policies = tier_of(tier)["policies"].as_array().unwrap();
-            let policy = policies.iter().find(|policy| policy["name"] == &*key.name).unwrap();
+            let policy = policies.iter().find(|policy| policy["name"] == *key.name).unwrap();
             policy["rules"][*index as usize]["matchID"].clone()
         }
         Decided::EndOfTier(tier) => tier_of(tier)["endMatchID"].clone(),
