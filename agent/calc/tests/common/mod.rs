@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+pub(crate) mod facts;
 pub(crate) mod naive;
 pub(crate) mod strategies;
 
