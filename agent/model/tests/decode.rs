@@ -404,3 +404,21 @@ fn refused_policies_tell_what_they_select() {
     );
     assert!(a != b && a.kind == Kind::NetworkPolicy && a.namespace.as_deref() == Some("n"));
 }
+
+#[test]
+fn many_issues_are_counted() {
+    let many = |count: usize| (0..count).map(|i| format!("k{i}: 1, ")).collect::<String>();
+    let text = policy("  order: 1").replace("{name: p,", &format!("{{name: p, {}", many(5_000)));
+    let (_, issues) = resource(&text);
+    assert_eq!(issues.len(), 101);
+    assert_eq!(
+        (issues[100].reason.as_str(), issues[100].line),
+        ("4900 more like these", Some(1))
+    );
+    // Errors are never hidden by warnings.
+    let (_, issues, _) = bad(&text.replace("  order: 1", "  x: 1"));
+    assert_eq!(
+        issues.iter().filter(|issue| issue.severity == Severity::Error).count(),
+        1
+    );
+}

@@ -140,11 +140,11 @@ fn labels(root: &Fields<'_>, metadata: &Metadata, orchestrator: &str) -> LabelMa
 
 fn ip_networks(spec: &mut Fields<'_>) -> Vec<IpNet> {
     let issues = spec.issues();
-    let mut nets = Vec::new();
+    let (mut nets, mut seen) = (Vec::new(), BTreeSet::new());
     for (at, text) in spec.strings("ipNetworks") {
         match check::network_or_address(text) {
             Ok(net) if net.prefix_len() == net.max_prefix_len() => {
-                if !nets.contains(&net) {
+                if seen.insert(net) {
                     nets.push(net);
                 }
             }

@@ -8,23 +8,35 @@ use crate::Selector;
 
 use super::{Issue, NOT_ENFORCED, Severity};
 
+/// Most issues of each severity that are kept of one document.
+const MOST_ISSUES: usize = 100;
+
 /// What was found in one document.
 #[derive(Default)]
 pub(super) struct Issues {
     list: RefCell<Vec<Issue>>,
+    warnings: Cell<usize>,
+    errors: Cell<usize>,
     fatal: Cell<bool>,
 }
 
 impl Issues {
     fn push(&self, field: String, value: Option<&Value>, reason: &str, severity: Severity) {
-        let value = value.map(shortened);
-        self.list.borrow_mut().push(Issue {
-            field,
-            value,
-            reason: reason.to_owned(),
-            line: None,
-            severity,
-        });
+        let count = match severity {
+            Severity::Warning => &self.warnings,
+            Severity::Error => &self.errors,
+        };
+        count.set(count.get() + 1);
+        if count.get() <= MOST_ISSUES {
+            let value = value.map(shortened);
+            self.list.borrow_mut().push(Issue {
+                field,
+                value,
+                reason: reason.to_owned(),
+                line: None,
+                severity,
+            });
+        }
     }
 
     /// The document is bad.
@@ -48,13 +60,22 @@ impl Issues {
         self.fatal.get()
     }
 
-    /// What was found, in the order of the walk.
+    /// What was found, in the order of the walk; of very many, how many more.
     pub(super) fn take(&self) -> Vec<Issue> {
-        self.list.take()
-    }
-
-    pub(super) fn into_list(self) -> Vec<Issue> {
-        self.list.into_inner()
+        let mut list = self.list.take();
+        for (count, severity) in [(&self.warnings, Severity::Warning), (&self.errors, Severity::Error)] {
+            if let more @ 1.. = count.get().saturating_sub(MOST_ISSUES) {
+                let reason = format!("{more} more like these");
+                list.push(Issue {
+                    field: String::new(),
+                    value: None,
+                    reason,
+                    line: None,
+                    severity,
+                });
+            }
+        }
+        list
     }
 }
 

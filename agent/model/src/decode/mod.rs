@@ -164,7 +164,7 @@ pub fn decode_value(value: &Value) -> Decoded {
         return Decoded::Bad {
             kind: None,
             key: None,
-            issues: issues.into_list(),
+            issues: issues.take(),
             bad_policy: None,
         };
     };
@@ -273,7 +273,7 @@ fn bad(kind: Option<Kind>, key: Option<ResourceKey>, issues: Issues, bad_policy:
     with_reason(Decoded::Bad {
         kind,
         key,
-        issues: issues.into_list(),
+        issues: issues.take(),
         bad_policy,
     })
 }

@@ -63,9 +63,12 @@ fn syntax_error(error: &Error, first_line: usize) -> SyntaxError {
             first_line.saturating_sub(1).saturating_add(line(at.line()).max(1))
         }),
         column: location.map_or(1, |at| line(at.column()).max(1)),
-        reason: without_place(&error.to_string()).to_owned(),
+        reason: without_place(&error.to_string()).chars().take(MOST_REASON).collect(),
     }
 }
+
+/// Longest message in characters: it may quote the text.
+const MOST_REASON: usize = 300;
 
 /// The message without its place, which counts from the document's first line, not from the file's.
 fn without_place(message: &str) -> &str {
