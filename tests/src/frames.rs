@@ -79,7 +79,7 @@ impl Frame {
                 frame.extend(0x0800_u16.to_be_bytes());
                 let length = 20 + self.options.len();
                 let (identification, offset, more) = self.fragment.unwrap_or((0, 0, false));
-                let flags = u16::from(more) << 13 | offset / 8;
+                let flags = (u16::from(more) << 13) | (offset / 8);
                 let start = frame.len();
                 frame.extend([0x40 | (length / 4) as u8, 0]);
                 frame.extend(((length + body.len()) as u16).to_be_bytes());

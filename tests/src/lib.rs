@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+pub mod equivalence;
 pub mod frames;
+pub mod probe;
 pub mod sockets;
 
 pub use cluster::{Cluster, felid};

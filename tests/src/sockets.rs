@@ -47,7 +47,7 @@ pub fn serve_udp(namespace: &Namespace, port: u16) -> Result<()> {
 
 /// Whether a TCP connection is made and answered.
 pub fn tcp(from: &Namespace, to: IpAddr, port: u16) -> Result<bool> {
-    Ok(from.run(|| tcp_here(SocketAddr::new(to, port)).is_ok())?)
+    from.run(|| tcp_here(SocketAddr::new(to, port)).is_ok())
 }
 
 /// An open connection; the socket stays in the namespace it was made in.

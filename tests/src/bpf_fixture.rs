@@ -1,0 +1,562 @@
+//! The kernel programs without interfaces: loaded unpinned, with tables filled by hand, run on crafted packets by `BPF_PROG_TEST_RUN`.
+//!
+//! Policies are a few instructions written here, so that these tests depend on nothing but the programs under test. Each fixture lives in a
+//! network namespace of its own (of the calling thread), with one dummy interface per endpoint for helpers that want a real one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData};
+use aya::programs::SchedClassifier;
+use aya::EbpfLoader;
+use felid_common::{
+    CB_ID, CB_INDEX, CB_REASON, CB_TARGET, ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, NetKeyV4, NetKeyV6,
+    Peer, Scratch, Settings, VERDICT_ALLOW, VERDICT_DENY, fixed, policy_index, protocol,
+};
+use felid_compile::program::Insn;
+use felid_dataplane::object;
+use felid_dataplane::sys::{self, RawMap};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+/// `TCX_NEXT`.
+pub const NEXT: i32 = -1;
+/// `TCX_DROP`.
+pub const DROP: i32 = 2;
+/// `TCX_REDIRECT`.
+pub const REDIRECT: i32 = 7;
+
+/// What a hand-made policy does.
+#[derive(Clone, Copy, Debug)]
+pub enum Policy {
+    /// Allow all.
+    Allow,
+    /// Deny all.
+    Deny,
+    /// Allow this destination port only.
+    Port(u16),
+    /// Allow if the source's class is this.
+    SourceClass(u32),
+    /// Allow if the destination's class is this.
+    DestinationClass(u32),
+    /// Allow this ICMP type only.
+    IcmpType(u8),
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Return code: [`NEXT`], [`DROP`], [`REDIRECT`].
+    pub code: i32,
+    /// `cb[CB_TARGET]`.
+    pub target: u32,
+    /// `cb[CB_REASON]`.
+    pub reason: u32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+    /// Mean time of a repetition, ns.
+    pub duration: u32,
+}
+
+impl Outcome {
+    /// Asserts a drop for this reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: Drop) {
+        assert!(self.code == DROP && self.reason == reason as u32, "expected a drop for {reason:?}, not {}", self.text());
+    }
+
+    /// Asserts that the host's stack goes on.
+    #[track_caller]
+    pub fn passed(&self) {
+        assert!(self.code == NEXT, "expected the packet to pass, not {}", self.text());
+    }
+
+    /// Asserts a redirect to an interface.
+    #[track_caller]
+    pub fn redirected(&self, ifindex: u32) {
+        assert!(self.code == REDIRECT && self.target == ifindex, "expected a redirect to {ifindex}, not {}", self.text());
+    }
+
+    fn text(&self) -> String {
+        match self.code {
+            DROP => format!("a drop for {:?}", Drop::ALL.get(self.reason as usize)),
+            NEXT => "a pass".to_owned(),
+            REDIRECT => format!("a redirect to {}", self.target),
+            code => format!("code {code}"),
+        }
+    }
+}
+
+/// Settings of a fresh fixture.
+pub const SETTINGS: Settings = Settings {
+    hz: 1000,
+    tcp_syn: 20_000,
+    tcp_established: 3_600_000,
+    tcp_fin: 30_000,
+    tcp_rst: 40_000,
+    udp: 60_000,
+    icmp: 5_000,
+    other: 600_000,
+    flags: 0,
+    vxlan_port: 4789,
+    reserved: [0; 6],
+};
+
+/// Programs of the object and where they belong in `fixed`.
+const PROGRAMS: [(&str, Option<u32>); 11] = [
+    ("from_workload", Some(fixed::FROM_WORKLOAD)),
+    ("to_workload", Some(fixed::TO_WORKLOAD)),
+    ("from_workload_slow", Some(fixed::FROM_WORKLOAD_SLOW)),
+    ("to_workload_slow", Some(fixed::TO_WORKLOAD_SLOW)),
+    ("judged", Some(fixed::JUDGED)),
+    ("related", Some(fixed::RELATED)),
+    ("neighbour", Some(fixed::NEIGHBOUR)),
+    ("closed", None),
+    ("sweep_v4", None),
+    ("sweep_v6", None),
+    ("clock", None),
+];
+
+/// Sizes that suffice here and are quick to make.
+const SIZES: [(&str, u32); 10] = [
+    ("established_v4", 1024),
+    ("established_v6", 1024),
+    ("half_open_v4", 1024),
+    ("half_open_v6", 1024),
+    ("fragments_v4", 256),
+    ("fragments_v6", 256),
+    ("peers_v4", 1024),
+    ("peers_v6", 1024),
+    ("nets_v4", 256),
+    ("nets_v6", 256),
+];
+
+/// The loaded programs and their tables.
+pub struct Fixture {
+    maps: BTreeMap<String, RawMap>,
+    programs: BTreeMap<&'static str, OwnedFd>,
+    stubs: BTreeMap<(u32, u32), OwnedFd>,
+}
+
+impl Fixture {
+    /// Loads everything into a fresh namespace of this thread, which is pinned to one CPU so that per-CPU values are in one place.
+    pub fn new() -> Result<Self> {
+        Self::with_sizes(&SIZES)
+    }
+
+    /// As [`Fixture::new`], with tables of these sizes (others as the object says).
+    pub fn with_sizes(sizes: &[(&'static str, u32)]) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of one's own needs root")?;
+        let mut cpus = CpuSet::new();
+        cpus.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        command("ip", &["link", "set", "lo", "up"])?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for (name, size) in sizes {
+            loader.map_max_entries(name, *size);
+        }
+        let mut ebpf = loader.load(object::EBPF).context("load the object")?;
+        let mut programs = BTreeMap::new();
+        for (name, _) in PROGRAMS {
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            program.load().with_context(|| format!("load {name}"))?;
+            programs.insert(name, program.fd()?.as_fd().try_clone_to_owned()?);
+        }
+        let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        let mut maps = BTreeMap::new();
+        for name in names {
+            let Some(map) = ebpf.take_map(&name) else { continue };
+            let (data, cpus) = data_of(map, cpus).with_context(|| format!("map {name} is of no known kind"))?;
+            maps.insert(name, RawMap::new(data, cpus)?);
+        }
+        let mut fixture = Self { maps, programs, stubs: BTreeMap::new() };
+        for (name, index) in PROGRAMS {
+            if let Some(index) = index {
+                let fd = fixture.programs[name].as_raw_fd();
+                fixture.map("fixed").update(index.as_bytes(), fd.as_bytes())?;
+            }
+        }
+        fixture.set_settings(SETTINGS)?;
+        Ok(fixture)
+    }
+
+    /// A table by its name.
+    pub fn map(&self, name: &str) -> &RawMap {
+        &self.maps[name]
+    }
+
+    /// A program by its name.
+    pub fn program(&self, name: &str) -> &OwnedFd {
+        &self.programs[name]
+    }
+
+    /// The stub of an endpoint's hook.
+    pub fn stub(&self, n: u32, hook: u32) -> &OwnedFd {
+        &self.stubs[&(n, hook)]
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        Ok(self.map("settings").update(0_u32.as_bytes(), settings.as_bytes())?)
+    }
+
+    /// Flips to a bank.
+    pub fn set_epoch(&mut self, epoch: u32) -> Result<()> {
+        Ok(self.map("epoch").update(0_u32.as_bytes(), epoch.as_bytes())?)
+    }
+
+    /// An endpoint's record as tests begin with: id `n + 100`, interface `n + 10`, MAC 02:..:n.
+    pub fn record(n: u32) -> Endpoint {
+        Endpoint {
+            id: n + 100,
+            ifindex: n + 10,
+            flags: felid_common::ENDPOINT_FAST,
+            mtu: 1500,
+            egress_generation: 1,
+            ingress_generation: 1,
+            mac: [2, 0, 0, 0, 0, n as u8],
+            host_mac: [0xee, 0xee, 0xee, 0xee, 0xee, n as u8],
+            ..Endpoint::default()
+        }
+    }
+
+    /// Adds an endpoint with its addresses, stubs and allowing policies.
+    pub fn endpoint(&mut self, n: u32, addresses: &[&str]) -> Result<()> {
+        let record = Self::record(n);
+        let (name, index) = (format!("d{n}"), record.ifindex.to_string());
+        command("ip", &["link", "add", &name, "index", &index, "type", "dummy"])?;
+        command("ip", &["link", "set", &name, "up"])?;
+        self.set_endpoint(n, record)?;
+        for address in addresses {
+            self.peer(address, Peer { endpoint: n, id: record.id, ..Peer::default() })?;
+        }
+        for (hook, program) in [(EGRESS, fixed::FROM_WORKLOAD), (INGRESS, fixed::TO_WORKLOAD)] {
+            let insns = code::stub(n, record.id, program, self.map("fixed").fd().as_raw_fd());
+            self.stubs.insert((n, hook), load(&insns, "stub")?);
+            self.policy(hook, n, Policy::Allow)?;
+        }
+        Ok(())
+    }
+
+    /// Writes an endpoint's record.
+    pub fn set_endpoint(&mut self, n: u32, record: Endpoint) -> Result<()> {
+        Ok(self.map("endpoints").update(n.as_bytes(), record.as_bytes())?)
+    }
+
+    /// Writes what is known of an address.
+    pub fn peer(&mut self, address: &str, peer: Peer) -> Result<()> {
+        match address.parse()? {
+            IpAddr::V4(address) => self.map("peers_v4").update(&address.octets(), peer.as_bytes())?,
+            IpAddr::V6(address) => self.map("peers_v6").update(&address.octets(), peer.as_bytes())?,
+        }
+        Ok(())
+    }
+
+    /// Forgets an address.
+    pub fn no_peer(&mut self, address: &str) -> Result<()> {
+        match address.parse()? {
+            IpAddr::V4(address) => self.map("peers_v4").delete(&address.octets())?,
+            IpAddr::V6(address) => self.map("peers_v6").delete(&address.octets())?,
+        };
+        Ok(())
+    }
+
+    /// Gives a network a class in each bank.
+    pub fn net(&mut self, address: &str, prefix: u32, class: [u32; 2]) -> Result<()> {
+        let value = ClassPair { class };
+        match address.parse()? {
+            IpAddr::V4(address) => {
+                let key = NetKeyV4 { prefix, address: u32::from_ne_bytes(address.octets()) };
+                self.map("nets_v4").update(key.as_bytes(), value.as_bytes())?;
+            }
+            IpAddr::V6(address) => {
+                let key = NetKeyV6 { prefix, address: words(address.into()) };
+                self.map("nets_v6").update(key.as_bytes(), value.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a policy in both banks.
+    pub fn policy(&mut self, direction: u32, n: u32, policy: Policy) -> Result<()> {
+        self.policy_in(0, direction, n, policy)?;
+        self.policy_in(1, direction, n, policy)
+    }
+
+    /// Sets a policy in one bank. The counter it names is `2 * n + direction`.
+    pub fn policy_in(&mut self, bank: u32, direction: u32, n: u32, policy: Policy) -> Result<()> {
+        let (scratch, fixed) = (self.map("scratch").fd().as_raw_fd(), self.map("fixed").fd().as_raw_fd());
+        let insns = code::policy(policy, 2 * n + direction, scratch, fixed);
+        let program = load(&insns, "policy")?;
+        let index = policy_index(bank, direction, n);
+        Ok(self.map("policies").update(index.as_bytes(), program.as_raw_fd().as_bytes())?)
+    }
+
+    /// Takes a policy away, in both banks.
+    pub fn no_policy(&mut self, direction: u32, n: u32) -> Result<()> {
+        for bank in 0..2 {
+            self.map("policies").delete(policy_index(bank, direction, n).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// A packet that a workload sends.
+    pub fn from_workload(&self, n: u32, packet: &[u8]) -> Result<Outcome> {
+        let ifindex = Self::record(n).ifindex;
+        run(self.stub(n, EGRESS), packet, &Context::new(ifindex, ifindex), 1)
+    }
+
+    /// A packet that the host's stack sends to a workload; `came_by` is where it came in, 0 if the host generated it.
+    pub fn to_workload(&self, n: u32, came_by: u32, packet: &[u8]) -> Result<Outcome> {
+        run(self.stub(n, INGRESS), packet, &Context::new(Self::record(n).ifindex, came_by), 1)
+    }
+
+    /// What the last packet left for policy programs.
+    pub fn scratch(&self) -> Result<Scratch> {
+        Scratch::read_from_bytes(&self.first_cpu("scratch", 0)?[..size_of::<Scratch>()]).map_err(|_| anyhow::anyhow!("size"))
+    }
+
+    /// A count of dropped packets.
+    pub fn drops(&self, reason: Drop) -> Result<u64> {
+        self.count("drops", reason as u32)
+    }
+
+    /// A count of events.
+    pub fn events(&self, event: Event) -> Result<u64> {
+        self.count("events", event as u32)
+    }
+
+    /// A policy's count.
+    pub fn counter(&self, direction: u32, n: u32) -> Result<u64> {
+        self.count("counters", 2 * n + direction)
+    }
+
+    fn count(&self, map: &str, index: u32) -> Result<u64> {
+        let bytes = self.map(map).lookup(index.as_bytes())?.context("no such element")?;
+        Ok(bytes.chunks_exact(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap_or_default())).sum())
+    }
+
+    fn first_cpu(&self, map: &str, index: u32) -> Result<Vec<u8>> {
+        self.map(map).lookup(index.as_bytes())?.context("no such element")
+    }
+
+    /// The entry of a flow: whether it is established, and what it holds. `icmp`: query type, for the key.
+    pub fn flow(&self, protocol: u8, src: &str, src_port: u16, dst: &str, dst_port: u16) -> Result<Option<(bool, Flow)>> {
+        let query = match protocol {
+            protocol::ICMP => 8,
+            protocol::ICMPV6 => 128,
+            _ => 0,
+        };
+        for (established, table) in [(true, "established"), (false, "half_open")] {
+            let (name, key) = key(table, protocol::word(protocol, query, 0), src.parse()?, src_port, dst.parse()?, dst_port);
+            if let Some(value) = self.map(&name).lookup(&key)? {
+                let flow = Flow::read_from_bytes(&value).map_err(|_| anyhow::anyhow!("size of a flow"))?;
+                return Ok(Some((established, flow)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes a flow's entry where it is.
+    pub fn edit_flow(
+        &self,
+        protocol: u8,
+        src: &str,
+        src_port: u16,
+        dst: &str,
+        dst_port: u16,
+        change: impl FnOnce(&mut Flow),
+    ) -> Result<()> {
+        let (established, mut flow) = self.flow(protocol, src, src_port, dst, dst_port)?.context("no such flow")?;
+        change(&mut flow);
+        let query = match protocol {
+            protocol::ICMP => 8,
+            protocol::ICMPV6 => 128,
+            _ => 0,
+        };
+        let table = if established { "established" } else { "half_open" };
+        let (name, key) = key(table, protocol::word(protocol, query, 0), src.parse()?, src_port, dst.parse()?, dst_port);
+        Ok(self.map(&name).update(&key, flow.as_bytes())?)
+    }
+
+    /// How many flows there are: established and half-open, both families.
+    pub fn flows(&self) -> Result<(usize, usize)> {
+        let mut counts = [0; 4];
+        for (count, name) in counts.iter_mut().zip(["established_v4", "established_v6", "half_open_v4", "half_open_v6"]) {
+            self.map(name).dump(|_, _| *count += 1)?;
+        }
+        Ok((counts[0] + counts[1], counts[2] + counts[3]))
+    }
+}
+
+fn data_of(map: Map, cpus: usize) -> Option<(MapData, usize)> {
+    Some(match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::ProgramArray(data) => (data, 1),
+        Map::PerCpuArray(data) => (data, cpus),
+        _ => return None,
+    })
+}
+
+/// Table and key bytes of a flow.
+pub fn key(table: &str, word: u32, src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> (String, Vec<u8>) {
+    let (src_port, dst_port) = (src_port.to_be(), dst_port.to_be());
+    match (src, dst) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => {
+            let (key, _) = FlowKeyV4::with_word(words(src)[0], src_port, words(dst)[0], dst_port, word);
+            (format!("{table}_v4"), key.as_bytes().to_vec())
+        }
+        _ => {
+            let (key, _) = FlowKeyV6::with_word(words(src), src_port, words(dst), dst_port, word);
+            (format!("{table}_v6"), key.as_bytes().to_vec())
+        }
+    }
+}
+
+/// An address as the programs' words.
+pub fn words(address: IpAddr) -> [u32; 4] {
+    let mut bytes = [0; 16];
+    match address {
+        IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => bytes = address.octets(),
+    }
+    let word = |n: usize| u32::from_ne_bytes([bytes[4 * n], bytes[4 * n + 1], bytes[4 * n + 2], bytes[4 * n + 3]]);
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// `struct __sk_buff` as test runs take it, as far as it may be set.
+pub struct Context {
+    bytes: [u8; 192],
+}
+
+impl Context {
+    /// At an interface, having come in by another.
+    pub fn new(ifindex: u32, came_by: u32) -> Self {
+        let mut context = Self { bytes: [0; 192] };
+        context.set(36, came_by);
+        context.set(40, ifindex);
+        context
+    }
+
+    /// With segmentation offload: bytes a segment. Their number is derived from the packet by the programs' helpers.
+    #[must_use]
+    pub fn segments(mut self, size: u32, count: u32) -> Self {
+        self.set(164, count);
+        self.set(176, size);
+        self
+    }
+
+    fn set(&mut self, offset: usize, value: u32) {
+        self.bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+/// Runs a program on a packet.
+pub fn run(program: &OwnedFd, packet: &[u8], context: &Context, repeat: u32) -> Result<Outcome> {
+    let result = sys::test_run(program.as_fd(), packet, &context.bytes, repeat).context("test run")?;
+    let cb = |word: usize| {
+        let at = 48 + 4 * word;
+        result.context.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    };
+    Ok(Outcome {
+        code: result.result as i32,
+        target: cb(CB_TARGET),
+        reason: cb(CB_REASON),
+        packet: result.data,
+        duration: result.duration,
+    })
+}
+
+/// Runs a command in this thread's namespace.
+pub fn command(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn load(insns: &[Insn], name: &str) -> Result<OwnedFd> {
+    sys::load_classifier(insns, name).map_err(|error| anyhow::anyhow!("load {name}: {error:?}"))
+}
+
+/// Instructions.
+mod code {
+    use std::mem::offset_of;
+    use std::os::fd::RawFd;
+
+    use super::{CB_ID, CB_INDEX, Insn, Policy, Scratch, VERDICT_ALLOW, VERDICT_DENY, fixed};
+
+    const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
+        Insn { code, dst, src, off, imm }
+    }
+
+    fn map(dst: u8, fd: RawFd) -> [Insn; 2] {
+        [insn(0x18, dst, 1, 0, fd), insn(0, 0, 0, 0, 0)]
+    }
+
+    const fn mov(dst: u8, src: u8) -> Insn {
+        insn(0xbf, dst, src, 0, 0)
+    }
+
+    const fn set(dst: u8, imm: i32) -> Insn {
+        insn(0xb7, dst, 0, 0, imm)
+    }
+
+    const fn store(dst: u8, off: usize, imm: u32) -> Insn {
+        insn(0x62, dst, 0, off as i16, imm as i32)
+    }
+
+    const fn call(helper: i32) -> Insn {
+        insn(0x85, 0, 0, 0, helper)
+    }
+
+    const EXIT: Insn = insn(0x95, 0, 0, 0, 0);
+
+    /// Goes on with an element of a program array; drops if that fails. The context is in r6.
+    fn go_on(array: RawFd, index: u32) -> Vec<Insn> {
+        let mut code = vec![mov(1, 6)];
+        code.extend(map(2, array));
+        code.extend([set(3, index as i32), call(12), set(0, super::DROP), EXIT]);
+        code
+    }
+
+    pub(super) fn stub(index: u32, id: u32, program: u32, fixed: RawFd) -> Vec<Insn> {
+        let mut code = vec![mov(6, 1), store(6, 48 + 4 * CB_INDEX, index), store(6, 48 + 4 * CB_ID, id)];
+        code.extend(go_on(fixed, program));
+        code
+    }
+
+    pub(super) fn policy(policy: Policy, counter: u32, scratch: RawFd, fixed_array: RawFd) -> Vec<Insn> {
+        let mut code = vec![mov(6, 1), insn(0x62, 10, 0, -4, 0), mov(2, 10), insn(0x07, 2, 0, 0, -4)];
+        code.extend(map(1, scratch));
+        code.extend([call(1), insn(0x55, 0, 0, 2, 0), set(0, super::DROP), EXIT]);
+        code.push(store(0, offset_of!(Scratch, counter), counter));
+        // r1 = field; where it is not what is wanted, deny.
+        let test = |size: u8, offset: usize, wanted: i32| {
+            vec![
+                insn(size, 1, 0, offset as i16, 0),
+                insn(0x15, 1, 0, 2, wanted),
+                store(0, offset_of!(Scratch, verdict), VERDICT_DENY),
+                insn(0x05, 0, 0, 1, 0),
+                store(0, offset_of!(Scratch, verdict), VERDICT_ALLOW),
+            ]
+        };
+        code.extend(match policy {
+            Policy::Allow => vec![store(0, offset_of!(Scratch, verdict), VERDICT_ALLOW)],
+            Policy::Deny => vec![store(0, offset_of!(Scratch, verdict), VERDICT_DENY)],
+            Policy::Port(port) => test(0x69, offset_of!(Scratch, dst_port), i32::from(port)),
+            Policy::SourceClass(class) => test(0x61, offset_of!(Scratch, src_class), class as i32),
+            Policy::DestinationClass(class) => test(0x61, offset_of!(Scratch, dst_class), class as i32),
+            Policy::IcmpType(kind) => test(0x71, offset_of!(Scratch, icmp_type), i32::from(kind)),
+        });
+        code.extend(go_on(fixed_array, fixed::JUDGED));
+        code
+    }
+}

@@ -1,0 +1,263 @@
+//! Random policies and packets: the compiled program in the kernel against the reference evaluator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use felid_common::{Drop, protocol};
+use felid_compile::planner::{Planner, PlannerOptions};
+use felid_compile::reference::{Packet, evaluate};
+use felid_compile::stub::Hook;
+use felid_compile::testing::{Rng, Shape, World};
+use felid_compile::transaction::{EndpointId, Transaction};
+use felid_compile::{Direction, reference};
+use felid_dataplane::kernel::{Capacities, Settings};
+use felid_dataplane::{Config, Kernel};
+use felid_lab::Host;
+use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolicy, SetIds};
+use felid_model::{Kind, ResourceKey};
+use ipnet::IpNet;
+
+use crate::frames::Frame;
+use crate::probe::{Outcome, Probe};
+
+/// Packets of each direction's policy.
+const PACKETS: u64 = 50;
+/// Policies of each world and direction.
+const POLICIES: u64 = 5;
+
+/// What a run found.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Pairs of policy and packet that were compared.
+    pub pairs: u64,
+    /// Distinct policies among them.
+    pub policies: u64,
+    /// Pairs that the reference allows.
+    pub allowed: u64,
+    /// First seed, and the one after the last.
+    pub seeds: (u64, u64),
+}
+
+/// Compares at least `pairs` pairs from `seed` on; a disagreement is an error that names its seed.
+pub fn run(pairs: u64, seed: u64) -> Result<Summary> {
+    let host = Host::new("felid-eq")?;
+    host.namespace().ip("link add uplink type veth peer name other")?;
+    host.namespace().ip("link set uplink up")?;
+    host.namespace().ip("link set other up")?;
+    host.namespace().ip("addr add 172.31.255.1/30 dev uplink")?;
+    host.namespace().ip("route add default via 172.31.255.2")?;
+    host.namespace().ip("addr add fd99::1/126 dev uplink nodad")?;
+    host.namespace().ip("-6 route add default via fd99::2")?;
+    let uplink = host.namespace().ifindex("uplink")?;
+    host.namespace().run(|| Bench::new(&host, uplink)?.run(pairs, seed))?
+}
+
+struct Bench<'a> {
+    host: &'a Host,
+    uplink: u32,
+    kernel: Kernel,
+    planner: Planner,
+    members: BTreeSet<IpNet>,
+    named_ports: BTreeSet<NamedPortMember>,
+    endpoint: Option<ResourceKey>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(host: &'a Host, uplink: u32) -> Result<Self> {
+        let capacities = Capacities {
+            established_v4: 1024,
+            established_v6: 1024,
+            half_open: 16_384,
+            peers: 1024,
+            nets: 1024,
+            named_ports: 1024,
+            classes: 1024,
+            class_bits: 256,
+            ..Capacities::default()
+        };
+        // Everything that is not policy is out of the way.
+        let settings = Settings { host_reachable: true, allow_ipip: true, allow_vxlan: true, ..Settings::default() };
+        let config =
+            Config { bpffs: host.bpffs().to_owned(), capacities: capacities.clone(), settings, ..Config::default() };
+        let kernel = Kernel::open(&config)?;
+        let options = PlannerOptions {
+            max_slots: capacities.class_bits,
+            max_classes: capacities.classes,
+            peers_v4: 1024,
+            peers_v6: 1024,
+            nets_v4: 1024,
+            nets_v6: 1024,
+            named_ports: 1024,
+            ..PlannerOptions::default()
+        };
+        let planner = Planner::new(options, kernel.adopt());
+        Ok(Self {
+            host,
+            uplink,
+            kernel,
+            planner,
+            members: BTreeSet::new(),
+            named_ports: BTreeSet::new(),
+            endpoint: None,
+        })
+    }
+
+    fn run(mut self, pairs: u64, seed: u64) -> Result<Summary> {
+        let mut summary = Summary { seeds: (seed, seed), ..Summary::default() };
+        let mut seen = BTreeSet::new();
+        while summary.pairs < pairs {
+            let seed = summary.seeds.1;
+            self.world(seed, &mut summary, &mut seen).with_context(|| format!("seed {seed}"))?;
+            summary.seeds.1 = seed.wrapping_add(1);
+        }
+        summary.policies = seen.len() as u64;
+        Ok(summary)
+    }
+
+    /// One world: an endpoint, its surroundings, and some policies in turn.
+    fn world(&mut self, seed: u64, summary: &mut Summary, seen: &mut BTreeSet<u64>) -> Result<()> {
+        let mut rng = Rng::new(seed);
+        let world = World::random(&mut rng);
+        let key = ResourceKey {
+            kind: Kind::WorkloadEndpoint,
+            namespace: Some("default".into()),
+            name: format!("world{seed}").into(),
+        };
+        let mut delta = self.surroundings(&world);
+        if let Some(old) = self.endpoint.replace(key.clone()) {
+            delta.endpoints.insert(old, None);
+        }
+        let mut probes = None;
+        for turn in 0..POLICIES {
+            let shape = if rng.percent(3) { Shape::Large } else { Shape::Small };
+            let policies = [(); 2].map(|()| Arc::new(world.policy(&mut rng, shape)));
+            let [ingress, egress] = &policies;
+            let endpoint = LocalEndpoint {
+                key: key.clone(),
+                interface_name: "calieq".into(),
+                addresses: world.own.clone(),
+                mac: None,
+                ipv4_gateway: None,
+                ipv6_gateway: None,
+                ports: Vec::new(),
+                profiles: Vec::new(),
+                ingress: ingress.clone(),
+                egress: egress.clone(),
+            };
+            delta.endpoints.insert(key.clone(), Some(Arc::new(endpoint)));
+            self.planner.update(&std::mem::take(&mut delta));
+            let id = self.program(&key)?;
+            if probes.is_none() {
+                let from = Probe::new(self.host, &self.kernel, Hook::FromWorkload, id)?;
+                probes = Some((from, Probe::new(self.host, &self.kernel, Hook::ToWorkload, id)?));
+            }
+            let Some((from, to)) = &probes else { bail!("no programs") };
+            for (policy, direction, probe, came_by) in
+                [(ingress, Direction::Ingress, to, self.uplink), (egress, Direction::Egress, from, self.uplink)]
+            {
+                seen.insert(fingerprint(policy));
+                for _ in 0..PACKETS {
+                    let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else { continue };
+                    let expected = evaluate(policy, &packet, &world);
+                    let got = probe.run(&frame, self.uplink, came_by)?.outcome;
+                    let denied = match direction {
+                        Direction::Ingress => Drop::IngressPolicy,
+                        Direction::Egress => Drop::EgressPolicy,
+                    };
+                    let wanted = if expected.allowed { Outcome::Next } else { Outcome::Drop(Some(denied)) };
+                    if got != wanted {
+                        let by: &reference::Decided = &expected.by;
+                        bail!("turn {turn} {direction:?}: {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}");
+                    }
+                    summary.pairs += 1;
+                    summary.allowed += u64::from(expected.allowed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The members of this world, and none of the last one's.
+    fn surroundings(&mut self, world: &World) -> Delta {
+        let mut members: BTreeMap<IpNet, SetIds> = BTreeMap::new();
+        for (set, nets) in &world.sets {
+            for net in nets {
+                members.entry(*net).or_default().insert(set.clone());
+            }
+        }
+        let mut named: BTreeMap<NamedPortMember, SetIds> = BTreeMap::new();
+        for (set, ports) in &world.named_ports {
+            for port in ports {
+                named.entry(*port).or_default().insert(set.clone());
+            }
+        }
+        let mut delta = Delta::default();
+        delta.members.extend(std::mem::take(&mut self.members).into_iter().map(|net| (net, None)));
+        delta.named_ports.extend(std::mem::take(&mut self.named_ports).into_iter().map(|port| (port, None)));
+        self.members = members.keys().copied().collect();
+        self.named_ports = named.keys().copied().collect();
+        delta.members.extend(members.into_iter().map(|(net, sets)| (net, Some(Arc::new(sets)))));
+        delta.named_ports.extend(named.into_iter().map(|(port, sets)| (port, Some(Arc::new(sets)))));
+        delta
+    }
+
+    /// Carries the plan out; no packet is under way here, so there is nothing to wait for.
+    fn program(&mut self, key: &ResourceKey) -> Result<EndpointId> {
+        while let Some(transaction) = self.planner.plan()? {
+            let transaction: Transaction = transaction;
+            let flip = self.kernel.apply(&transaction)?;
+            anyhow::ensure!(flip.link_errors.is_empty(), "{:?}", flip.link_errors);
+            self.kernel.complete(&transaction)?;
+            self.planner.retired();
+        }
+        if let Some(problem) = self.planner.problems().next() {
+            bail!("the planner has a problem: {problem:?}");
+        }
+        Ok(self.planner.endpoint(key).context("the endpoint is not planned")?.id)
+    }
+}
+
+/// A packet that the kernel reads as the reference does, and its frame.
+fn packet(world: &World, rng: &mut Rng, policy: &ResolvedPolicy, direction: Direction) -> Option<(Packet, Vec<u8>)> {
+    let mut packet = world.packet(rng, policy, direction);
+    let peer = if direction == Direction::Ingress { packet.src } else { packet.dst };
+    // To itself: not a matter between two parties.
+    if world.own.contains(&peer) {
+        return None;
+    }
+    let v6 = packet.src.is_ipv6();
+    // Extension headers are no protocols of IPv6; error messages and neighbour discovery are not judged by policy.
+    if v6 && matches!(packet.protocol.0, 0 | 43 | 44 | 50 | 51 | 59 | 60 | 135 | 139 | 140) {
+        return None;
+    }
+    let mac = [2, 0, 0, 0, 0, 1];
+    let frame = Frame::new(mac, [0xee; 6], packet.src, packet.dst);
+    let bytes = match packet.protocol.0 {
+        protocol::TCP => frame.tcp(packet.src_port, packet.dst_port, 2),
+        protocol::UDP => frame.udp(packet.src_port, packet.dst_port, b"felid"),
+        protocol::SCTP => frame.sctp(packet.src_port, packet.dst_port, 1),
+        protocol::UDPLITE => {
+            let mut body = Vec::from(packet.src_port.to_be_bytes());
+            body.extend(packet.dst_port.to_be_bytes());
+            body.extend([0, 8, 0, 0]);
+            frame.ip(protocol::UDPLITE, &body)
+        }
+        number => {
+            (packet.src_port, packet.dst_port) = (0, 0);
+            let echo = match (number, v6) {
+                (protocol::ICMP, false) => 8,
+                (protocol::ICMPV6, true) => 128,
+                _ => 0,
+            };
+            let identifier = rng.bits().to_be_bytes();
+            frame.ip(number, &[echo, 0, 0, 0, identifier[0], identifier[1], 0, 1])
+        }
+    };
+    Some((packet, bytes))
+}
+
+fn fingerprint(policy: &ResolvedPolicy) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(policy)
+}
