@@ -58,6 +58,14 @@ struct Wanted {
     mac: Option<[u8; 6]>,
 }
 
+/// What is known of a veth's other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OtherEnd {
+    /// Its index in its namespace, and this namespace's id of that.
+    place: (u32, i32),
+    mac: Option<[u8; 6]>,
+}
+
 /// The dataplane of one host.
 pub struct Dataplane {
     kernel: Kernel,
@@ -65,8 +73,8 @@ pub struct Dataplane {
     events: Events,
     prefixes: Vec<String>,
     links: BTreeMap<u32, Link>,
-    /// MAC addresses of veths' other ends, with the (index, namespace) they were asked of.
-    peers: BTreeMap<u32, ((u32, i32), Option<[u8; 6]>)>,
+    /// Other ends of veths, as far as they were asked for.
+    peers: BTreeMap<u32, OtherEnd>,
     wanted: BTreeMap<Arc<str>, Wanted>,
     /// Interfaces that have had routes of ours, or may have from an earlier run.
     managed: BTreeSet<u32>,
@@ -279,21 +287,22 @@ impl Dataplane {
             return Vec::new();
         };
         let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else { return Vec::new() };
-        let mac = self.net.peer_mac(&link).await;
-        if self.peers.insert(index, ((peer, namespace), mac)) == Some(((peer, namespace), mac)) {
+        let other = OtherEnd { place: (peer, namespace), mac: self.net.peer_mac(&link).await };
+        if self.peers.insert(index, other) == Some(other) {
             return Vec::new();
         }
         self.kernel.set_link(self.state(&link)).into_iter().map(DataplaneError::from).collect()
     }
 
     fn state(&self, link: &Link) -> LinkState {
-        let known = self.peers.get(&link.index).filter(|(asked, _)| Some(asked.0) == link.peer_index);
+        let place = link.peer_index.zip(link.peer_namespace);
+        let known = self.peers.get(&link.index).filter(|other| Some(other.place) == place);
         LinkState {
             ifindex: link.index,
             name: link.name.clone(),
             mac: link.mac,
             mtu: link.mtu,
-            peer: link.redirectable().then(|| Peer { mac: known.and_then(|(_, mac)| *mac) }),
+            peer: link.redirectable().then(|| Peer { mac: known.and_then(|other| other.mac) }),
         }
     }
 
