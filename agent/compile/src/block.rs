@@ -1,8 +1,8 @@
 //! Blocks of instructions with symbolic jump targets.
 
 use crate::isa;
-use crate::lower::SiteId;
 use crate::program::{Insn, MapRef};
+use crate::rule::SiteId;
 
 /// A position within a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

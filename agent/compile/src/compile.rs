@@ -11,8 +11,9 @@ use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
 
 use crate::emit::Emitter;
 use crate::layout::{Family, layout};
-use crate::lower::{Lowered, Section, lower};
+use crate::lower::lower;
 use crate::program::{Program, Slots};
+use crate::rule::{Lowered, Section};
 use crate::segment::segments;
 use crate::transaction::CounterName;
 
@@ -102,6 +103,9 @@ pub enum CompileError {
     Internal(&'static str),
 }
 
+/// How many times larger than its rules a dispatch may become: fast first, small where that does not fit.
+const EXPANSIONS: [usize; 3] = [6, 3, 1];
+
 /// Compiles a policy. Equal decisions give equal programs: nothing in a program names the endpoint.
 pub fn compile(
     policy: &ResolvedPolicy,
@@ -113,8 +117,15 @@ pub fn compile(
     let lowered = lower(policy, direction, own);
     let (sets, named_port_sets) = lowered.sets();
     let bits = bits(sets.iter().chain(&named_port_sets), slots)?;
-    let families = families(&lowered, direction, &bits)?;
-    let (chunks, rules) = layout(&lowered.sites, families, direction, counters)?;
+    let mut result = Err(CompileError::Internal("no way to compile"));
+    for expansion in EXPANSIONS {
+        let families = families(&lowered, direction, &bits, expansion)?;
+        result = layout(&lowered.sites, families, direction, counters);
+        if !matches!(result, Err(CompileError::TooManyChunks { .. })) {
+            break;
+        }
+    }
+    let (chunks, rules) = result?;
     Ok(Program {
         chunks,
         rules,
@@ -148,7 +159,12 @@ fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result
 }
 
 /// Emits all sections, once for both IP versions where they have the same rules.
-fn families(lowered: &Lowered, direction: Direction, bits: &BTreeMap<SetId, u32>) -> Result<Vec<Family>, CompileError> {
+fn families(
+    lowered: &Lowered<'_>,
+    direction: Direction,
+    bits: &BTreeMap<SetId, u32>,
+    expansion: usize,
+) -> Result<Vec<Family>, CompileError> {
     let emitter = Emitter {
         bits,
         direction,
@@ -159,7 +175,7 @@ fn families(lowered: &Lowered, direction: Direction, bits: &BTreeMap<SetId, u32>
             .iter()
             .map(|section| {
                 let mut blocks = Vec::new();
-                for segment in segments(&section.rules) {
+                for segment in segments(&section.rules, expansion) {
                     emitter.segment(segment, &mut blocks)?;
                 }
                 Ok((blocks, section.end))

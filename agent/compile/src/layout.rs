@@ -12,24 +12,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use felid_common::{VERDICT_ALLOW, VERDICT_DENY, fixed};
-
-use crate::block::{Block, BlockId, Label, Op, Purpose, Target};
+use crate::assemble::Assembler;
+use crate::block::{Block, BlockId, Purpose, Target};
 use crate::compile::{CompileError, Counters, Direction};
-use crate::emit::{CTX, FRAME, KEY_SLOT, NAMED_ROW, ROW, SCRATCH, look_up_row, scratch};
-use crate::isa::{self, Cond, Size};
-use crate::lower::{End, Site, SiteId};
-use crate::program::{Chunk, Insn, MapRef, Note, RuleRef};
+use crate::program::{Chunk, RuleRef};
+use crate::rule::{End, Site, SiteId};
 use crate::transaction::CounterName;
 
 /// Instructions of a chunk: jumps reach 32,767 instructions, and the verifier's work stays far below its limit.
 pub(crate) const MAX_CHUNK_INSNS: usize = 16_000;
 /// Conditional jumps of a chunk: the verifier keeps at most 8,192 open branches.
-pub(crate) const MAX_CHUNK_BRANCHES: usize = 6_000;
+pub(crate) const MAX_CHUNK_BRANCHES: usize = 7_500;
 /// Tail calls that a packet may need within one policy program.
 pub(crate) const MAX_CONTINUATIONS: usize = 14;
-/// `TCX_DROP`.
-const DROP: i32 = 2;
 /// Entry, ends and drop of a chunk, at most.
 const FRAME_INSNS: usize = 80;
 
@@ -40,14 +35,14 @@ pub(crate) struct Family {
 }
 
 /// A block in the program.
-struct Placed {
-    block: Block,
+pub(crate) struct Placed {
+    pub(crate) block: Block,
     next: Target,
     pass: Target,
 }
 
 impl Placed {
-    fn resolve(&self, target: Target) -> Target {
+    pub(crate) fn resolve(&self, target: Target) -> Target {
         match target {
             Target::Next => self.next,
             Target::Pass => self.pass,
@@ -65,9 +60,9 @@ impl Placed {
 }
 
 /// All blocks, and where IPv4 and IPv6 begin.
-struct Blocks {
-    placed: Vec<Placed>,
-    starts: Vec<Target>,
+pub(crate) struct Blocks {
+    pub(crate) placed: Vec<Placed>,
+    pub(crate) starts: Vec<Target>,
 }
 
 /// Lays a program out: one family = the same for both IP versions, else IPv4 and IPv6.
@@ -79,9 +74,10 @@ pub(crate) fn layout(
 ) -> Result<(Vec<Chunk>, Vec<RuleRef>), CompileError> {
     let blocks = place(families);
     let live = live(&blocks);
-    let table = Table::new(sites, &blocks, &live, counters);
+    let mut table = Table::new(sites, &blocks, &live);
     let chunks = pack(&blocks, &live, &table);
     check_chain(&blocks, &chunks, &table)?;
+    table.counters = table.ends.iter().map(|name| counters.counter(name)).collect();
     let home: BTreeMap<BlockId, usize> = chunks
         .iter()
         .enumerate()
@@ -143,48 +139,61 @@ fn live(blocks: &Blocks) -> Vec<BlockId> {
 }
 
 /// The rule table, and what each deciding site writes.
-struct Table {
+pub(crate) struct Table {
     rules: Vec<RuleRef>,
-    /// Site -> index of the rule, counter, verdict.
-    sites: BTreeMap<SiteId, (u32, u32, u32)>,
+    /// Site -> index of the rule, and of what it ends in.
+    sites: BTreeMap<SiteId, (u32, usize)>,
+    /// The different ends: what is counted and said.
+    pub(crate) ends: Vec<CounterName>,
+    /// Their counters, once it is certain that there will be a program.
+    pub(crate) counters: Vec<u32>,
 }
 
 impl Table {
-    fn new(sites: &[Site<'_>], blocks: &Blocks, live: &[BlockId], counters: &mut impl Counters) -> Self {
-        let mut decide: BTreeSet<SiteId> = BTreeSet::new();
-        let mut named: BTreeSet<SiteId> = BTreeSet::new();
+    fn new(sites: &[Site<'_>], blocks: &Blocks, live: &[BlockId]) -> Self {
+        let mut found: BTreeSet<SiteId> = BTreeSet::new();
         let mut verdict = |target: Target| {
             if let Target::Verdict(site) = target {
-                decide.insert(site);
+                found.insert(site);
             }
         };
         blocks.starts.iter().copied().for_each(&mut verdict);
         for placed in live.iter().filter_map(|id| blocks.placed.get(*id)) {
             placed.targets().for_each(&mut verdict);
-            named.extend(placed.block.ops.iter().filter_map(|op| match op.purpose {
-                Purpose::Site(site) => Some(site),
-                Purpose::Frame(_) => None,
-            }));
         }
-        named.extend(&decide);
+        // Rules that only hand on have a line, too.
+        let ops = live
+            .iter()
+            .filter_map(|id| blocks.placed.get(*id))
+            .flat_map(|placed| &placed.block.ops);
+        let decide = found.clone();
+        found.extend(ops.filter_map(|op| match op.purpose {
+            Purpose::Site(site) => Some(site),
+            Purpose::Frame(_) => None,
+        }));
         let mut table = Table {
             rules: Vec::new(),
             sites: BTreeMap::new(),
+            ends: Vec::new(),
+            counters: Vec::new(),
         };
-        for id in named {
+        let mut ends: BTreeMap<CounterName, usize> = BTreeMap::new();
+        for id in found {
             let Some(site) = sites.get(id) else { continue };
-            let counter = if decide.contains(&id) {
+            let mut end = 0;
+            if decide.contains(&id) {
                 let (tier, policy) = (site.counter_tier.clone(), site.counter_policy.clone());
-                counters.counter(&CounterName {
+                let name = CounterName {
                     tier,
                     policy,
                     allowed: site.allowed,
-                })
-            } else {
-                0
-            };
-            let verdict = if site.allowed { VERDICT_ALLOW } else { VERDICT_DENY };
-            table.sites.insert(id, (table.rules.len() as u32, counter, verdict));
+                };
+                end = *ends.entry(name.clone()).or_insert_with(|| {
+                    table.ends.push(name);
+                    table.ends.len() - 1
+                });
+            }
+            table.sites.insert(id, (table.rules.len() as u32, end));
             table.rules.push(RuleRef {
                 key: site.key.cloned(),
                 tier: site.tier.cloned(),
@@ -195,7 +204,7 @@ impl Table {
         table
     }
 
-    fn get(&self, site: SiteId) -> Result<(u32, u32, u32), CompileError> {
+    pub(crate) fn get(&self, site: SiteId) -> Result<(u32, usize), CompileError> {
         self.sites
             .get(&site)
             .copied()
@@ -231,7 +240,7 @@ struct Budget {
     code: usize,
     branches: usize,
     sites: BTreeSet<SiteId>,
-    ends: BTreeSet<(u32, u32)>,
+    ends: BTreeSet<usize>,
 }
 
 impl Budget {
@@ -242,8 +251,7 @@ impl Budget {
             if let Target::Verdict(site) = target
                 && self.sites.insert(site)
             {
-                self.ends
-                    .extend(table.sites.get(&site).map(|(_, counter, verdict)| (*counter, *verdict)));
+                self.ends.extend(table.sites.get(&site).map(|(_, end)| *end));
             }
         }
     }
@@ -309,253 +317,4 @@ fn entries(blocks: &Blocks, chunks: &[Vec<BlockId>], home: &BTreeMap<BlockId, us
         }
     }
     entries.into_iter().map(|set| set.into_iter().collect()).collect()
-}
-
-/// Builds one chunk.
-struct Assembler<'a> {
-    blocks: &'a Blocks,
-    table: &'a Table,
-    home: &'a BTreeMap<BlockId, usize>,
-    entries: &'a [Vec<BlockId>],
-    direction: Direction,
-    chunk: usize,
-    ops: Vec<Op>,
-    /// Block (or `None` = entry and tail) of the instruction at each of `ops`, to resolve labels.
-    owners: Vec<Option<BlockId>>,
-    /// Where blocks begin.
-    bases: BTreeMap<BlockId, usize>,
-    /// Where other targets are.
-    places: BTreeMap<Target, usize>,
-    /// What follows the blocks, and where it begins.
-    tail: Option<(usize, Block)>,
-}
-
-impl<'a> Assembler<'a> {
-    fn new(
-        blocks: &'a Blocks,
-        table: &'a Table,
-        home: &'a BTreeMap<BlockId, usize>,
-        entries: &'a [Vec<BlockId>],
-        direction: Direction,
-        chunk: usize,
-    ) -> Self {
-        let (ops, owners, bases, places, tail) = Default::default();
-        Self {
-            blocks,
-            table,
-            home,
-            entries,
-            direction,
-            chunk,
-            ops,
-            owners,
-            bases,
-            places,
-            tail,
-        }
-    }
-
-    fn assemble(mut self, chunks: &[Vec<BlockId>]) -> Result<Chunk, CompileError> {
-        let ids = chunks.get(self.chunk).map(Vec::as_slice).unwrap_or_default();
-        self.entry(ids);
-        for (index, id) in ids.iter().enumerate() {
-            self.block(*id, ids.get(index + 1).copied());
-        }
-        self.ends()?;
-        self.finish()
-    }
-
-    /// Looks up what the blocks need, and goes to the first of them.
-    fn entry(&mut self, ids: &[BlockId]) {
-        let uses = |test: fn(&Block) -> bool| {
-            ids.iter()
-                .filter_map(|id| self.blocks.placed.get(*id))
-                .any(|p| test(&p.block))
-        };
-        let (uses_row, uses_named) = (uses(|block| block.uses_row), uses(|block| block.uses_named));
-        let mut block = Block::new(Purpose::Frame("entry"));
-        block.op(isa::mov(CTX, 1));
-        block.op(isa::store_imm(Size::W, FRAME, KEY_SLOT, 0));
-        block.op(isa::mov(2, FRAME));
-        block.op(isa::add_imm(2, i32::from(KEY_SLOT)));
-        block.load_map(1, MapRef::Scratch);
-        block.op(isa::call(isa::MAP_LOOKUP_ELEM));
-        block.branch(isa::jump_imm(Cond::Eq, 0, 0), Target::Drop);
-        block.op(isa::mov(SCRATCH, 0));
-        if uses_row {
-            let class = match self.direction {
-                Direction::Ingress => scratch!(src_class),
-                Direction::Egress => scratch!(dst_class),
-            };
-            block.op(isa::load(Size::W, 1, SCRATCH, class));
-            look_up_row(&mut block, 1, ROW);
-        }
-        if uses_named {
-            block.op(isa::mov_imm(NAMED_ROW, 0));
-        }
-        if self.chunk == 0 {
-            block.op(isa::load(Size::B, 1, SCRATCH, scratch!(ip_version)));
-            let (v4, v6) = (self.blocks.starts.first(), self.blocks.starts.last());
-            block.branch(isa::jump_imm(Cond::Eq, 1, 4), *v4.unwrap_or(&Target::Drop));
-            block.branch(isa::jump_imm(Cond::Eq, 1, 6), *v6.unwrap_or(&Target::Drop));
-        } else {
-            block.op(isa::load(Size::W, 1, SCRATCH, scratch!(rule)));
-            for (number, id) in self.entries.get(self.chunk).into_iter().flatten().enumerate() {
-                block.branch(isa::jump_imm(Cond::Eq, 1, number as i32), Target::Block(*id));
-            }
-        }
-        block.jump(Target::Drop);
-        self.append(block.ops.iter().copied(), None);
-    }
-
-    fn append(&mut self, ops: impl Iterator<Item = Op>, owner: Option<BlockId>) {
-        let before = self.ops.len();
-        self.ops.extend(ops);
-        self.owners.extend((before..self.ops.len()).map(|_| owner));
-    }
-
-    /// A block, without its last jump where that leads to the following block.
-    fn block(&mut self, id: BlockId, following: Option<BlockId>) {
-        let Some(placed) = self.blocks.placed.get(id) else {
-            return;
-        };
-        self.bases.insert(id, self.ops.len());
-        let ops = placed.block.ops.iter().map(|op| Op {
-            target: op.target.map(|t| placed.resolve(t)),
-            ..*op
-        });
-        self.append(ops, Some(id));
-        let falls = self.ops.last().is_some_and(|op| {
-            op.insn.code == isa::JA && following.is_some() && op.target == following.map(Target::Block)
-        });
-        if falls {
-            self.ops.pop();
-            self.owners.pop();
-        }
-    }
-
-    /// Verdicts, exits, and the ways out.
-    fn ends(&mut self) -> Result<(), CompileError> {
-        let wanted: BTreeSet<Target> = self.ops.iter().filter_map(|op| op.target).collect();
-        let (mut judge, mut leave) = (Vec::new(), Vec::new());
-        let mut ends: BTreeMap<(u32, u32), Label> = BTreeMap::new();
-        // One block for all of it: labels need one owner.
-        let mut out = Block::new(Purpose::Frame("verdict"));
-        let mut places = Vec::new();
-        for target in wanted {
-            match target {
-                Target::Verdict(site) => {
-                    let (rule, counter, verdict) = self.table.get(site)?;
-                    places.push((target, out.ops.len()));
-                    out.set_purpose(Purpose::Site(site));
-                    out.op(isa::store_imm(Size::W, SCRATCH, scratch!(rule), rule as i32));
-                    let label = *ends.entry((counter, verdict)).or_insert_with(|| out.label());
-                    out.jump(Target::Label(label));
-                    judge.push(site);
-                }
-                Target::Block(id) if !self.bases.contains_key(&id) => leave.push(id),
-                _ => {}
-            }
-        }
-        out.set_purpose(Purpose::Frame("verdict"));
-        let judged = out.label();
-        for ((counter, verdict), label) in &ends {
-            out.bind(*label);
-            out.op(isa::store_imm(Size::W, SCRATCH, scratch!(verdict), *verdict as i32));
-            out.op(isa::store_imm(Size::W, SCRATCH, scratch!(counter), *counter as i32));
-            out.jump(Target::Label(judged));
-        }
-        if !judge.is_empty() {
-            out.bind(judged);
-            out.op(isa::mov_imm(3, fixed::JUDGED as i32));
-            tail_call(&mut out, MapRef::Fixed);
-            if !leave.is_empty() {
-                out.jump(Target::Drop);
-            }
-        }
-        out.set_purpose(Purpose::Frame("to the next chunk"));
-        let continued = out.label();
-        for id in &leave {
-            let chunk = *self
-                .home
-                .get(id)
-                .ok_or(CompileError::Internal("a jump to a block that is nowhere"))?;
-            let entry = self
-                .entries
-                .get(chunk)
-                .and_then(|ids| ids.iter().position(|entry| entry == id));
-            let entry = entry.ok_or(CompileError::Internal("a jump into a chunk without an entry there"))?;
-            places.push((Target::Block(*id), out.ops.len()));
-            out.op(isa::store_imm(Size::W, SCRATCH, scratch!(rule), entry as i32));
-            out.op(isa::mov_imm(3, chunk as i32));
-            out.jump(Target::Label(continued));
-        }
-        if !leave.is_empty() {
-            out.bind(continued);
-            tail_call(&mut out, MapRef::Chain);
-        }
-        // A tail call that fails falls through to here.
-        out.set_purpose(Purpose::Frame("drop"));
-        places.push((Target::Drop, out.ops.len()));
-        out.op(isa::mov_imm(0, DROP));
-        out.op(isa::exit());
-        let base = self.ops.len();
-        self.places
-            .extend(places.into_iter().map(|(target, place)| (target, base + place)));
-        self.append(out.ops.iter().copied(), None);
-        self.tail = Some((base, out));
-        Ok(())
-    }
-
-    /// Resolves jumps, collects map references and notes.
-    fn finish(self) -> Result<Chunk, CompileError> {
-        let mut chunk = Chunk::default();
-        for (index, (op, owner)) in self.ops.iter().zip(&self.owners).enumerate() {
-            let mut insn: Insn = op.insn;
-            if let Some(target) = op.target {
-                let place = self
-                    .resolve(target, *owner)
-                    .ok_or(CompileError::Internal("a jump to nowhere"))?;
-                let distance = place as i64 - (index as i64 + 1);
-                insn.off = i16::try_from(distance).map_err(|_| CompileError::Internal("a jump too far"))?;
-                if distance < 0 {
-                    return Err(CompileError::Internal("a jump backwards"));
-                }
-            }
-            if let Some(map) = op.map {
-                chunk.maps.push((index, map));
-            }
-            chunk.insns.push(insn);
-            let note = match op.purpose {
-                Purpose::Frame(words) => Note::Frame(words.to_owned()),
-                Purpose::Site(site) => Note::Rule(self.table.get(site)?.0),
-            };
-            match chunk.notes.last_mut() {
-                Some((range, last)) if *last == note => range.end = index + 1,
-                _ => chunk.notes.push((index..index + 1, note)),
-            }
-        }
-        Ok(chunk)
-    }
-
-    fn resolve(&self, target: Target, owner: Option<BlockId>) -> Option<usize> {
-        match (target, owner) {
-            (Target::Label(label), Some(id)) => {
-                Some(self.bases.get(&id)? + self.blocks.placed.get(id)?.block.position(label)?)
-            }
-            (Target::Label(label), None) => {
-                let (base, block) = self.tail.as_ref()?;
-                Some(base + block.position(label)?)
-            }
-            (Target::Block(id), _) => self.bases.get(&id).or_else(|| self.places.get(&target)).copied(),
-            _ => self.places.get(&target).copied(),
-        }
-    }
-}
-
-/// `tail_call(ctx, map, r3)`; it comes back only if it failed.
-fn tail_call(block: &mut Block, map: MapRef) {
-    block.op(isa::mov(1, CTX));
-    block.load_map(2, map);
-    block.op(isa::call(isa::TAIL_CALL));
 }

@@ -4,18 +4,22 @@
 //! instructions with symbolic maps and the rule that each belongs to. Never: file descriptors, the kernel, clocks, threads, I/O.
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod block;
 mod compile;
 mod describe;
 mod emit;
+mod frame;
 mod isa;
 mod layout;
 pub mod listing;
 mod lower;
+mod matching;
 pub mod planner;
 mod ports;
 pub mod program;
 pub mod reference;
+mod rule;
 mod segment;
 pub mod stub;
 #[cfg(feature = "testing")]

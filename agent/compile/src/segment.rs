@@ -2,7 +2,7 @@
 //!
 //! In: the rules of a section, in order. Out: [`Segment`]s, one after the other, that together hold all of them in order. In a
 //! dispatch segment every distinct interval of ports gets a copy of the rules that matter there, so one that names no port is in
-//! every copy: a segment ends before its copies cost more than [`EXPANSION`] times its rules. So the size of a program is linear in its
+//! every copy: a segment ends before its copies cost more than a given multiple of its rules. So the size of a program is linear in its
 //! input whatever the rules are, and rules with a port each cost a logarithm.
 //!
 //! The seam for cleverer structures (inverted indexes on slots, memoised verdicts): another kind of [`Segment`], chosen here.
@@ -10,13 +10,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::lower::{PORT_PROTOCOLS, Ports, ProtocolTest, Rule};
 use crate::ports::{PortMap, merge_neighbours};
+use crate::rule::{PORT_PROTOCOLS, Ports, ProtocolTest, Rule};
 
-/// How many times larger than its rules a dispatch may become.
-const EXPANSION: usize = 6;
-/// Estimated instructions of a segment: well below a chunk, so that chunks fill well.
-const SEGMENT_INSNS: usize = 8_000;
+/// Estimated instructions of a segment that expands little: about a chunk, since each further one costs a packet another walk down.
+const LEAN_SEGMENT: usize = 24_000;
+/// ... of one that expands much: well below a chunk, so that chunks fill well.
+const WIDE_SEGMENT: usize = 4_000;
 /// ... of a run of rules without dispatch.
 const RUN_INSNS: usize = 1_000;
 
@@ -29,10 +29,13 @@ pub(crate) enum Segment<'a> {
     Dispatch(Vec<&'a Rule>),
 }
 
-/// Cuts rules into segments.
-pub(crate) fn segments(rules: &[Rule]) -> Vec<Segment<'_>> {
+/// Cuts rules into segments. `expansion`: how many times larger than its rules a dispatch may become.
+pub(crate) fn segments(rules: &[Rule], expansion: usize) -> Vec<Segment<'_>> {
     let mut out = Vec::new();
-    let mut open = Open::default();
+    let mut open = Open {
+        expansion,
+        ..Open::default()
+    };
     for rule in rules {
         if open.rules.is_empty() && rule.ignores_numbers() {
             push_run(&mut out, rule);
@@ -73,6 +76,8 @@ fn cost(rule: &Rule) -> usize {
 /// A dispatch segment that still takes rules.
 #[derive(Default)]
 struct Open<'a> {
+    /// How many times larger than its rules it may become.
+    expansion: usize,
     rules: Vec<&'a Rule>,
     /// Per protocol with ports: first port of an interval -> cost of the rules that matter there.
     intervals: [BTreeMap<u32, usize>; 3],
@@ -120,7 +125,12 @@ impl<'a> Open<'a> {
             self.expanded += cost;
         }
         self.input += cost + 2 * ranges;
-        let fits = self.expanded <= EXPANSION * self.input && self.expanded + self.input <= SEGMENT_INSNS;
+        let limit = if self.expanded <= 2 * self.input {
+            LEAN_SEGMENT
+        } else {
+            WIDE_SEGMENT
+        };
+        let fits = self.expanded <= self.expansion * self.input && self.expanded + self.input <= limit;
         if !fits && !self.rules.is_empty() {
             return false;
         }
@@ -130,7 +140,11 @@ impl<'a> Open<'a> {
 
     /// Ends the segment. Rules at its end that need no dispatch leave it: they would only be copied.
     fn close(&mut self, out: &mut Vec<Segment<'a>>) {
-        let mut open = std::mem::take(self);
+        let fresh = Open {
+            expansion: self.expansion,
+            ..Open::default()
+        };
+        let mut open = std::mem::replace(self, fresh);
         let end = open
             .rules
             .iter()

@@ -1,0 +1,211 @@
+//! Rules after partial evaluation: what is left to ask of the peer.
+
+use std::sync::Arc;
+
+use felid_common::protocol::{SCTP, TCP, UDP};
+use felid_model::ResourceKey;
+use felid_model::resolved::{ResolvedRule, SetId, SetIds};
+use ipnet::IpNet;
+
+use crate::describe::describe;
+use crate::ports::PortSet;
+
+/// The protocols with ports, in the order of [`Rule::ports`].
+pub(crate) const PORT_PROTOCOLS: [u8; 3] = [TCP, UDP, SCTP];
+
+/// A place in the policy that can decide, or hand on.
+#[derive(Clone, Debug)]
+pub(crate) struct Site<'a> {
+    pub(crate) key: Option<&'a ResourceKey>,
+    pub(crate) tier: Option<&'a Arc<str>>,
+    pub(crate) what: What<'a>,
+    /// Allow or deny; meaningless for Pass.
+    pub(crate) allowed: bool,
+    /// Names of its counter.
+    pub(crate) counter_tier: Arc<str>,
+    pub(crate) counter_policy: Arc<str>,
+}
+
+/// What is at a site.
+#[derive(Clone, Debug)]
+pub(crate) enum What<'a> {
+    Rule(&'a ResolvedRule),
+    /// The end of something, in words.
+    End(String),
+}
+
+impl Site<'_> {
+    /// Index of the rule.
+    pub(crate) fn index(&self) -> Option<u32> {
+        match self.what {
+            What::Rule(rule) => Some(rule.index),
+            What::End(_) => None,
+        }
+    }
+
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match &self.what {
+            What::Rule(rule) => describe(rule),
+            What::End(words) => words.clone(),
+        }
+    }
+}
+
+/// Index of a [`Site`].
+pub(crate) type SiteId = usize;
+
+/// What remains of the rule's `protocol` and `notProtocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ProtocolTest {
+    #[default]
+    Any,
+    Is(u8),
+    Not(u8),
+}
+
+impl ProtocolTest {
+    pub(crate) fn matches(self, protocol: u8) -> bool {
+        match self {
+            ProtocolTest::Any => true,
+            ProtocolTest::Is(p) => p == protocol,
+            ProtocolTest::Not(p) => p != protocol,
+        }
+    }
+}
+
+/// What a rule says of one port: on some it holds, on some it holds if the peer's named port is right, on the rest it does not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PortTerm {
+    pub(crate) yes: PortSet,
+    pub(crate) named: PortSet,
+}
+
+impl PortTerm {
+    pub(crate) fn is_dead(&self) -> bool {
+        self.yes.is_empty() && self.named.is_empty()
+    }
+
+    pub(crate) fn is_vacuous(&self) -> bool {
+        self.yes.is_all()
+    }
+}
+
+/// The port terms of a rule for one protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ports {
+    pub(crate) src: PortTerm,
+    pub(crate) dst: PortTerm,
+}
+
+/// The port terms for each of [`PORT_PROTOCOLS`]; `None` = never matches packets of this protocol.
+pub(crate) type PortsOf = [Option<Arc<Ports>>; 3];
+
+/// What a rule does when it matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// Allow or deny, as its site says.
+    #[default]
+    Verdict,
+    /// Go on with the next section.
+    Pass,
+}
+
+/// A rule that may match. Everything must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Rule {
+    pub(crate) site: SiteId,
+    pub(crate) outcome: Outcome,
+    pub(crate) protocol: ProtocolTest,
+    /// The own address is one of these; `None` = always true.
+    pub(crate) own: Option<Vec<IpNet>>,
+    /// What it says of ports.
+    pub(crate) ports: PortsOf,
+    /// Whether it can match packets without ports.
+    pub(crate) portless: bool,
+    /// The peer is in one of these, if not empty, and in none of those.
+    pub(crate) nets: Vec<IpNet>,
+    pub(crate) not_nets: Vec<IpNet>,
+    /// Sets of the peer's address.
+    pub(crate) sets: Vec<SetId>,
+    pub(crate) not_sets: Vec<SetId>,
+    /// Sets of the peer's named port: in one of these, where a [`PortTerm`] asks; always in none of those.
+    pub(crate) named: Vec<SetId>,
+    pub(crate) not_named: Vec<SetId>,
+}
+
+impl Rule {
+    /// Whether nothing but protocol and ports can keep it from matching.
+    pub(crate) fn tests_only_ports(&self) -> bool {
+        self.own.is_none()
+            && self.nets.is_empty()
+            && self.not_nets.is_empty()
+            && self.sets.is_empty()
+            && self.not_sets.is_empty()
+            && self.not_named.is_empty()
+    }
+
+    /// Whether it says the same of every port and of having none, so that it needs no dispatch: only its protocol, and perhaps
+    /// the peer's named port, is left to test. (A packet without ports is in no named-port set, so that test is right for it, too.)
+    pub(crate) fn ignores_numbers(&self) -> bool {
+        let mut always_named = true;
+        for (protocol, ports) in PORT_PROTOCOLS.iter().zip(&self.ports) {
+            if !self.protocol.matches(*protocol) {
+                continue;
+            }
+            let Some(Ports { src, dst }) = ports.as_deref() else {
+                return false;
+            };
+            let whole = |term: &PortTerm| term.yes.is_all() || term.named.is_all();
+            if !whole(src) || !whole(dst) {
+                return false;
+            }
+            always_named &= src.named.is_all() || dst.named.is_all();
+        }
+        self.portless || always_named || matches!(self.protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p))
+    }
+
+    pub(crate) fn is_unconditional(&self) -> bool {
+        self.tests_only_ports()
+            && self.protocol == ProtocolTest::Any
+            && self.portless
+            && self
+                .ports
+                .iter()
+                .all(|p| p.as_ref().is_some_and(|p| p.src.is_vacuous() && p.dst.is_vacuous()))
+    }
+}
+
+/// What happens where no rule of a section matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    Verdict(SiteId),
+    /// Go on with the next section.
+    Next,
+}
+
+/// A tier, or all profiles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) end: End,
+}
+
+/// Both IP versions of a policy after partial evaluation.
+pub(crate) struct Lowered<'a> {
+    pub(crate) sites: Vec<Site<'a>>,
+    pub(crate) v4: Vec<Section>,
+    pub(crate) v6: Vec<Section>,
+}
+
+impl Lowered<'_> {
+    /// Address sets and named-port sets that are tested on the peer.
+    pub(crate) fn sets(&self) -> (SetIds, SetIds) {
+        let (mut sets, mut named) = (SetIds::new(), SetIds::new());
+        for rule in self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules) {
+            sets.extend(rule.sets.iter().chain(&rule.not_sets).cloned());
+            named.extend(rule.named.iter().chain(&rule.not_named).cloned());
+        }
+        (sets, named)
+    }
+}

@@ -1,0 +1,376 @@
+//! Size and cost of programs, what is shared, what is refused, and what happens where something is missing.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use felid_common::{VERDICT_ALLOW, VERDICT_DENY, fixed};
+use felid_compile::listing::listing;
+use felid_compile::program::{MapRef, Program};
+use felid_compile::reference::Packet;
+use felid_compile::stub::{Hook, stub};
+use felid_compile::testing::{NumberedCounters, World};
+use felid_compile::transaction::EndpointId;
+use felid_compile::{CompileError, Direction, compile, sets_tested};
+use felid_model::resolved::{
+    NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
+};
+use felid_model::{Kind, Protocol, ResourceKey};
+use ipnet::IpNet;
+use support::machine::{End, Machine};
+use support::{check_form, run};
+
+const TCP: Option<Protocol> = Some(Protocol(6));
+
+fn set(index: usize) -> SetId {
+    SetId(format!("s:{index}").into())
+}
+
+/// An Allow for ingress.
+fn rule(index: usize, protocol: Option<Protocol>, source: ResolvedSide, ports: &[(u16, u16)]) -> ResolvedRule {
+    ResolvedRule {
+        index: index as u32,
+        action: ResolvedAction::Allow,
+        ip_version: None,
+        protocol,
+        not_protocol: None,
+        source,
+        destination: ResolvedSide {
+            ports: ports.to_vec(),
+            ..ResolvedSide::default()
+        },
+    }
+}
+
+fn from_set(index: usize) -> ResolvedSide {
+    ResolvedSide {
+        sets: vec![set(index)],
+        ..ResolvedSide::default()
+    }
+}
+
+fn policy(rules: Vec<ResolvedRule>) -> ResolvedPolicy {
+    let key = ResourceKey {
+        kind: Kind::GlobalNetworkPolicy,
+        namespace: None,
+        name: "shop".into(),
+    };
+    let tier = ResolvedTier {
+        name: "default".into(),
+        end_pass: false,
+        policies: vec![ResolvedRules {
+            key,
+            rules: Arc::new(rules),
+        }],
+    };
+    ResolvedPolicy {
+        tiers: vec![tier],
+        profiles: Vec::new(),
+        closed: None,
+    }
+}
+
+/// The peer 10.0.0.9 is in set `member` only; the endpoint is 10.0.0.1 and fd00::1.
+fn world(sets: usize, member: usize) -> World {
+    let mut world = World {
+        own: addresses(&["10.0.0.1", "fd00::1"]),
+        ..World::default()
+    };
+    for index in 0..sets {
+        world.slots.insert(set(index), index as u32);
+        world.sets.insert(set(index), Vec::new());
+    }
+    world.sets.insert(set(member), vec!["10.0.0.9/32".parse().unwrap()]);
+    world
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn packet(protocol: u8, port: u16) -> Packet {
+    let [src, dst] = ["10.0.0.9", "10.0.0.1"].map(|text| text.parse().unwrap());
+    Packet {
+        src,
+        dst,
+        protocol: Protocol(protocol),
+        src_port: 40_000,
+        dst_port: port,
+        icmp_type: 0,
+        icmp_code: 0,
+    }
+}
+
+fn build(policy: &ResolvedPolicy, world: &World) -> Program {
+    let program = compile(
+        policy,
+        Direction::Ingress,
+        &world.own(),
+        world,
+        &mut NumberedCounters::default(),
+    )
+    .unwrap();
+    check_form(&program);
+    program
+}
+
+fn size(program: &Program) -> usize {
+    program.chunks.iter().map(|chunk| chunk.insns.len()).sum()
+}
+
+/// Instructions that a packet of the last of n rules executes.
+fn steps_of_last(n: usize, make: impl Fn(usize) -> (ResolvedRule, Packet)) -> usize {
+    let world = world(n, n - 1);
+    let program = build(&policy((0..n).map(|index| make(index).0).collect()), &world);
+    let (run, after) = run(&program, &world, &make(n - 1).1, Direction::Ingress, 0);
+    assert_eq!((run.end, after.verdict), (End::Judged, VERDICT_ALLOW));
+    assert_eq!(program.rules[after.rule as usize].index, Some(n as u32 - 1));
+    run.steps
+}
+
+#[test]
+fn a_rule_with_a_port_costs_a_logarithm() {
+    let with_port = |index: usize| {
+        let port = 1000 + 3 * index as u16;
+        (rule(index, TCP, from_set(index), &[(port, port)]), packet(6, port))
+    };
+    let [ten, hundred, thousand, ten_thousand] = [10, 100, 1000, 10_000].map(|n| steps_of_last(n, with_port));
+    assert!(hundred <= ten + 12, "{ten} {hundred}");
+    assert!(thousand <= ten + 24, "{ten} {thousand}");
+    // Several segments and chunks, each with an entry of its own.
+    assert!(ten_thousand <= ten + 300, "{ten} {ten_thousand}");
+}
+
+#[test]
+fn selectors_without_ports_are_skipped_by_groups() {
+    let [ten, thousand] =
+        [10, 1000].map(|n| steps_of_last(n, |index| (rule(index, None, from_set(index), &[]), packet(6, 80))));
+    assert!(thousand <= ten + 250, "{ten} {thousand}");
+}
+
+#[test]
+fn size_is_linear_in_the_rules_whatever_they_are() {
+    type Make = fn(usize) -> ResolvedRule;
+    let kinds: [(&str, Make); 6] = [
+        ("a port each", |i| rule(i, TCP, from_set(i), &[(i as u16, i as u16)])),
+        ("nested ranges", |i| {
+            rule(i, TCP, from_set(i), &[(i as u16, u16::MAX - i as u16)])
+        }),
+        ("ports and none in turn", |i| match i % 2 {
+            0 => rule(i, TCP, from_set(i), &[(i as u16, i as u16)]),
+            _ => rule(i, None, from_set(i), &[]),
+        }),
+        ("many ranges", |i| {
+            rule(
+                i,
+                TCP,
+                from_set(i),
+                &[100, 200, 300, 400].map(|p| (p + i as u16, p + i as u16 + 9)),
+            )
+        }),
+        ("protocols", |i| rule(i, Some(Protocol(i as u8)), from_set(i), &[])),
+        ("source ports", |i| {
+            let ports = vec![(i as u16, i as u16 + 5), (60_000, 60_100)];
+            rule(
+                i,
+                TCP,
+                ResolvedSide { ports, ..from_set(i) },
+                &[(80, 80 + i as u16 % 7)],
+            )
+        }),
+    ];
+    for (name, make) in kinds {
+        let [small, large] = [100, 1600].map(|n| size(&build(&policy((0..n).map(make).collect()), &world(n, 0))));
+        assert!(
+            large < 20 * small,
+            "{name}: {small} instructions for 100 rules, {large} for 1,600"
+        );
+        assert!(large < 1600 * 60, "{name}: {large}");
+    }
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_numbers() {
+    let error = |rules: Vec<ResolvedRule>, world: &World| {
+        compile(
+            &policy(rules),
+            Direction::Ingress,
+            &world.own(),
+            world,
+            &mut NumberedCounters::default(),
+        )
+        .err()
+        .unwrap()
+    };
+    let many = 2_500;
+    let nets = |i: u32| {
+        (0..64)
+            .map(|n| IpNet::from(IpAddr::from((2 * (i * 64 + n)).to_be_bytes())))
+            .collect()
+    };
+    let rules = (0..many)
+        .map(|i| {
+            rule(
+                i,
+                TCP,
+                ResolvedSide {
+                    nets: nets(i as u32),
+                    ..from_set(i)
+                },
+                &[],
+            )
+        })
+        .collect();
+    let found = error(rules, &world(many, 0));
+    assert!(
+        matches!(
+            found,
+            CompileError::TooManyChunks {
+                chunks: 16..,
+                limit: 15,
+                ..
+            }
+        ),
+        "{found}"
+    );
+    let ranges: Vec<(u16, u16)> = (0..20_000).map(|i| (3 * i, 3 * i + 1)).collect();
+    let source = ResolvedSide {
+        ports: ranges,
+        ..ResolvedSide::default()
+    };
+    let found = error(vec![rule(0, TCP, source, &[])], &world(1, 0));
+    assert!(
+        matches!(found, CompileError::RuleTooLarge { insns: 20_000.., .. }),
+        "{found}"
+    );
+    let found = error(vec![rule(0, TCP, from_set(5), &[])], &world(1, 0));
+    assert_eq!(found, CompileError::NoSlot(set(5)));
+    let mut far = world(1, 0);
+    far.slots.insert(set(0), 300_000);
+    let found = error(vec![rule(0, TCP, from_set(0), &[])], &far);
+    assert!(
+        matches!(found, CompileError::SlotOutOfRange { slot: 300_000, .. }),
+        "{found}"
+    );
+}
+
+#[test]
+fn endpoints_that_decide_alike_share_a_program() {
+    let mut rules = vec![
+        rule(0, TCP, from_set(0), &[(80, 80)]),
+        rule(1, TCP, from_set(1), &[(443, 443)]),
+    ];
+    rules[1].destination.sets = vec![set(2)];
+    rules[0].destination.named_ports = vec![set(3)];
+    let policy = policy(rules);
+    let with_own = |own: &[&str], port: u16| {
+        let mut world = world(3, 0);
+        world.own = addresses(own);
+        let address = world.own[0];
+        let member = NamedPortMember {
+            address,
+            protocol: Protocol(6),
+            port,
+        };
+        world.named_ports.insert(set(3), [member].into());
+        world
+    };
+    let (one, other) = (
+        with_own(&["10.0.0.1", "fd00::1"], 81),
+        with_own(&["10.0.0.2", "fd00::2"], 81),
+    );
+    assert_eq!(build(&policy, &one), build(&policy, &other));
+    // A named port of another number, or a membership of the endpoint itself, is another decision.
+    let third = with_own(&["10.0.0.3", "fd00::3"], 82);
+    assert_ne!(build(&policy, &one), build(&policy, &third));
+    let mut fourth = with_own(&["10.0.0.4", "fd00::4"], 81);
+    fourth.sets.insert(
+        set(2),
+        vec!["10.0.0.4/32".parse().unwrap(), "fd00::4/128".parse().unwrap()],
+    );
+    assert_ne!(build(&policy, &one), build(&policy, &fourth));
+    // Sets of the endpoint's own side are not tested at run time, nor are those of rules that never match.
+    assert_eq!(sets_tested(&policy, Direction::Ingress, &one.own()).0, [set(0)].into());
+    assert_eq!(
+        sets_tested(&policy, Direction::Ingress, &fourth.own()).0,
+        [set(0), set(1)].into()
+    );
+    let program = build(&policy, &fourth);
+    assert_eq!(
+        (program.sets, program.named_port_sets),
+        sets_tested(&policy, Direction::Ingress, &fourth.own())
+    );
+}
+
+#[test]
+fn closed_endpoints_and_versions_without_address_are_denied() {
+    let open = policy(vec![rule(0, None, ResolvedSide::default(), &[])]);
+    let mut world = world(1, 0);
+    let verdict = |policy: &ResolvedPolicy, world: &World| {
+        let program = build(policy, world);
+        let (run, after) = run(&program, world, &packet(6, 80), Direction::Ingress, 0);
+        assert_eq!(run.end, End::Judged);
+        (after.verdict, program.rules[after.rule as usize].text.clone())
+    };
+    assert_eq!(verdict(&open, &world).0, VERDICT_ALLOW);
+    let closed = ResolvedPolicy {
+        closed: Some("a bad policy".into()),
+        ..open.clone()
+    };
+    assert_eq!(
+        verdict(&closed, &world),
+        (VERDICT_DENY, "Deny: closed: a bad policy".to_owned())
+    );
+    world.own = addresses(&["fd00::1"]);
+    assert_eq!(verdict(&open, &world).0, VERDICT_DENY);
+}
+
+#[test]
+fn a_missing_class_row_drops() {
+    let world = world(1, 0);
+    let program = build(&policy(vec![rule(0, TCP, from_set(0), &[])]), &world);
+    let scratch = support::scratch_of(&packet(6, 80), 0, 77, 0);
+    let mut machine = Machine::new(&program);
+    machine.scratch = zerocopy::IntoBytes::as_bytes(&scratch).to_vec();
+    assert_eq!(machine.run().end, End::Returned(2));
+}
+
+#[test]
+fn stubs_name_the_endpoint() {
+    let endpoint = EndpointId {
+        index: 3,
+        id: 0xffff_fff0,
+    };
+    let [from, to] = [Hook::FromWorkload, Hook::ToWorkload].map(|hook| stub(hook, endpoint));
+    assert_eq!(from.maps, [(4, MapRef::Fixed)]);
+    // cb[0] and cb[1] of __sk_buff.
+    assert_eq!([from.insns[1].off, from.insns[3].off], [48, 52]);
+    assert_eq!([from.insns[0].imm, from.insns[2].imm], [3, -16]);
+    assert_eq!(
+        [from.insns[6].imm, to.insns[6].imm],
+        [fixed::FROM_WORKLOAD as i32, fixed::TO_WORKLOAD as i32]
+    );
+    assert_eq!(from.insns[8].imm, 2);
+}
+
+#[test]
+fn listings_name_maps_and_rules() {
+    let world = world(2, 0);
+    let program = build(&policy(vec![rule(4, TCP, from_set(1), &[(80, 80)])]), &world);
+    let lines = listing(&program);
+    let text: Vec<String> = lines.iter().map(|line| line.code.clone()).collect();
+    assert!(text.contains(&"r1 = map[classes]".to_owned()), "{text:#?}");
+    assert!(text.contains(&"if w1 & 0x2 goto 31".to_owned()), "{text:#?}");
+    assert_eq!(text.last().unwrap(), "exit");
+    let notes: Vec<_> = lines.iter().filter_map(|line| line.note.clone()).collect();
+    assert!(
+        notes.contains(&"tier default GlobalNetworkPolicy/shop rule 4: Allow TCP from s:1 to ports 80".to_owned()),
+        "{notes:#?}"
+    );
+    assert!(
+        notes.contains(&"tier default: Deny: end of tier default".to_owned()),
+        "{notes:#?}"
+    );
+}
