@@ -1,0 +1,296 @@
+//! What the running agent answers on its socket `<run-dir>/felid.sock` (HTTP/1.1, root only), and the client of it.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/endpoints` | list of [`Endpoint`] |
+//! | `GET /v1/flows?address=&source=&destination=&port=&protocol=&endpoint=&state=&limit=` | [`Flows`] |
+//! | `GET /v1/program?endpoint=&direction=` | list of [`ProgramListing`] |
+//!
+//! Errors are `{"error": "..."}` with a status of 4xx (the question is wrong: no such endpoint) or 5xx. Fields may be added, so
+//! readers ignore names that they do not know.
+
+mod client;
+mod time;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ClientError};
+pub use time::rfc3339;
+
+/// Name of the socket in the run directory.
+pub const SOCKET: &str = "felid.sock";
+
+/// State of the whole agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Name of the node.
+    pub node: String,
+    /// The datastore.
+    pub datastore: String,
+    /// When the agent started, RFC 3339.
+    pub started: String,
+    /// Ready: in sync, programmed, nothing refused.
+    pub ready: bool,
+    /// Why not.
+    pub not_ready: Vec<String>,
+    /// The datastore has been read completely once.
+    pub in_sync: bool,
+    /// The kernel has been programmed once since.
+    pub programmed: bool,
+    /// Number of the policy epoch in the kernel.
+    pub epoch: u32,
+    /// The last switch.
+    pub last_programming: Option<Programming>,
+    /// How many of what.
+    pub counts: Counts,
+    /// What is wrong with records, and what holds instead.
+    pub problems: Vec<Problem>,
+    /// What the planner or the kernel refused, or what else keeps failing.
+    pub failures: Vec<Failure>,
+    /// Settings that are not defaults: name -> (value, where it comes from).
+    pub settings: BTreeMap<String, SettingValue>,
+    /// Where metrics are served, if at all.
+    pub metrics: Option<String>,
+    /// Where health is served, if at all.
+    pub health: Option<String>,
+}
+
+/// One switch of the kernel to new policy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Programming {
+    /// When, RFC 3339.
+    pub at: String,
+    /// From the first record of the batch to its enforcement, in milliseconds.
+    pub latency_ms: f64,
+    /// Updates in the batch.
+    pub updates: usize,
+    /// How many there were since the agent started.
+    pub total: u64,
+}
+
+/// How many of what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Counts {
+    pub workload_endpoints: usize,
+    pub local_endpoints: usize,
+    pub enforcing: usize,
+    pub waiting: usize,
+    pub closed: usize,
+    pub policies: usize,
+    pub active_policies: usize,
+    pub profiles: usize,
+    pub tiers: usize,
+    pub network_sets: usize,
+    pub selectors: usize,
+    pub sets: usize,
+    pub classes: usize,
+    pub addresses: usize,
+    pub prefixes: usize,
+    pub named_ports: usize,
+    pub programs: usize,
+}
+
+/// Something wrong with a record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Problem {
+    /// `error` or `warning`.
+    pub severity: String,
+    /// File, if the record came from one.
+    pub file: Option<String>,
+    /// Line in it, from 1.
+    pub line: Option<u64>,
+    /// `Kind/[namespace/]name`, if known.
+    pub resource: Option<String>,
+    /// Path of the field, if it is one field.
+    pub field: Option<String>,
+    /// What stands there.
+    pub value: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+    /// What holds instead.
+    pub in_force: Option<String>,
+}
+
+/// Something that failed and is tried again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Failure {
+    /// What: `plan`, `program`, `network`, `datastore`, `interface`, ...
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// How many times in a row.
+    pub attempts: u64,
+}
+
+/// A setting.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SettingValue {
+    /// Where it comes from.
+    pub source: String,
+}
+
+/// A local endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Namespace of its record.
+    pub namespace: String,
+    /// Name of its record.
+    pub name: String,
+    /// Host-side interface.
+    pub interface: String,
+    /// Its index, if it is there.
+    pub ifindex: Option<u32>,
+    /// Addresses.
+    pub addresses: Vec<String>,
+    /// MAC address of the workload, if known.
+    pub mac: Option<String>,
+    /// `enforcing`, `waiting` (for the interface) or `closed`.
+    pub state: String,
+    /// Why it is not enforcing, or what else there is to say.
+    pub reason: Option<String>,
+    /// Whether packets may be redirected past the host's stack.
+    pub fast: Option<bool>,
+    /// Profiles in order.
+    pub profiles: Vec<String>,
+    /// Towards the workload.
+    pub ingress: Option<Direction>,
+    /// From the workload.
+    pub egress: Option<Direction>,
+}
+
+/// Policy of an endpoint in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Direction {
+    /// Policies in the order they are asked, as `tier: Kind/[namespace/]name`.
+    pub policies: Vec<String>,
+    /// Number of the loaded program.
+    pub program: Option<u64>,
+    /// Endpoints (times directions) that use the same program, this one included.
+    pub shared_by: usize,
+    /// Generation of the policy: flows judged under another one are judged again.
+    pub generation: Option<u32>,
+}
+
+/// Flows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Flows {
+    /// Flows that match, at most `limit`.
+    pub flows: Vec<Flow>,
+    /// How many match in all.
+    pub total: usize,
+}
+
+/// A flow.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Flow {
+    /// Protocol's name or number.
+    pub protocol: String,
+    /// Who began.
+    pub source: FlowEnd,
+    /// Who was asked.
+    pub destination: FlowEnd,
+    /// `new`, `answered`, `established`, `closing`, `closed`, `reset`.
+    pub state: String,
+    /// Table that holds it: `half_open` or `established`.
+    pub table: String,
+    /// Redirected past the host's stack.
+    pub fast: bool,
+    /// Seconds since the first packet.
+    pub age_seconds: f64,
+    /// Seconds since the last packet (one second's precision).
+    pub idle_seconds: f64,
+    /// Seconds until it is forgotten if nothing more comes.
+    pub expires_seconds: f64,
+}
+
+/// One end of a flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FlowEnd {
+    /// Address.
+    pub address: String,
+    /// Port (ICMP: the identifier); 0 = the protocol has none.
+    pub port: u16,
+    /// `namespace/name` of the local endpoint, if it is one.
+    pub endpoint: Option<String>,
+    /// How its policy judged the flow: `allowed`, `exempt`, `stale` (to be judged again), `none`.
+    pub judged: String,
+}
+
+/// What is loaded for an endpoint in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProgramListing {
+    /// `namespace/name`.
+    pub endpoint: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Number of the program.
+    pub program: u64,
+    /// Endpoints that use it in this direction, as `namespace/name`.
+    pub shared_by: Vec<String>,
+    /// Rules in the order of their numbers.
+    pub rules: Vec<String>,
+    /// Instructions.
+    pub lines: Vec<ProgramLine>,
+}
+
+/// An instruction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProgramLine {
+    /// Part of the program (parts tail-call each other).
+    pub chunk: usize,
+    /// Index in the part.
+    pub index: usize,
+    /// The instruction.
+    pub code: String,
+    /// What it is for, where that changes.
+    pub note: Option<String>,
+}
+
+/// An error answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What is wrong.
+    pub error: String,
+}
+
+/// Direction of a policy, seen from the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Towards the workload.
+    Ingress,
+    /// From the workload.
+    Egress,
+}
+
+impl Way {
+    /// `ingress` or `egress`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Types of settings and how each is read from text.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use felid_model::{EndpointToHostAction, LogSeverity};
+
+/// A value that a setting can have.
+pub trait FromSetting: Sized {
+    /// Parses the text of a setting; the error says what would be good.
+    fn from_setting(text: &str) -> Result<Self, String>;
+
+    /// Takes over from a weaker layer what this value leaves open; most values leave nothing open.
+    fn fill(&mut self, _weaker: &Self) {}
+}
+
+impl FromSetting for bool {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        // As Felix reads booleans.
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "y" | "t" | "enabled" => Ok(true),
+            "false" | "0" | "no" | "n" | "f" | "disabled" => Ok(false),
+            _ => Err("not a boolean (true or false)".to_owned()),
+        }
+    }
+}
+
+impl FromSetting for PathBuf {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Err("an empty path".to_owned())
+        } else {
+            Ok(Self::from(text))
+        }
+    }
+}
+
+/// As Go writes durations (`1h30m`, `90s`, `500ms`), or a number of seconds.
+impl FromSetting for Duration {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let bad = || "not a duration such as 90s, 1h30m, 500ms or a number of seconds".to_owned();
+        let text = text.trim();
+        if let Ok(seconds) = text.parse::<f64>() {
+            return Duration::try_from_secs_f64(seconds).map_err(|_| bad());
+        }
+        let mut rest = text;
+        let mut total = 0.0;
+        while !rest.is_empty() {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+            let number: f64 = rest[..end].parse().map_err(|_| bad())?;
+            rest = &rest[end..];
+            let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let unit = match &rest[..end] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return Err(bad()),
+            };
+            total += number * unit;
+            rest = &rest[end..];
+        }
+        if text.is_empty() {
+            Err(bad())
+        } else {
+            Duration::try_from_secs_f64(total).map_err(|_| bad())
+        }
+    }
+}
+
+/// A duration as a setting would be written: `1h30m`, `90s`, `0.5s`.
+pub fn format_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() != 0 {
+        return format!("{}s", duration.as_secs_f64());
+    }
+    match (seconds / 3600, seconds % 3600 / 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, 0) => format!("{m}m"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, 0, 0) => format!("{h}h"),
+        (h, m, 0) => format!("{h}h{m}m"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+/// Where records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatastoreUrl {
+    /// A directory of YAML and JSON files.
+    Directory(PathBuf),
+}
+
+impl FromSetting for DatastoreUrl {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(PathBuf::from(path))),
+            Some(("dir", _)) => Err("a path must follow dir:".to_owned()),
+            _ => Err("not a datastore that this version knows; write dir:PATH".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DatastoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+        }
+    }
+}
+
+/// Name of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeName(pub String);
+
+impl NodeName {
+    /// The host's name in lower case, as Felix takes it; empty if the system does not say.
+    pub fn host() -> Self {
+        let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().trim().to_ascii_lowercase());
+        Self(name.unwrap_or_default())
+    }
+}
+
+impl FromSetting for NodeName {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if text.is_empty() || text.len() > 253 || !text.chars().all(good) {
+            return Err("not a node name (letters, digits, '-', '.', '_')".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Interface prefixes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixes(pub Vec<String>);
+
+impl FromSetting for Prefixes {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let prefixes: Vec<String> = text.split(',').map(|prefix| prefix.trim().to_owned()).collect();
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if prefixes
+            .iter()
+            .any(|prefix| prefix.is_empty() || prefix.len() > 15 || !prefix.chars().all(good))
+        {
+            return Err(
+                "not a list of interface prefixes (1 to 15 of letters, digits, '_', '.', '-'), split at commas"
+                    .to_owned(),
+            );
+        }
+        Ok(Self(prefixes))
+    }
+}
+
+/// A UDP or TCP port, not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(pub u16);
+
+impl FromSetting for Port {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .map(Self)
+            .ok_or_else(|| "not a port (1 to 65535)".to_owned())
+    }
+}
+
+/// A number of things, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u32);
+
+impl FromSetting for Size {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let limit = 1 << 28;
+        let number = text
+            .trim()
+            .parse::<u32>()
+            .ok()
+            .filter(|number| (1..=limit).contains(number));
+        number
+            .map(Self)
+            .ok_or_else(|| format!("not a number from 1 to {limit}"))
+    }
+}
+
+/// Calico's log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Fatal,
+}
+
+impl LogLevel {
+    /// The filter that shows this level and worse.
+    pub fn filter(self) -> tracing::level_filters::LevelFilter {
+        use tracing::level_filters::LevelFilter;
+        match self {
+            Self::Trace => LevelFilter::TRACE,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Info => LevelFilter::INFO,
+            Self::Warning => LevelFilter::WARN,
+            // There is no level above error: what would be fatal is an error and the end.
+            Self::Error | Self::Fatal => LevelFilter::ERROR,
+        }
+    }
+}
+
+impl From<LogSeverity> for LogLevel {
+    fn from(severity: LogSeverity) -> Self {
+        match severity {
+            LogSeverity::Trace => Self::Trace,
+            LogSeverity::Debug => Self::Debug,
+            LogSeverity::Info => Self::Info,
+            LogSeverity::Warning => Self::Warning,
+            LogSeverity::Error => Self::Error,
+            LogSeverity::Fatal => Self::Fatal,
+        }
+    }
+}
+
+impl FromSetting for LogLevel {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "trace" => Ok(Self::Trace),
+            "debug" => Ok(Self::Debug),
+            "info" => Ok(Self::Info),
+            "warning" | "warn" => Ok(Self::Warning),
+            "error" => Ok(Self::Error),
+            "fatal" => Ok(Self::Fatal),
+            _ => Err("not one of trace, debug, info, warning, error, fatal".to_owned()),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromSetting for LogFormat {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("not text or json".to_owned()),
+        }
+    }
+}
+
+/// `defaultEndpointToHostAction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum HostAction {
+    Drop,
+    Return,
+    Accept,
+}
+
+impl From<EndpointToHostAction> for HostAction {
+    fn from(action: EndpointToHostAction) -> Self {
+        match action {
+            EndpointToHostAction::Drop => Self::Drop,
+            EndpointToHostAction::Return => Self::Return,
+            EndpointToHostAction::Accept => Self::Accept,
+        }
+    }
+}
+
+impl FromSetting for HostAction {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "drop" => Ok(Self::Drop),
+            "return" => Ok(Self::Return),
+            "accept" => Ok(Self::Accept),
+            _ => Err("not Drop, Return or Accept".to_owned()),
+        }
+    }
+}
+
+/// Where to listen: host, port, or not at all. Parts that are not said are filled from weaker layers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listen {
+    host: Option<String>,
+    port: Option<u16>,
+    enabled: Option<bool>,
+}
+
+impl Listen {
+    /// Listens on this host (empty = every address) and port.
+    pub fn new(host: &str, port: u16) -> Self {
+        Self {
+            host: Some(host.to_owned()),
+            port: Some(port),
+            enabled: Some(true),
+        }
+    }
+
+    /// Host (empty = every address) and port; `None` = do not listen.
+    pub fn address(&self) -> Option<(&str, u16)> {
+        let (host, port) = (self.host.as_deref().unwrap_or(""), self.port.unwrap_or(0));
+        self.enabled.unwrap_or(true).then_some((host, port))
+    }
+
+    /// `prometheusMetricsHost`, `healthHost`.
+    pub fn set_host(&mut self, text: &str) -> Result<(), String> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
+        if !text.chars().all(good) {
+            return Err("not a host or address".to_owned());
+        }
+        self.host = Some(text.to_owned());
+        Ok(())
+    }
+
+    /// `prometheusMetricsPort`, `healthPort`.
+    pub fn set_port(&mut self, text: &str) -> Result<(), String> {
+        self.port = Some(text.trim().parse().map_err(|_| "not a port (0 to 65535)".to_owned())?);
+        Ok(())
+    }
+
+    /// `prometheusMetricsEnabled`, `healthEnabled`.
+    pub fn set_enabled(&mut self, text: &str) -> Result<(), String> {
+        self.enabled = Some(bool::from_setting(text)?);
+        Ok(())
+    }
+}
+
+/// `ADDRESS:PORT`, `[V6]:PORT`, `:PORT`, `PORT` or `none`.
+impl FromSetting for Listen {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("none") {
+            return Ok(Self {
+                enabled: Some(false),
+                ..Self::default()
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host.trim_start_matches('[').trim_end_matches(']'), port),
+            None => ("", text),
+        };
+        let mut listen = Self {
+            enabled: Some(true),
+            ..Self::default()
+        };
+        listen.set_host(host)?;
+        listen
+            .set_port(port)
+            .map_err(|_| "not [ADDRESS]:PORT or none".to_owned())?;
+        Ok(listen)
+    }
+
+    fn fill(&mut self, weaker: &Self) {
+        self.host = self.host.take().or_else(|| weaker.host.clone());
+        self.port = self.port.or(weaker.port);
+        self.enabled = self.enabled.or(weaker.enabled);
+    }
+}
+
+/// Timeouts of flows, by Felix's names; `None` = not said here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ConntrackTimeouts {
+    pub tcp_syn_sent: Option<Duration>,
+    pub tcp_established: Option<Duration>,
+    pub tcp_fins_seen: Option<Duration>,
+    pub tcp_reset_seen: Option<Duration>,
+    pub udp: Option<Duration>,
+    pub icmp: Option<Duration>,
+    pub generic: Option<Duration>,
+}
+
+impl ConntrackTimeouts {
+    /// Felix's.
+    pub fn defaults() -> Self {
+        let seconds = |n| Some(Duration::from_secs(n));
+        Self {
+            tcp_syn_sent: seconds(20),
+            tcp_established: seconds(3600),
+            tcp_fins_seen: seconds(30),
+            tcp_reset_seen: seconds(40),
+            udp: seconds(60),
+            icmp: seconds(5),
+            generic: seconds(600),
+        }
+    }
+}
+
+impl FromSetting for ConntrackTimeouts {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let mut timeouts = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let (name, value) = item
+                .split_once('=')
+                .ok_or_else(|| format!("{item:?} is not NAME=DURATION"))?;
+            let duration = Duration::from_setting(value).map_err(|reason| format!("{name}: {value:?} is {reason}"))?;
+            // jiffies of these times are kept in 32 bits and compared with wrap-around.
+            if duration < Duration::from_secs(1) || duration > Duration::from_secs(7 * 24 * 3600) {
+                return Err(format!("{name}: {value:?} is not between 1s and 168h"));
+            }
+            let field = match name.trim().to_ascii_lowercase().as_str() {
+                "tcpsynsent" => &mut timeouts.tcp_syn_sent,
+                "tcpestablished" => &mut timeouts.tcp_established,
+                "tcpfinsseen" => &mut timeouts.tcp_fins_seen,
+                "tcpresetseen" => &mut timeouts.tcp_reset_seen,
+                "udptimeout" => &mut timeouts.udp,
+                "icmptimeout" => &mut timeouts.icmp,
+                "generictimeout" => &mut timeouts.generic,
+                _ => return Err(format!("{name:?} is no timeout that felid has")),
+            };
+            *field = Some(duration);
+        }
+        Ok(timeouts)
+    }
+
+    fn fill(&mut self, weaker: &Self) {
+        self.tcp_syn_sent = self.tcp_syn_sent.or(weaker.tcp_syn_sent);
+        self.tcp_established = self.tcp_established.or(weaker.tcp_established);
+        self.tcp_fins_seen = self.tcp_fins_seen.or(weaker.tcp_fins_seen);
+        self.tcp_reset_seen = self.tcp_reset_seen.or(weaker.tcp_reset_seen);
+        self.udp = self.udp.or(weaker.udp);
+        self.icmp = self.icmp.or(weaker.icmp);
+        self.generic = self.generic.or(weaker.generic);
+    }
+}

@@ -1,0 +1,30 @@
+//! The agent and its command line.
+//!
+//! In: arguments, environment, a configuration file, and through the datastore crate the records. Out: for `felid run`, a kernel
+//! that enforces them (calculation, planner and dataplane are crates of their own; here they are only wired), metrics, health
+//! and a root-only socket; for the other commands, listings and changes of records. Never: policy semantics, eBPF, netlink.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cli`] | arguments of every command |
+//! | [`config`] | settings: flags, environment, file, record, defaults |
+//! | [`records`] | get, create, apply, replace, delete, validate |
+//! | [`run`] | the running agent |
+//! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
+//! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
+//! | [`output`] | tables, YAML, JSON |
+//! | [`metrics`] | everything that is counted |
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod ask;
+pub mod cleanup;
+pub mod cli;
+pub mod config;
+pub mod metrics;
+pub mod output;
+pub mod records;
+pub mod run;
+
+mod entry;
+pub use entry::{Outcome, main};

@@ -1,0 +1,121 @@
+//! How results look: tables as calicoctl prints them, YAML, JSON, names.
+
+use std::io::Write;
+
+use anyhow::bail;
+use comfy_table::{Row, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Output format of commands that list things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// More columns.
+    Wide,
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+    /// Names, one a line.
+    Name,
+    /// These columns.
+    Columns(Vec<String>),
+}
+
+impl Format {
+    /// Reads `-o`. `names` and `columns` say whether this command has those forms.
+    pub fn parse(text: &str, records: bool) -> anyhow::Result<Self> {
+        Ok(match text {
+            "table" | "ps" => Self::Table,
+            "wide" => Self::Wide,
+            "yaml" | "yml" => Self::Yaml,
+            "json" => Self::Json,
+            "name" if records => Self::Name,
+            _ => match text.strip_prefix("custom-columns=") {
+                Some(columns) if records && !columns.is_empty() => {
+                    Self::Columns(columns.split(',').map(|column| column.trim().to_uppercase()).collect())
+                }
+                _ if records => {
+                    bail!("unknown output format {text:?}: use table, wide, yaml, json, name or custom-columns=...")
+                }
+                _ => bail!("unknown output format {text:?}: use table, wide, yaml or json"),
+            },
+        })
+    }
+
+    /// Reads `-o` of commands that say what they did: whether it is JSON.
+    pub fn is_json(text: &str) -> anyhow::Result<bool> {
+        match text {
+            "text" => Ok(false),
+            "json" => Ok(true),
+            _ => bail!("unknown output format {text:?}: use text or json"),
+        }
+    }
+}
+
+/// Prints a table: columns three spaces apart, never wrapped, nothing at line ends.
+pub fn table(out: &mut dyn Write, headings: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty();
+    table.set_header(headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>());
+    for row in rows {
+        table.add_row(Row::from(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints as indented JSON.
+pub fn json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// Prints as one line of JSON.
+pub fn json_line(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value)?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// Prints as YAML.
+pub fn yaml(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
+    // Through JSON's data model, so that both formats have the same names and shapes.
+    let value: Value = serde_json::to_value(value)?;
+    let text = serde_saphyr::to_string(&value)?;
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Control characters would let a record drive the reader's terminal, and line ends would break the table.
+pub fn printable(text: &str) -> String {
+    if text.chars().any(char::is_control) {
+        text.chars()
+            .flat_map(|c| {
+                if c.is_control() {
+                    c.escape_default().collect::<Vec<_>>()
+                } else {
+                    vec![c]
+                }
+            })
+            .collect()
+    } else {
+        text.to_owned()
+    }
+}
+
+/// `1` -> `1 policy`, `2` -> `2 policies`.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

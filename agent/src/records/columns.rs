@@ -1,0 +1,124 @@
+//! calicoctl's columns for each kind.
+
+use std::collections::BTreeMap;
+
+use felid_model::Kind;
+use serde_json::Value;
+
+/// Nets beyond this many characters are cut off in tables.
+const MAX_NETS: usize = 80;
+
+/// Headings of a kind's table.
+pub(super) fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
+    match (kind, wide) {
+        (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
+        (Kind::WorkloadEndpoint, true) => &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
+        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, false) => &["NAME", "TIER"],
+        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, true) => &["NAME", "TIER", "ORDER", "SELECTOR"],
+        (Kind::Profile, true) => &["NAME", "LABELS"],
+        (Kind::Tier, _) => &["NAME", "ORDER"],
+        (Kind::NetworkSet | Kind::GlobalNetworkSet, true) => &["NAME", "NETS"],
+        (Kind::Profile | Kind::NetworkSet | Kind::GlobalNetworkSet, false) | (Kind::FelixConfiguration, _) => &["NAME"],
+    }
+}
+
+/// Every column that a kind has, for custom-columns.
+pub(super) fn all(kind: Kind) -> Vec<&'static str> {
+    let mut columns = headings(kind, true).to_vec();
+    if kind == Kind::WorkloadEndpoint {
+        columns.push("ORCHESTRATOR");
+    }
+    if kind.is_namespaced() {
+        columns.push("NAMESPACE");
+    }
+    columns
+}
+
+/// One cell, from the record as it is written.
+pub(super) fn cell(heading: &str, record: &Value) -> String {
+    let metadata = |name: &str| text(record.pointer(&format!("/metadata/{name}")));
+    let spec = |name: &str| record.pointer(&format!("/spec/{name}"));
+    match heading {
+        "NAME" => metadata("name"),
+        "NAMESPACE" => match metadata("namespace") {
+            namespace if namespace.is_empty() => "default".to_owned(),
+            namespace => namespace,
+        },
+        "WORKLOAD" => match text(spec("workload")) {
+            workload if workload.is_empty() => text(spec("pod")),
+            workload => workload,
+        },
+        "NODE" => text(spec("node")),
+        "ORCHESTRATOR" => text(spec("orchestrator")),
+        "INTERFACE" => text(spec("interfaceName")),
+        "NETWORKS" => list(spec("ipNetworks")),
+        "PROFILES" => list(spec("profiles")),
+        "NATS" => nats(spec("ipNATs")),
+        "TIER" => match text(spec("tier")) {
+            tier if tier.is_empty() => "default".to_owned(),
+            tier => tier,
+        },
+        // As Go prints an absent number, which is what scripts look for.
+        "ORDER" => match spec("order") {
+            None | Some(Value::Null) => "<nil>".to_owned(),
+            order => text(order),
+        },
+        "SELECTOR" => text(spec("selector")),
+        "LABELS" => labels(spec("labelsToApply")),
+        "NETS" => shorten(list(spec("nets"))),
+        // Columns are checked before cells are asked for.
+        _ => String::new(),
+    }
+}
+
+/// Number of a policy or tier for sorting: no order is last.
+pub(super) fn order(record: &Value) -> f64 {
+    record
+        .pointer("/spec/order")
+        .and_then(Value::as_f64)
+        .unwrap_or(f64::INFINITY)
+}
+
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => match number.as_f64() {
+            // 100.0 in a record reads as 100.
+            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
+            _ => number.to_string(),
+        },
+        Some(other) => other.to_string(),
+    }
+}
+
+fn list(value: Option<&Value>) -> String {
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    items.iter().map(|item| text(Some(item))).collect::<Vec<_>>().join(",")
+}
+
+/// `{internal external}`, as calicoctl prints them.
+fn nats(value: Option<&Value>) -> String {
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let pair = |item: &Value| format!("{{{} {}}}", text(item.get("internalIP")), text(item.get("externalIP")));
+    items.iter().map(pair).collect::<Vec<_>>().join(",")
+}
+
+fn labels(value: Option<&Value>) -> String {
+    let Some(Value::Object(map)) = value else {
+        return String::new();
+    };
+    let sorted: BTreeMap<&String, String> = map.iter().map(|(name, value)| (name, text(Some(value)))).collect();
+    sorted
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn shorten(text: String) -> String {
+    if text.chars().count() <= MAX_NETS {
+        return text;
+    }
+    text.chars().take(MAX_NETS - 3).chain("...".chars()).collect()
+}

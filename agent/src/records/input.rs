@@ -1,0 +1,157 @@
+//! Records that a user hands over: files, directories, standard input.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use felid_model::{Document, Kind, documents};
+use serde_json::Value;
+
+use crate::cli::FileArgs;
+
+/// More than this in one file is no set of records.
+const MAX_FILE: u64 = 256 << 20;
+/// Deeper directories are a loop of links.
+const MAX_DEPTH: usize = 64;
+
+/// Which files of a directory count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// `.yaml`, `.yml`, `.json`, as calicoctl.
+    Records,
+    /// Any that is not hidden or an editor's, as the datastore.
+    Any,
+}
+
+/// One file's text.
+#[derive(Debug)]
+pub(super) struct Input {
+    /// Path as the user would write it; `-` = standard input.
+    pub(super) name: String,
+    /// Whether it was found in a directory.
+    pub(super) in_directory: bool,
+    /// Documents in their order.
+    pub(super) documents: Vec<Document>,
+    /// What was read.
+    pub(super) text: String,
+}
+
+/// Reads everything that `-f` names, in order; files of directories sorted by path.
+pub(super) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for path in &args.files {
+        if path.as_os_str() == "-" {
+            let mut text = String::new();
+            let read = std::io::stdin()
+                .lock()
+                .take(MAX_FILE + 1)
+                .read_to_string(&mut text)
+                .context("standard input")?;
+            if read as u64 > MAX_FILE {
+                bail!("standard input: more than {MAX_FILE} bytes");
+            }
+            inputs.push(Input {
+                name: "-".to_owned(),
+                in_directory: false,
+                documents: documents(&text),
+                text,
+            });
+            continue;
+        }
+        let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+        if metadata.is_dir() {
+            let mut files = Vec::new();
+            walk(path, names, 0, &mut files)?;
+            files.sort();
+            for file in files {
+                inputs.push(open(&file, true)?);
+            }
+        } else {
+            inputs.push(open(path, false)?);
+        }
+    }
+    if !args.skip_empty {
+        let everything = inputs.iter().map(|input| input.documents.len()).sum::<usize>();
+        if everything == 0 {
+            let names: Vec<String> = args.files.iter().map(|path| path.display().to_string()).collect();
+            bail!("{}: no documents (--skip-empty makes this no error)", names.join(", "));
+        }
+    }
+    Ok(inputs)
+}
+
+fn open(path: &Path, in_directory: bool) -> anyhow::Result<Input> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| name.clone())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| name.clone())?;
+    if bytes.len() as u64 > MAX_FILE {
+        bail!("{name}: more than {MAX_FILE} bytes");
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error
+            .as_bytes()
+            .iter()
+            .take(error.utf8_error().valid_up_to())
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        anyhow::anyhow!("{name}:{line}: not UTF-8")
+    })?;
+    Ok(Input {
+        name,
+        in_directory,
+        documents: documents(&text),
+        text,
+    })
+}
+
+fn walk(directory: &Path, names: Names, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    if depth > MAX_DEPTH {
+        bail!("{}: directories nested too deeply", directory.display());
+    }
+    for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let entry = entry.with_context(|| directory.display().to_string())?;
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#')) {
+            continue;
+        }
+        // Links are followed: a mounted ConfigMap has nothing else.
+        let metadata = std::fs::metadata(&path).with_context(|| path.display().to_string())?;
+        let extension = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default();
+        let fits = match names {
+            Names::Records => matches!(extension, "yaml" | "yml" | "json"),
+            Names::Any => !matches!(extension, "bak" | "orig" | "rej" | "swp" | "tmp"),
+        };
+        if metadata.is_dir() {
+            walk(&path, names, depth + 1, files)?;
+        } else if metadata.is_file() && fits {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Gives a document of a namespaced kind that names no namespace this one.
+pub(super) fn set_namespace(document: &mut Document, namespace: Option<&str>) {
+    let (Some(namespace), Ok(Value::Object(content))) = (namespace, document.content.as_mut()) else {
+        return;
+    };
+    let kind = content.get("kind").and_then(Value::as_str).and_then(Kind::from_name);
+    if !kind.is_some_and(Kind::is_namespaced) {
+        return;
+    }
+    if let Some(Value::Object(metadata)) = content.get_mut("metadata")
+        && metadata
+            .get("namespace")
+            .is_none_or(|value| value.is_null() || value.as_str() == Some(""))
+    {
+        metadata.insert("namespace".to_owned(), Value::String(namespace.to_owned()));
+    }
+}

@@ -1,0 +1,240 @@
+//! `felid create`, `apply`, `replace`, `delete`.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use felid_datastore::edit::{self, Done, Verb};
+use felid_model::{Decoded, Document, Issue, ResourceKey, Severity, decode};
+
+use crate::cli::{CreateArgs, DeleteArgs, FileArgs, Places, WriteArgs};
+use crate::entry::Outcome;
+use crate::output::{Format, count, json_line, printable};
+
+use super::input::{self, Input, Names};
+use super::{describe, directory, kind_and_names};
+
+/// `felid create`.
+pub fn create(places: &Places, args: &CreateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    write(places, Verb::Create, &args.write, args.skip_exists, out)
+}
+
+/// `felid apply`.
+pub fn apply(places: &Places, args: &WriteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    write(places, Verb::Apply, args, false, out)
+}
+
+/// `felid replace`.
+pub fn replace(places: &Places, args: &WriteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    write(places, Verb::Replace, args, false, out)
+}
+
+/// Checks all documents, then writes them file by file.
+fn write(places: &Places, verb: Verb, args: &WriteArgs, skip: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let json = Format::is_json(&args.output)?;
+    need_files(&args.files)?;
+    let directory = directory(places)?;
+    let mut inputs = input::read(&args.files, Names::Records)?;
+    check(&mut inputs, args.namespace.namespace.as_deref())?;
+    let present = if skip { keys(&directory)? } else { BTreeSet::new() };
+    for input in &inputs {
+        let text = text(input, |key| !present.contains(key))?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let done = edit::run(&directory, verb, &text, &input.name)?;
+        report(&done, json, out)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// `felid delete`.
+pub fn delete(places: &Places, args: &DeleteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let json = Format::is_json(&args.write.output)?;
+    let namespace = args.write.namespace.namespace.as_deref();
+    let directory = directory(places)?;
+    let mut wanted: Vec<ResourceKey> = match &args.kind {
+        Some(kind) => {
+            if !args.write.files.files.is_empty() {
+                bail!("name a kind or files with -f, not both");
+            }
+            let (kind, names) = kind_and_names(kind, &args.names)?;
+            if names.is_empty() {
+                bail!("delete which {kind}? Names are missing");
+            }
+            names
+                .iter()
+                .map(|name| ResourceKey::new(kind, namespace, name))
+                .collect()
+        }
+        None => {
+            need_files(&args.write.files)?;
+            let mut wanted = Vec::new();
+            for mut input in input::read(&args.write.files, Names::Records)? {
+                for document in &mut input.documents {
+                    input::set_namespace(document, namespace);
+                    wanted.extend(key_of(&input.name, document)?);
+                }
+            }
+            wanted
+        }
+    };
+    let present = keys(&directory)?;
+    let mut seen = BTreeSet::new();
+    wanted.retain(|key| seen.insert(key.clone()));
+    let (there, missing): (Vec<ResourceKey>, Vec<ResourceKey>) =
+        wanted.into_iter().partition(|key| present.contains(key));
+    if !there.is_empty() {
+        report(&edit::delete(&directory, &there)?, json, out)?;
+    }
+    if args.skip_not_exists || missing.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    for key in &missing {
+        writeln!(std::io::stderr(), "felid: resource does not exist: {}", describe(key))?;
+    }
+    Ok(Outcome::Failed)
+}
+
+fn need_files(files: &FileArgs) -> anyhow::Result<()> {
+    if files.files.is_empty() {
+        bail!("which records? Name files, directories or - with -f");
+    }
+    Ok(())
+}
+
+/// Keys of everything in the datastore.
+fn keys(directory: &Path) -> anyhow::Result<BTreeSet<ResourceKey>> {
+    let (stored, _) = felid_datastore::list(directory)
+        .with_context(|| format!("{}: cannot read the datastore", directory.display()))?;
+    Ok(stored.into_iter().map(|stored| stored.key).collect())
+}
+
+/// Gives documents their namespace, and refuses the whole lot if one document is bad: all errors at once.
+fn check(inputs: &mut [Input], namespace: Option<&str>) -> anyhow::Result<()> {
+    let mut errors = 0;
+    for input in inputs {
+        for document in &mut input.documents {
+            input::set_namespace(document, namespace);
+            let (name, issues) = match decode(document) {
+                Decoded::Resource { resource, issues } => (resource.key().to_string(), issues),
+                Decoded::Bad { kind, key, issues, .. } => {
+                    let name = key
+                        .map(|key| key.to_string())
+                        .or_else(|| kind.map(|kind| kind.to_string()));
+                    (name.unwrap_or_default(), issues)
+                }
+                Decoded::Foreign {
+                    api_version,
+                    kind,
+                    name,
+                } => {
+                    complain(
+                        &input.name,
+                        document.line,
+                        "error",
+                        &format!("{kind}/{name}: felid does nothing with {kind} of {api_version}"),
+                    )?;
+                    errors += 1;
+                    continue;
+                }
+                Decoded::Empty => continue,
+            };
+            for Issue {
+                field,
+                value,
+                reason,
+                line,
+                severity,
+            } in issues
+            {
+                let field = match value {
+                    _ if field.is_empty() => String::new(),
+                    Some(value) => format!("{field} {value:?}: "),
+                    None => format!("{field}: "),
+                };
+                let severity = if severity == Severity::Error {
+                    "error"
+                } else {
+                    "warning"
+                };
+                errors += usize::from(severity == "error");
+                complain(
+                    &input.name,
+                    line.unwrap_or(document.line),
+                    severity,
+                    &format!("{name}: {field}{reason}"),
+                )?;
+            }
+        }
+    }
+    if errors > 0 {
+        bail!("{}: nothing was written", count(errors, "error", "errors"));
+    }
+    Ok(())
+}
+
+fn complain(file: &str, line: usize, severity: &str, text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stderr(), "{file}:{line}: {severity}: {}", printable(text))
+}
+
+/// Identity of a document, however bad the rest of it is.
+fn key_of(file: &str, document: &Document) -> anyhow::Result<Option<ResourceKey>> {
+    match decode(document) {
+        Decoded::Resource { resource, .. } => Ok(Some(resource.key().clone())),
+        Decoded::Bad { key: Some(key), .. } => Ok(Some(key)),
+        Decoded::Bad { .. } | Decoded::Foreign { .. } => {
+            Err(anyhow!("{file}:{}: names no record that felid has", document.line))
+        }
+        Decoded::Empty => Ok(None),
+    }
+}
+
+/// The text to write: the user's own wherever nothing was added or left out.
+fn text(input: &Input, wanted: impl Fn(&ResourceKey) -> bool) -> anyhow::Result<String> {
+    let original = felid_model::documents(&input.text);
+    let mut same = original.len() == input.documents.len();
+    let mut text = String::new();
+    for (index, document) in input.documents.iter().enumerate() {
+        let Some(key) = key_of(&input.name, document)? else {
+            continue;
+        };
+        if !wanted(&key) {
+            same = false;
+            continue;
+        }
+        let before = original.get(index);
+        let unchanged = before.is_some_and(|before| before.content == document.content);
+        let verbatim = input
+            .text
+            .get(document.range.clone())
+            .filter(|_| unchanged && document.item.is_none());
+        same &= unchanged;
+        text.push_str("---\n");
+        match (verbatim, &document.content) {
+            (Some(verbatim), _) => text.push_str(verbatim),
+            (None, Ok(content)) => text.push_str(&serde_saphyr::to_string(content)?),
+            (None, Err(error)) => bail!("{}: {error}", input.name),
+        }
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    Ok(if same { input.text.clone() } else { text })
+}
+
+fn report(done: &[Done], json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    for done in done {
+        if json {
+            let action = format!("{:?}", done.action).to_lowercase();
+            json_line(
+                out,
+                &serde_json::json!({"resource": done.key.to_string(), "action": action, "file": done.file}),
+            )?;
+        } else {
+            writeln!(out, "{done}")?;
+        }
+    }
+    Ok(())
+}

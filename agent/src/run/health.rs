@@ -1,0 +1,124 @@
+//! Liveness and readiness: what the pipeline last said of itself.
+//!
+//! Alive: the pipeline's loop has gone round lately. Ready: in sync, the kernel has been programmed, and nothing is refused.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The pipeline may be silent for so long: one round can load thousands of programs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the pipeline says of itself, for the probes.
+#[derive(Debug)]
+pub struct Health {
+    state: Mutex<State>,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    last_round: Instant,
+    /// Reasons not to be ready; empty = ready.
+    not_ready: Vec<String>,
+    stopped: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(PATIENCE)
+    }
+}
+
+impl Health {
+    /// Not ready, alive for at least `patience`.
+    pub fn new(patience: Duration) -> Self {
+        let not_ready = vec!["the agent is starting".to_owned()];
+        Self {
+            state: Mutex::new(State {
+                last_round: Instant::now(),
+                not_ready,
+                stopped: false,
+            }),
+            patience,
+        }
+    }
+
+    /// The pipeline went round once more.
+    pub fn round(&self) {
+        self.lock().last_round = Instant::now();
+    }
+
+    /// Why the agent is not ready; empty = it is.
+    pub fn set_not_ready(&self, reasons: Vec<String>) {
+        self.lock().not_ready = reasons;
+    }
+
+    /// The agent is going down.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        state.not_ready = vec!["the agent is stopping".to_owned()];
+    }
+
+    /// Reasons against readiness.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.lock().not_ready.clone()
+    }
+
+    /// `Err` = the pipeline is stuck; says for how long.
+    pub fn alive(&self) -> Result<(), String> {
+        let state = self.lock();
+        let silent = state.last_round.elapsed();
+        if silent <= self.patience || state.stopped {
+            return Ok(());
+        }
+        Err(format!(
+            "the pipeline has made no progress for {:.0} s",
+            silent.as_secs_f64()
+        ))
+    }
+
+    /// `Err` = all the reasons.
+    pub fn ready(&self) -> Result<(), String> {
+        self.alive()?;
+        let state = self.lock();
+        if state.not_ready.is_empty() {
+            Ok(())
+        } else {
+            Err(state.not_ready.join("\n"))
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_every_reason() {
+        let health = Health::default();
+        assert_eq!(health.alive(), Ok(()));
+        assert_eq!(health.ready(), Err("the agent is starting".to_owned()));
+        health.set_not_ready(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(health.ready(), Err("a\nb".to_owned()));
+        health.set_not_ready(Vec::new());
+        assert_eq!(health.ready(), Ok(()));
+        health.stop();
+        assert_eq!(health.ready(), Err("the agent is stopping".to_owned()));
+    }
+
+    #[test]
+    fn a_stuck_pipeline_is_neither_alive_nor_ready() {
+        let health = Health::new(Duration::from_millis(20));
+        health.set_not_ready(Vec::new());
+        assert_eq!(health.ready(), Ok(()));
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(health.alive().is_err() && health.ready().is_err());
+        health.round();
+        assert_eq!(health.ready(), Ok(()));
+    }
+}
