@@ -2,8 +2,9 @@
 //!
 //! The dataplane carries a transaction out in this order:
 //!
-//! 1. load `new_programs`. If one does not load: unload the others and tell
-//!    [`Planner::abandoned`](crate::planner::Planner::abandoned); nothing else may have been written by then;
+//! 1. load `new_programs`. If one does not load, unload the others and tell
+//!    [`Planner::abandoned`](crate::planner::Planner::abandoned). The same goes for failures of the next steps up to the flip, once
+//!    everything that was written is undone;
 //! 2. store `next_endpoint_id` where a restarted agent finds it, so that ids are never used twice;
 //! 3. write `classes` and the records of new endpoints, zero the counters in `new_counters`;
 //! 4. write every map entry with the old class in the active bank and the new one in the idle bank, in any order; set the idle

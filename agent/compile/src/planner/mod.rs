@@ -253,8 +253,9 @@ impl<C: Compiler> Planner<C> {
         self.commit();
     }
 
-    /// The transaction under way was given up before anything of it was written, because programs did not load (reasons by
-    /// program). Their policies are treated like those that cannot be compiled, until [`Self::retry`].
+    /// The transaction under way was given up, and whatever was written of it is undone: the kernel holds what it held before. If
+    /// programs did not load, that is because of them (reasons by program): their policies are treated like those that cannot be
+    /// compiled, until [`Self::retry`].
     pub fn abandoned(&mut self, refused: &BTreeMap<ProgramId, String>) {
         let Some((_, dirty)) = self.outstanding.take() else {
             return;
@@ -264,7 +265,7 @@ impl<C: Compiler> Planner<C> {
         self.dirty.merge(dirty);
     }
 
-    /// Plans those policies again whose programs did not load: the reason may have been passing.
+    /// Tries those policies again that have no program: the kernel's reason not to load it may have been passing.
     pub fn retry(&mut self) {
         self.programs.forget_rejected(|_| false);
         self.dirty

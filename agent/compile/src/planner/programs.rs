@@ -37,7 +37,6 @@ struct Staged {
     programs: Vec<ProgramId>,
     users: HashMap<Arc<Input>, isize>,
     old: Vec<ProgramId>,
-    failed: HashMap<Input, Arc<str>>,
 }
 
 /// Why an input has no program.
@@ -67,7 +66,7 @@ pub(super) struct Programs {
     by_program: HashMap<Arc<Program>, ProgramId>,
     next: u64,
     counters: CounterTable,
-    /// Inputs whose programs the kernel did not take.
+    /// Inputs that cannot be compiled, or whose programs the kernel did not take: not to be tried with every plan.
     rejected: HashMap<Arc<Input>, Arc<str>>,
     staged: Staged,
 }
@@ -96,7 +95,7 @@ impl Programs {
         if let Some((known, _)) = self.inputs.get_key_value(&input) {
             return Ok(known.clone());
         }
-        if let Some(reason) = self.rejected.get(&input).or_else(|| self.staged.failed.get(&input)) {
+        if let Some(reason) = self.rejected.get(&input) {
             return Err(Refusal::Program(reason.clone()));
         }
         let (policy, own) = (&input.policy, input.own.for_compiler());
@@ -111,7 +110,7 @@ impl Programs {
             Ok(program) => program,
             Err(error) => {
                 let reason: Arc<str> = error.to_string().into();
-                self.staged.failed.insert(input, reason.clone());
+                self.rejected.insert(Arc::new(input), reason.clone());
                 return Err(Refusal::Program(reason));
             }
         };
@@ -288,7 +287,7 @@ impl Programs {
         }
     }
 
-    /// Forgets which programs the kernel did not take, but for the inputs that are to be kept.
+    /// Forgets which inputs have no program, but for those that are to be kept.
     pub(super) fn forget_rejected(&mut self, keep: impl Fn(&Input) -> bool) {
         self.rejected.retain(|input, _| keep(input));
     }

@@ -5,6 +5,7 @@
 mod cases;
 mod kernel;
 mod scenario;
+mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
