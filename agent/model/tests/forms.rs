@@ -208,6 +208,22 @@ fn texts_that_do_not_parse() {
   "spec": {"selector": "all()}
 }"#;
     assert_eq!(closed(pretty), some("GlobalNetworkPolicy/x", None, None));
+    // A line `---` is missing: nobody knows whose the name is.
+    let two = "kind: Tier\nmetadata: {name: a}\nkind: NetworkPolicy\nmetadata: {name: b}\n";
+    let Decoded::Bad {
+        kind: None,
+        key: None,
+        bad_policy: Some(_),
+        ..
+    } = decoded(two)
+    else {
+        panic!("no key")
+    };
+    // Policies in the text of other records are none.
+    assert_eq!(
+        closed("kind: ConfigMap\nmetadata: {name: a}\ndata:\n  kind: NetworkPolicy\n bad: x\n"),
+        None
+    );
     // Policies of others, policies in lists: everything is closed.
     for text in [
         broken.replace("projectcalico.org/v3", "networking.k8s.io/v1"),

@@ -306,7 +306,7 @@ fn unreadable(guess: &Guess, issue: Issue) -> Decoded {
     let key = kind
         .zip(guess.name.as_deref())
         .map(|(kind, name)| ResourceKey::new(kind, guess.namespace.as_deref(), name));
-    let bad_policy = guess.mentions_policy.then(|| {
+    let bad_policy = guess.maybe_policy.then(|| {
         let made_up = || format!("unreadable-{}", digest(&format!("{guess:?}{issue}")));
         let kind = kind.filter(|kind| kind.is_policy());
         let key = key

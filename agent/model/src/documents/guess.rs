@@ -12,8 +12,8 @@ pub(crate) struct Guess {
     pub(crate) name: Option<String>,
     /// `metadata.namespace`
     pub(crate) namespace: Option<String>,
-    /// A kind whose name ends in `Policy`, or `policy`, is named anywhere.
-    pub(crate) mentions_policy: bool,
+    /// It is a policy, or a list of records or a text of no clear kind with a policy in it.
+    pub(crate) maybe_policy: bool,
 }
 
 /// A line `key: value`.
@@ -27,38 +27,38 @@ impl Guess {
     /// Reads what can be read.
     pub(crate) fn of(text: &str) -> Guess {
         let entries: Vec<Entry<'_>> = text.lines().flat_map(entries).collect();
-        let kinds = || {
-            entries
-                .iter()
-                .filter(|entry| entry.key == "kind" && !entry.value.is_empty())
+        let outermost = |key: &'static str| {
+            let all = || entries.iter().enumerate().filter(move |(_, entry)| entry.key == key);
+            let least = all().map(|(_, entry)| entry.indent).min()?;
+            let mut found = all().filter(|(_, entry)| entry.indent == least);
+            // Said twice: a line `---` may be missing between two records.
+            found.next().filter(|_| found.next().is_none())
         };
-        let least = |key: &'static str| {
-            let found = entries
-                .iter()
-                .filter(move |entry| entry.key == key && !entry.value.is_empty());
-            found
-                .min_by_key(|entry| entry.indent)
-                .map(|entry| entry.value.to_owned())
-        };
-        let metadata = entries.iter().position(|entry| entry.key == "metadata");
+        let value = |entry: &Entry<'_>| Some(entry.value.to_owned()).filter(|value| !value.is_empty());
+        let text = |key| outermost(key).and_then(|(_, entry)| value(entry));
         let in_metadata = |key: &str| {
-            let start = metadata?;
-            let outer = entries.get(start)?.indent;
+            let (start, metadata) = outermost("metadata")?;
             let inside = entries
                 .get(start + 1..)?
                 .iter()
-                .take_while(|entry| entry.indent > outer);
+                .take_while(|entry| entry.indent > metadata.indent);
             let found = inside.filter(|entry| entry.key == key && !entry.value.is_empty());
-            found
-                .min_by_key(|entry| entry.indent)
-                .map(|entry| entry.value.to_owned())
+            found.min_by_key(|entry| entry.indent).and_then(value)
+        };
+        let kind = text("kind");
+        let is_policy = |kind: &str| kind.ends_with("Policy") || kind == "policy";
+        let maybe_policy = match kind.as_deref() {
+            Some(kind) if !kind.ends_with("List") => is_policy(kind),
+            _ => entries
+                .iter()
+                .any(|entry| entry.key == "kind" && is_policy(entry.value)),
         };
         Guess {
-            api_version: least("apiVersion"),
-            kind: least("kind"),
+            api_version: text("apiVersion"),
+            kind,
             name: in_metadata("name"),
             namespace: in_metadata("namespace"),
-            mentions_policy: kinds().any(|entry| entry.value.ends_with("Policy") || entry.value == "policy"),
+            maybe_policy,
         }
     }
 }
