@@ -118,15 +118,25 @@ impl Key {
         let tuple = state.tuple();
         if tuple.ip_version == 4 {
             let (key, low) = FlowKeyV4::with_word(tuple.src[0], src_port, tuple.dst[0], dst_port, word);
-            let check = key.check();
-            let ports = u32::from(key.low_port) | u32::from(key.high_port) << 16;
-            let mut bytes = FlowKeyV6::default();
-            bytes.low = [key.low, key.high, ports, key.protocol];
-            Self { bytes, v6: false, check, low }
+            Self { low, ..Self::of_v4(&key) }
         } else {
-            let (bytes, low) = FlowKeyV6::with_word(tuple.src, src_port, tuple.dst, dst_port, word);
-            Self { check: bytes.check(), bytes, v6: true, low }
+            let (key, low) = FlowKeyV6::with_word(tuple.src, src_port, tuple.dst, dst_port, word);
+            Self { low, ..Self::of_v6(key) }
         }
+    }
+
+    /// A key that is known; nothing is said of a direction.
+    #[inline(always)]
+    pub(crate) fn of_v4(key: &FlowKeyV4) -> Self {
+        let ports = u32::from(key.low_port) | u32::from(key.high_port) << 16;
+        let bytes = FlowKeyV6 { low: [key.low, key.high, ports, key.protocol], ..FlowKeyV6::default() };
+        Self { bytes, v6: false, check: key.check(), low: true }
+    }
+
+    /// Likewise IPv6.
+    #[inline(always)]
+    pub(crate) fn of_v6(key: FlowKeyV6) -> Self {
+        Self { check: key.check(), bytes: key, v6: true, low: true }
     }
 
     #[inline(always)]
@@ -208,6 +218,13 @@ impl Hit {
         (self.copy.flags & FLOW_ORIGINAL_LOW != 0) == key.low
     }
 
+    /// The word that the copy was made from.
+    #[inline(always)]
+    pub(crate) const fn word(&self) -> Word {
+        let copy = &self.copy;
+        Word::new(copy.last_seen, copy.flags as u32 | (copy.tcp_original as u32) << 16 | (copy.tcp_reply as u32) << 24)
+    }
+
     /// Claimed by the sweeper, or silent for too long.
     #[inline(always)]
     pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
@@ -226,10 +243,7 @@ impl Hit {
     #[inline(always)]
     pub(crate) fn track(&mut self, key: &Key, private: &Private, original: bool, settings: &Settings, now: u32) {
         let tcp = private.tcp;
-        let old = Word::new(
-            self.copy.last_seen,
-            u32::from(self.copy.flags) | u32::from(self.copy.tcp_original) << 16 | u32::from(self.copy.tcp_reply) << 24,
-        );
+        let old = self.word();
         let mut state = old.state();
         let shift = if original { 16 } else { 24 };
         if !original {

@@ -34,7 +34,7 @@ fn bank() -> Option<u32> {
 
 /// The record of the local endpoint that has this address.
 #[inline(always)]
-fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
+pub(crate) fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
     let peer = peer?;
     if peer.endpoint == 0 {
         return None;

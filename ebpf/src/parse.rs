@@ -160,7 +160,7 @@ fn v6(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
     state.private().hops = byte(ip[1], 3);
 
     let end = L3 as u32 + 40 + length;
-    let mut chain = Chain { at: L3 as u32 + 40, next: byte(ip[1], 2), part: Part::WHOLE };
+    let mut chain = Chain::new(L3 as u32 + 40, byte(ip[1], 2));
     chain.walk(packet, end)?;
     payload(packet, state, endpoint, chain.next, chain.at, end, chain.part)
 }
@@ -176,6 +176,12 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// A chain that begins with header number `next` at `at`.
+    #[inline(always)]
+    pub(crate) const fn new(at: u32, next: u8) -> Self {
+        Self { at, next, part: Part::WHOLE }
+    }
+
     /// Goes on to the first header that is not an extension header (in a later fragment: to what follows the fragment header).
     #[inline(always)]
     pub(crate) fn walk(&mut self, packet: Packet, end: u32) -> Result<(), Drop> {

@@ -1,7 +1,7 @@
 //! The kernel programs without interfaces: loaded unpinned, with tables filled by hand, run on crafted packets by `BPF_PROG_TEST_RUN`.
 //!
 //! Policies are a few instructions written here, so that these tests depend on nothing but the programs under test. Each fixture lives in a
-//! network namespace of its own (of the calling thread), with one dummy interface per endpoint for helpers that want a real one.
+//! network namespace of its own (of the calling thread), with one veth pair per endpoint for helpers that want a real interface.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -231,7 +231,8 @@ impl Fixture {
     pub fn endpoint(&mut self, n: u32, addresses: &[&str]) -> Result<()> {
         let record = Self::record(n);
         let (name, index) = (format!("d{n}"), record.ifindex.to_string());
-        command("ip", &["link", "add", &name, "index", &index, "type", "dummy"])?;
+        let (peer, peer_index) = (format!("p{n}"), (record.ifindex + 1000).to_string());
+        command("ip", &["link", "add", &name, "index", &index, "type", "veth", "peer", "name", &peer, "index", &peer_index])?;
         command("ip", &["link", "set", &name, "up"])?;
         self.set_endpoint(n, record)?;
         for address in addresses {

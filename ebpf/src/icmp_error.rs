@@ -1,0 +1,145 @@
+//! ICMP errors: they pass if they are about a known flow that this interface is an end of, and go back to where the flow's packet came from.
+
+use felid_common::{Drop, EGRESS, Endpoint, FLOW_FAST, GENERATION_EXEMPT, Side, protocol};
+
+use crate::conntrack::Key;
+use crate::deliver::{self, Family};
+use crate::judge::{self, is_own};
+use crate::maps;
+use crate::packet::{NEXT, Packet, now, scratch, settings};
+use crate::parse::{self, Chain};
+use crate::state::State;
+
+/// ICMP redirect, IPv4.
+const REDIRECT: u8 = 5;
+
+/// Runs after the slow program, which has parsed the packet.
+#[inline(always)]
+pub(crate) fn run(packet: Packet) -> i32 {
+    match examine(packet) {
+        Ok(verdict) => verdict,
+        Err(reason) => packet.drop(reason),
+    }
+}
+
+#[inline(always)]
+fn examine(packet: Packet) -> Result<i32, Drop> {
+    let own = packet.own().ok_or(Drop::UnknownInterface)?;
+    let mut state = State::new(scratch().ok_or(Drop::Internal)?);
+    let settings = settings().ok_or(Drop::Internal)?;
+    let from_workload = u32::from(state.private().hook) == EGRESS;
+    let tuple = state.tuple();
+    let (version, src, dst) = (tuple.ip_version, tuple.src, tuple.dst);
+    let sender = maps::peer(version, &src);
+    if from_workload {
+        if !is_own(packet, own, sender) {
+            return Err(Drop::SpoofedAddress);
+        }
+        if version == 4 && tuple.icmp_type == REDIRECT {
+            return Err(Drop::SpoofedNeighbour);
+        }
+    } else {
+        if judge::from_host(packet, version, &src, sender) {
+            return Ok(NEXT);
+        }
+        if let Some(endpoint) = judge::local(sender)
+            && endpoint.ifindex != packet.ingress_ifindex()
+        {
+            return Err(Drop::SpoofedAddress);
+        }
+    }
+
+    // The packet that the error is about.
+    embedded(packet, &mut state).ok_or(Drop::UnrelatedError)?;
+    let blamed = state.tuple().src;
+    if (blamed[0] ^ dst[0]) | (blamed[1] ^ dst[1]) | (blamed[2] ^ dst[2]) | (blamed[3] ^ dst[3]) != 0 {
+        return Err(Drop::UnrelatedError);
+    }
+    let key = Key::new(&mut state);
+    let hit = key.find(false).ok_or(Drop::UnrelatedError)?;
+    if hit.expired(state.tuple().protocol, settings, now()) {
+        return Err(Drop::UnrelatedError);
+    }
+    // A workload complains about what it received, and is told about what it sent.
+    let mine_is_egress = hit.original(&key) != from_workload;
+    let (mine, other) = if mine_is_egress { (hit.copy.egress, hit.copy.ingress) } else { (hit.copy.ingress, hit.copy.egress) };
+    if mine.endpoint != own.id || !holds(&mine, own, mine_is_egress) {
+        return Err(Drop::UnrelatedError);
+    }
+    if !from_workload || hit.copy.flags & FLOW_FAST == 0 {
+        return Ok(NEXT);
+    }
+    match maps::ENDPOINTS.get(other.index) {
+        Some(target) if target.id == other.endpoint && holds(&other, target, !mine_is_egress) => {
+            Ok(deliver::any(packet, own, target, Family::of(version)))
+        }
+        _ => Err(Drop::UnrelatedError),
+    }
+}
+
+/// Whether a side of an entry has been judged by its endpoint's current policy.
+#[inline(always)]
+fn holds(side: &Side, endpoint: &Endpoint, egress: bool) -> bool {
+    side.generation == GENERATION_EXEMPT || side.generation == judge::generation(endpoint, egress)
+}
+
+/// Replaces the tuple by that of the packet inside. Only its first bytes are there: at least eight beyond its IP header where the protocol
+/// needs them.
+#[inline(always)]
+fn embedded(packet: Packet, state: &mut State) -> Option<()> {
+    let (at, end) = (u32::from(state.private().l4) + 8, u32::from(state.private().end));
+    let version = state.tuple().ip_version;
+    let (number, l4) = if version == 4 {
+        if at + 20 > end {
+            return None;
+        }
+        let ip = packet.load::<[u32; 5]>(at)?;
+        let header = (u32::from_be(ip[0]) >> 24 & 15) * 4;
+        // The first fragment shows the ports, the others do not.
+        if u32::from_be(ip[0]) >> 28 != 4 || header < 20 || u32::from_be(ip[1]) & 0x1fff != 0 {
+            return None;
+        }
+        let tuple = state.tuple();
+        tuple.src = [ip[3], 0, 0, 0];
+        tuple.dst = [ip[4], 0, 0, 0];
+        ((u32::from_be(ip[2]) >> 16) as u8, at + header)
+    } else {
+        if at + 40 > end {
+            return None;
+        }
+        let ip = packet.load::<[u32; 10]>(at)?;
+        if u32::from_be(ip[0]) >> 28 != 6 {
+            return None;
+        }
+        let tuple = state.tuple();
+        tuple.src = [ip[2], ip[3], ip[4], ip[5]];
+        tuple.dst = [ip[6], ip[7], ip[8], ip[9]];
+        let mut chain = Chain::new(at + 40, (u32::from_be(ip[1]) >> 8) as u8);
+        chain.walk(packet, end).ok()?;
+        if chain.part.offset != 0 {
+            return None;
+        }
+        (chain.next, chain.at)
+    };
+    let icmp = parse::is_icmp(version, number);
+    let ported = matches!(number, protocol::TCP | protocol::UDP | protocol::UDPLITE | protocol::SCTP);
+    if icmp {
+        if l4 + 8 > end {
+            return None;
+        }
+        let head = packet.load::<[u32; 2]>(l4)?;
+        let (kind, code) = ((u32::from_be(head[0]) >> 24) as u8, (u32::from_be(head[0]) >> 16) as u8);
+        let (query, _) = protocol::icmp_query(version, kind)?;
+        let (identifier, _) = parse::ports(head[1]);
+        parse::set(state, number, identifier, identifier, protocol::word(number, query, code), kind, code);
+    } else if ported {
+        if l4 + 4 > end {
+            return None;
+        }
+        let (src_port, dst_port) = parse::ports(packet.load::<u32>(l4)?);
+        parse::set(state, number, src_port, dst_port, protocol::word(number, 0, 0), 0, 0);
+    } else {
+        parse::set(state, number, 0, 0, protocol::word(number, 0, 0), 0, 0);
+    }
+    Some(())
+}

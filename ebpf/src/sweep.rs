@@ -1,0 +1,78 @@
+//! Programs that only user space runs (`BPF_PROG_TEST_RUN`): expiry of flows, and the clock that timeouts are counted by.
+//!
+//! User space proposes keys; whether an entry has expired is decided here, by the same clock and the same compare-and-swap as packets use,
+//! so that a flow that lives is never swept.
+
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use felid_common::{FLOW_DEAD, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep};
+
+use crate::conntrack::{Key, Word, swap_word};
+use crate::packet::{Packet, now, settings};
+
+/// How far back a claimed entry is dated: longer than any timeout may be, see [`FLOW_DEAD`].
+const LONG_AGO: u32 = 1 << 30;
+
+/// Deletes those of the proposed IPv4 flows that have expired.
+#[inline(always)]
+pub(crate) fn v4(packet: Packet) -> i32 {
+    let Some((header, settings)) = begin(packet) else { return 1 };
+    let mut deleted: u32 = 0;
+    for n in 0..SWEEP_KEYS_V4 {
+        if n >= header.count {
+            break;
+        }
+        let Some(key) = packet.load::<FlowKeyV4>((size_of::<Sweep>() + n as usize * size_of::<FlowKeyV4>()) as u32) else { break };
+        deleted += u32::from(expire(&Key::of_v4(&key), key.protocol, header, settings));
+    }
+    end(packet, deleted)
+}
+
+/// Likewise IPv6.
+#[inline(always)]
+pub(crate) fn v6(packet: Packet) -> i32 {
+    let Some((header, settings)) = begin(packet) else { return 1 };
+    let mut deleted: u32 = 0;
+    for n in 0..SWEEP_KEYS_V6 {
+        if n >= header.count {
+            break;
+        }
+        let Some(key) = packet.load::<FlowKeyV6>((size_of::<Sweep>() + n as usize * size_of::<FlowKeyV6>()) as u32) else { break };
+        deleted += u32::from(expire(&Key::of_v6(key), key.protocol, header, settings));
+    }
+    end(packet, deleted)
+}
+
+#[inline(always)]
+fn begin(packet: Packet) -> Option<(Sweep, &'static Settings)> {
+    Some((packet.load(0)?, settings()?))
+}
+
+#[inline(always)]
+fn end(packet: Packet, deleted: u32) -> i32 {
+    i32::from(!packet.store(core::mem::offset_of!(Sweep, deleted) as u32, &deleted))
+}
+
+#[inline(always)]
+fn expire(key: &Key, word: u32, header: Sweep, settings: &Settings) -> bool {
+    let established = header.table == SWEEP_ESTABLISHED;
+    let Some(hit) = key.look(established) else { return false };
+    let now = now();
+    if !hit.expired(word as u8, settings, now) {
+        return false;
+    }
+    let old = hit.word();
+    let dead = Word::new(now.wrapping_sub(LONG_AGO), old.state() | u32::from(FLOW_DEAD));
+    if !swap_word(hit.flow, key.check, old, dead) {
+        return false;
+    }
+    key.remove(established);
+    true
+}
+
+/// Writes jiffies to the front of the data.
+#[inline(always)]
+pub(crate) fn clock(packet: Packet) -> i32 {
+    // SAFETY: plain helper call.
+    let jiffies = unsafe { bpf_jiffies64() };
+    i32::from(!packet.store(0, &jiffies))
+}
