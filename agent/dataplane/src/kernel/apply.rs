@@ -67,8 +67,9 @@ impl Kernel {
         self.epoch = self.epoch.wrapping_add(1);
         self.unfinished = true;
         let attach = Attach {
-            closed: self.embedded.closed.as_fd(),
+            closed: self.closed.as_fd(),
             maps: &self.map_fds,
+            directory: &self.directory,
         };
         let link_errors = self.endpoints.switch(transaction, &attach);
         Ok(Flip { link_errors })

@@ -105,7 +105,7 @@ pub fn cleanup(bpffs: &Path) -> Result<()> {
     for version in versions {
         let version = version.map_err(KernelError::file("list", &root))?.path();
         // Links first: what they run must not find its maps gone.
-        for part in ["links", "programs", "maps"] {
+        for part in ["links", "programs", "embedded", "maps"] {
             remove_tree(&version.join(part))?;
         }
         remove_tree(&version)?;

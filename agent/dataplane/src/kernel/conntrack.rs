@@ -11,6 +11,7 @@ use felid_common::{
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+use super::embedded::{Lazy, force};
 use super::settings::jiffies;
 use super::tables::bytes;
 use crate::error::{KernelError, Result};
@@ -122,8 +123,8 @@ pub struct Conntrack {
     pub(crate) half_open_v6: RawMap,
     pub(crate) settings: RawMap,
     pub(crate) clock: OwnedFd,
-    pub(crate) sweep_v4: OwnedFd,
-    pub(crate) sweep_v6: OwnedFd,
+    pub(crate) sweep_v4: Lazy,
+    pub(crate) sweep_v6: Lazy,
 }
 
 /// Key of a flow, of either family.
@@ -335,7 +336,7 @@ impl Conntrack {
 fn sweep<K: FlowKey>(
     map: &RawMap,
     table: FlowTable,
-    program: &OwnedFd,
+    program: &Lazy,
     at_once: u32,
     now: &Now,
     stats: &mut SweepStats,
@@ -349,6 +350,10 @@ fn sweep<K: FlowKey>(
         }
     })?;
     stats.candidates += candidates.len() as u64;
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let program = force(program)?;
     for keys in candidates.chunks(at_once as usize) {
         let header = Sweep {
             table: match table {
@@ -362,7 +367,7 @@ fn sweep<K: FlowKey>(
         for key in keys {
             data.extend_from_slice(key.as_bytes());
         }
-        let run = sys::test_run(program.as_fd(), &data, &[], 1).map_err(KernelError::call("run the sweeper"))?;
+        let run = sys::test_run(program, &data, &[], 1).map_err(KernelError::call("run the sweeper"))?;
         if let Ok((result, _)) = Sweep::read_from_prefix(&run.data) {
             stats.expired += u64::from(result.deleted);
         }

@@ -12,6 +12,7 @@ use felid_compile::stub::{self, stub};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, Transaction};
 use felid_model::ResourceKey;
 
+use super::expedite::Expedited;
 use super::links::{Foreign, Links, Role};
 use super::mirror::Mirror;
 use super::programs::{MapFds, link};
@@ -67,6 +68,8 @@ pub(crate) struct Endpoints {
 pub(crate) struct Attach<'a> {
     pub(crate) closed: BorrowedFd<'a>,
     pub(crate) maps: &'a MapFds,
+    /// The directory of everything pinned.
+    pub(crate) directory: &'a Path,
 }
 
 impl Endpoints {
@@ -160,7 +163,15 @@ impl Endpoints {
     pub(crate) fn switch(&mut self, transaction: &Transaction, attach: &Attach<'_>) -> Vec<KernelError> {
         let mut names = BTreeSet::new();
         for (&id, change) in &transaction.endpoints {
-            if let Some(old) = self.live.remove(&id) {
+            let old = self.live.remove(&id);
+            if let (Some(old), EndpointChange::Set(plan)) = (&old, change)
+                && old.endpoint.interface_name == plan.endpoint.interface_name
+                && old.endpoint.key == plan.endpoint.key
+            {
+                self.live.insert(id, plan.clone());
+                continue;
+            }
+            if let Some(old) = old {
                 let name = Arc::clone(&old.endpoint.interface_name);
                 if let Some(claims) = self.claims.get_mut(&name) {
                     claims.remove(&old.endpoint.key);
@@ -278,11 +289,7 @@ impl Endpoints {
         let before = std::mem::take(&mut self.interfaces);
         self.by_name.clear();
         self.known = true;
-        let mut errors = Vec::new();
         for state in states {
-            if let Err(error) = self.links.verify(state.ifindex) {
-                errors.push(error);
-            }
             self.by_name.insert(Arc::clone(&state.name), state.ifindex);
             self.interfaces.insert(state.ifindex, state);
         }
@@ -291,14 +298,12 @@ impl Endpoints {
             .chain(self.interfaces.keys().copied())
             .chain(self.links.interfaces())
             .collect();
-        errors.extend(self.reconcile(&all.into_iter().collect::<Vec<_>>(), attach));
-        errors
+        self.reconcile(&all.into_iter().collect::<Vec<_>>(), attach)
     }
 
     /// One interface that is new or has changed.
     pub(crate) fn set_interface(&mut self, state: LinkState, attach: &Attach<'_>) -> Vec<KernelError> {
         let ifindex = state.ifindex;
-        let mut errors: Vec<KernelError> = self.links.verify(ifindex).err().into_iter().collect();
         let mut touched = vec![ifindex];
         if let Some(old) = self.interfaces.get(&ifindex)
             && self.by_name.get(&old.name) == Some(&ifindex)
@@ -308,8 +313,7 @@ impl Endpoints {
         // Another one of this name: it has been renamed or is gone, and its own event is on the way.
         touched.extend(self.by_name.insert(Arc::clone(&state.name), ifindex));
         self.interfaces.insert(ifindex, state);
-        errors.extend(self.reconcile(&touched, attach));
-        errors
+        self.reconcile(&touched, attach)
     }
 
     /// An interface that is gone.
@@ -342,30 +346,41 @@ impl Endpoints {
     /// Brings hooks and records of interfaces in line. Goes on after an error: one interface must not keep others open.
     fn reconcile(&mut self, interfaces: &[u32], attach: &Attach<'_>) -> Vec<KernelError> {
         let mut errors = Vec::new();
+        let changes = interfaces
+            .iter()
+            .filter(|&&ifindex| self.role(ifindex).is_some() != self.links.role(ifindex).is_some());
+        let expedited = Expedited::start(attach.directory, 2 * changes.count());
         for &ifindex in interfaces {
-            let role = self.role(ifindex);
-            let result = match role {
-                Some(role) if self.links.role(ifindex) == Some(role) => Ok(()),
-                Some(role) => self.attach(ifindex, role, attach),
-                None => self.links.remove(ifindex),
-            };
-            match result {
-                Ok(()) => {}
+            match self.reconcile_one(ifindex, attach) {
+                Ok(Some(foreign)) => {
+                    self.foreign.insert(ifindex, foreign);
+                    continue;
+                }
+                Ok(None) => {}
                 // It went away meanwhile: its event is on the way.
                 Err(KernelError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => errors.push(error),
             }
-            match role.map(|_| self.links.foreign(ifindex)) {
-                Some(Ok(foreign)) => {
-                    self.foreign.insert(ifindex, foreign);
-                }
-                _ => {
-                    self.foreign.remove(&ifindex);
-                }
-            }
+            self.foreign.remove(&ifindex);
         }
+        drop(expedited);
         errors.extend(self.refresh_records().err());
         errors
+    }
+
+    /// One of them. Returns the programs of others, if it is one where ours stand.
+    fn reconcile_one(&mut self, ifindex: u32, attach: &Attach<'_>) -> Result<Option<Foreign>> {
+        let inspected = self.role(ifindex).map(|_| self.links.inspect(ifindex));
+        // Asked again: the inspection may have found that a link is another interface's.
+        let Some(role) = self.role(ifindex) else {
+            self.links.remove(ifindex)?;
+            return Ok(None);
+        };
+        if self.links.role(ifindex) == Some(role) {
+            return inspected.transpose();
+        }
+        self.attach(ifindex, role, attach)?;
+        self.links.inspect(ifindex).map(Some)
     }
 
     fn attach(&mut self, ifindex: u32, role: Role, attach: &Attach<'_>) -> Result<()> {

@@ -27,7 +27,14 @@ pub enum Role {
 
 pub(crate) struct Links {
     directory: PathBuf,
-    attached: BTreeMap<(u32, Hook), Role>,
+    attached: BTreeMap<(u32, Hook), Attached>,
+}
+
+#[derive(Clone, Copy)]
+struct Attached {
+    role: Role,
+    /// The kernel's id of the link, never reused.
+    link: u32,
 }
 
 const fn suffix(hook: Hook) -> &'static str {
@@ -56,7 +63,13 @@ impl Links {
             let known = path.file_name().and_then(|name| parse(name.to_str()?));
             match (known, read(&path)) {
                 (Some((ifindex, hook)), Ok(Some(info))) if info.ifindex == ifindex => {
-                    links.attached.insert((ifindex, hook), Role::Inherited);
+                    links.attached.insert(
+                        (ifindex, hook),
+                        Attached {
+                            role: Role::Inherited,
+                            link: info.id,
+                        },
+                    );
                 }
                 (_, Ok(_)) => fs::remove_file(&path).map_err(KernelError::file("remove", &path))?,
                 (_, Err(error)) => return Err(KernelError::file("open", &path)(error)),
@@ -71,8 +84,8 @@ impl Links {
 
     /// What stands at both hooks of an interface, if it is the same.
     pub(crate) fn role(&self, ifindex: u32) -> Option<Role> {
-        let role = self.attached.get(&(ifindex, Hook::FromWorkload))?;
-        (self.attached.get(&(ifindex, Hook::ToWorkload)) == Some(role)).then_some(*role)
+        let role = |hook| self.attached.get(&(ifindex, hook)).map(|attached| attached.role);
+        role(Hook::FromWorkload).filter(|from| role(Hook::ToWorkload) == Some(*from))
     }
 
     /// Interfaces with a link at either hook.
@@ -86,37 +99,39 @@ impl Links {
         &self.directory
     }
 
-    /// Forgets links of which the kernel says that they are not attached to this interface (any more).
-    pub(crate) fn verify(&mut self, ifindex: u32) -> Result<()> {
+    /// Looks which programs the kernel runs at an interface. A link of ours that is not among them is forgotten: it belongs to an
+    /// interface that is gone, of which this one has taken the index. Returns the programs of others.
+    pub(crate) fn inspect(&mut self, ifindex: u32) -> Result<Foreign> {
+        let mut foreign = Foreign::default();
         for hook in Hook::ALL {
-            if self.attached.contains_key(&(ifindex, hook)) {
-                let path = self.path(ifindex, hook);
-                match read(&path) {
-                    Ok(Some(info)) if info.ifindex == ifindex => {}
-                    Ok(_) => self.remove_one(ifindex, hook)?,
-                    Err(error) => return Err(KernelError::file("open", &path)(error)),
+            let own = self.attached.get(&(ifindex, hook)).map(|attached| attached.link);
+            let all = sys::attached(ifindex, hook).map_err(KernelError::call(format!(
+                "ask for the programs of interface {ifindex}"
+            )))?;
+            let place = all.iter().position(|(_, link)| own == Some(*link));
+            if own.is_some() && place.is_none() {
+                self.remove_one(ifindex, hook)?;
+            }
+            let programs = |part: &[(u32, u32)]| part.iter().map(|(program, _)| *program).collect::<Vec<_>>();
+            match place {
+                Some(place) => {
+                    foreign.before.extend(programs(&all[..place]));
+                    foreign.after.extend(programs(&all[place + 1..]));
                 }
+                None => foreign.before.extend(programs(&all)),
             }
         }
-        Ok(())
+        Ok(foreign)
     }
 
     /// Makes a hook run `program`: in place where there is a link, else by a new one before all others.
     pub(crate) fn set(&mut self, ifindex: u32, hook: Hook, role: Role, program: BorrowedFd<'_>) -> Result<()> {
         let path = self.path(ifindex, hook);
-        if self.attached.get(&(ifindex, hook)).is_some() {
-            let updated = sys::open_pin(&path).and_then(|link| sys::update_link(link.as_fd(), program));
-            match updated {
-                Ok(()) => {
-                    self.attached.insert((ifindex, hook), role);
-                    return Ok(());
-                }
-                // The interface is gone, or somebody removed the pin.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENOENT)) => {
-                    self.remove_one(ifindex, hook)?;
-                }
-                Err(error) => return Err(KernelError::file("update", &path)(error)),
-            }
+        if let Some(attached) = self.attached.get(&(ifindex, hook)).copied()
+            && self.update(ifindex, hook, program)?
+        {
+            self.attached.insert((ifindex, hook), Attached { role, ..attached });
+            return Ok(());
         }
         let link = sys::attach_first(program, ifindex, hook).map_err(KernelError::call(format!(
             "attach to interface {ifindex} ({})",
@@ -130,8 +145,23 @@ impl Links {
             result => result,
         }
         .map_err(KernelError::file("pin", &path))?;
-        self.attached.insert((ifindex, hook), role);
+        let info = sys::link_info(link.as_fd()).map_err(KernelError::file("look at", &path))?;
+        self.attached.insert((ifindex, hook), Attached { role, link: info.id });
         Ok(())
+    }
+
+    /// Puts a program into a link that should be there; whether it was.
+    fn update(&mut self, ifindex: u32, hook: Hook, program: BorrowedFd<'_>) -> Result<bool> {
+        let path = self.path(ifindex, hook);
+        match sys::open_pin(&path).and_then(|link| sys::update_link(link.as_fd(), program)) {
+            Ok(()) => Ok(true),
+            // The interface is gone, or somebody removed the pin.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENOENT)) => {
+                self.remove_one(ifindex, hook)?;
+                Ok(false)
+            }
+            Err(error) => Err(KernelError::file("update", &path)(error)),
+        }
     }
 
     /// Detaches from an interface, or forgets links of one that is gone.
@@ -153,31 +183,6 @@ impl Links {
                 Ok(())
             }
         }
-    }
-
-    /// Programs of others at an interface: ids of those that run before ours, and of those that run after.
-    pub(crate) fn foreign(&self, ifindex: u32) -> Result<Foreign> {
-        let mut foreign = Foreign::default();
-        for hook in Hook::ALL {
-            let own = match read(&self.path(ifindex, hook)) {
-                Ok(info) => info.map(|info| info.id),
-                Err(_) => None,
-            };
-            let all = sys::attached(ifindex, hook).map_err(KernelError::call(format!(
-                "ask for the programs of interface {ifindex}"
-            )))?;
-            let mut after = false;
-            for (program, link) in all {
-                if own == Some(link) {
-                    after = true;
-                } else if after {
-                    foreign.after.push(program);
-                } else {
-                    foreign.before.push(program);
-                }
-            }
-        }
-        Ok(foreign)
     }
 }
 

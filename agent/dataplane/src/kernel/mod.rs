@@ -1,5 +1,5 @@
-//! Everything felid keeps in the kernel, under one directory of a bpffs: `<bpffs>/felid/v<ABI_VERSION>/` with `maps/`, `links/` and
-//! `programs/`.
+//! Everything felid keeps in the kernel, under one directory of a bpffs: `<bpffs>/felid/v<ABI_VERSION>/` with `maps/`, `links/`,
+//! `programs/` (continuations of generated programs) and `embedded/`.
 //!
 //! In: transactions of the planner, the interfaces of the host, settings. Out: the same in the kernel, and what the programs count. What
 //! is pinned goes on enforcing whether the agent lives or not; [`Kernel::open`] adopts it.
@@ -7,7 +7,9 @@
 mod apply;
 mod cleanup;
 mod conntrack;
+mod embedded;
 mod endpoints;
+mod expedite;
 mod links;
 mod maps;
 mod mirror;
@@ -18,12 +20,12 @@ mod tables;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use felid_common::{ABI_VERSION, Drop, Event};
-use felid_compile::planner::Adopted;
+use felid_compile::planner::{Adopted, PlannerOptions};
 use felid_compile::program::Program;
 use felid_compile::transaction::{EndpointId, ProgramId};
 use nix::fcntl::{Flock, FlockArg};
@@ -43,12 +45,14 @@ use crate::error::{KernelError, Result};
 use crate::link::LinkState;
 use crate::object::EBPF;
 use crate::sys::RawMap;
+use embedded::Embedded;
 use endpoints::{Attach, Endpoints};
+use expedite::Expedited;
 use links::Links;
 use maps::Maps;
 use mirror::Mirror;
 use observe::Counters;
-use programs::{Embedded, Generated, MapFds, Policies, load_embedded};
+use programs::{Generated, MapFds, Policies};
 use settings::calibrate_hz;
 use tables::Tables;
 
@@ -83,7 +87,8 @@ pub struct Kernel {
     endpoints: Endpoints,
     policies: Policies,
     generated: Generated,
-    embedded: Embedded,
+    directory: PathBuf,
+    closed: OwnedFd,
     map_fds: MapFds,
     classes: RawMap,
     epoch_map: RawMap,
@@ -165,11 +170,13 @@ impl Kernel {
         check_kernel()?;
         mount_bpffs(&config.bpffs)?;
         let directory = directory(&config.bpffs);
-        let [maps_dir, links_dir, programs_dir] = ["maps", "links", "programs"].map(|name| directory.join(name));
-        for path in [&maps_dir, &links_dir, &programs_dir] {
+        let [maps_dir, links_dir, programs_dir, embedded_dir] =
+            ["maps", "links", "programs", "embedded"].map(|name| directory.join(name));
+        for path in [&maps_dir, &links_dir, &programs_dir, &embedded_dir] {
             fs::create_dir_all(path).map_err(KernelError::file("create", path))?;
         }
         let lock = lock(&directory)?;
+        Expedited::recover(&directory);
         let maps = Maps::open(&maps_dir, &config.capacities)?;
         let map_fds = MapFds::new(&maps);
         let epoch = read_word(&maps.epoch, 0)?;
@@ -201,9 +208,14 @@ impl Kernel {
         let links = Links::adopt(links_dir)?;
         let generated = Generated::adopt(programs_dir)?;
         // Of these only the pins are used from here on, and the descriptors in generated code.
-        let embedded = load_embedded(EBPF, &maps_dir, &maps.fixed)?;
+        let Embedded {
+            closed,
+            clock,
+            sweep_v4,
+            sweep_v6,
+        } = embedded::install(EBPF, &maps_dir, &embedded_dir, &maps.fixed)?;
         let hz = match old_settings.hz {
-            0 => calibrate_hz(embedded.clock.as_fd())?,
+            0 => calibrate_hz(clock.as_fd())?,
             hz => hz,
         };
         let reopen = |name: &'static str| {
@@ -211,24 +223,23 @@ impl Kernel {
             data.and_then(|data| RawMap::new(data, 1))
                 .map_err(|source| KernelError::Map { name, source })
         };
-        let clone =
-            |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(KernelError::call("duplicate a file descriptor"));
         let conntrack = Conntrack {
             established_v4: maps.established_v4,
             established_v6: maps.established_v6,
             half_open_v4: maps.half_open_v4,
             half_open_v6: maps.half_open_v6,
             settings: reopen("settings")?,
-            clock: clone(&embedded.clock)?,
-            sweep_v4: clone(&embedded.sweep_v4)?,
-            sweep_v6: clone(&embedded.sweep_v6)?,
+            clock,
+            sweep_v4,
+            sweep_v6,
         };
         let mut kernel = Self {
             tables,
             endpoints: Endpoints::new(records, links, config.interface_prefixes.clone()),
             policies,
             generated,
-            embedded,
+            directory,
+            closed,
             map_fds,
             classes: maps.classes,
             epoch_map: maps.epoch,
@@ -303,6 +314,21 @@ impl Kernel {
         }
     }
 
+    /// The same for the planner.
+    pub fn planner_options(&self) -> PlannerOptions {
+        let sizes = self.capacities();
+        PlannerOptions {
+            max_slots: sizes.class_bits,
+            max_classes: sizes.classes,
+            peers_v4: self.tables.peers_v4.map().max_entries() as usize,
+            peers_v6: self.tables.peers_v6.map().max_entries() as usize,
+            nets_v4: self.tables.nets_v4.map().max_entries() as usize,
+            nets_v6: self.tables.nets_v6.map().max_entries() as usize,
+            named_ports: sizes.named_ports as usize,
+            ..PlannerOptions::default()
+        }
+    }
+
     /// Changes the settings of the programs.
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.settings = settings;
@@ -327,8 +353,9 @@ impl Kernel {
         self.endpoints.set_interfaces(
             links,
             &Attach {
-                closed: self.embedded.closed.as_fd(),
+                closed: self.closed.as_fd(),
                 maps: &self.map_fds,
+                directory: &self.directory,
             },
         )
     }
@@ -338,8 +365,9 @@ impl Kernel {
         self.endpoints.set_interface(
             link,
             &Attach {
-                closed: self.embedded.closed.as_fd(),
+                closed: self.closed.as_fd(),
                 maps: &self.map_fds,
+                directory: &self.directory,
             },
         )
     }
@@ -349,8 +377,9 @@ impl Kernel {
         self.endpoints.remove_interface(
             ifindex,
             &Attach {
-                closed: self.embedded.closed.as_fd(),
+                closed: self.closed.as_fd(),
                 maps: &self.map_fds,
+                directory: &self.directory,
             },
         )
     }

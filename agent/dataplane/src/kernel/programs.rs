@@ -1,4 +1,4 @@
-//! Programs: the embedded ones, the generated ones, and the array that says which policy holds where.
+//! Generated programs, and the array that says which policy holds where.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,113 +6,24 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::EbpfLoader;
 use aya::maps::MapData;
-use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY;
-use felid_common::{MAX_ENDPOINTS, POLICIES, fixed};
+use felid_common::{MAX_ENDPOINTS, POLICIES};
 use felid_compile::program::{Chunk, Insn, MapRef, Program};
 use felid_compile::transaction::ProgramId;
 
-use super::maps::{Maps, NAMES};
+use super::maps::Maps;
 use crate::error::{KernelError, Refusal, Result};
 use crate::sys::{self, RawMap};
 
 /// Marks an `ld_imm64` whose immediate is the file descriptor of a map.
 const PSEUDO_MAP_FD: u8 = 1;
 
-/// Programs of the object that belong into `fixed`, and where. What others tail-call comes first.
-const FIXED: [(&str, u32); 7] = [
-    ("judged", fixed::JUDGED),
-    ("related", fixed::RELATED),
-    ("neighbour", fixed::NEIGHBOUR),
-    ("from_workload_slow", fixed::FROM_WORKLOAD_SLOW),
-    ("to_workload_slow", fixed::TO_WORKLOAD_SLOW),
-    ("from_workload", fixed::FROM_WORKLOAD),
-    ("to_workload", fixed::TO_WORKLOAD),
-];
-
-/// Programs of the object that are not reached through `fixed`.
-pub(crate) struct Embedded {
-    /// For interfaces without an endpoint.
-    pub(crate) closed: OwnedFd,
-    /// Test run: ends expired IPv4 flows.
-    pub(crate) sweep_v4: OwnedFd,
-    /// Likewise IPv6.
-    pub(crate) sweep_v6: OwnedFd,
-    /// Test run: jiffies.
-    pub(crate) clock: OwnedFd,
-}
-
-/// Loads the embedded object against the pinned maps and fills `fixed`, so that a running kernel gets this version's programs in
-/// place.
-pub(crate) fn load_embedded(object: &[u8], pins: &Path, fixed_array: &RawMap) -> Result<Embedded> {
-    let failed = |name: &str| {
-        let name = name.to_owned();
-        move |error: &dyn std::error::Error| KernelError::Fixed {
-            name,
-            reason: tail(&chain(error)),
-        }
-    };
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for name in NAMES {
-        loader.map_pin_path(name, pins.join(name));
-    }
-    let mut object = loader.load(object).map_err(|error| failed("(the object)")(&error))?;
-    let mut load = |name: &str| -> Result<OwnedFd> {
-        let missing = || KernelError::Fixed {
-            name: name.to_owned(),
-            reason: "not in the object".to_owned(),
-        };
-        let program = object.program_mut(name).ok_or_else(missing)?;
-        let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(name)(&error))?;
-        program.load().map_err(|error| failed(name)(&error))?;
-        let fd = program.fd().map_err(|error| failed(name)(&error))?;
-        fd.as_fd()
-            .try_clone_to_owned()
-            .map_err(KernelError::call("duplicate a file descriptor"))
-    };
-    for (name, index) in FIXED {
-        let program = load(name)?;
-        set_program(fixed_array, index, program.as_fd())?;
-    }
-    Ok(Embedded {
-        closed: load("closed")?,
-        sweep_v4: load("sweep_v4")?,
-        sweep_v6: load("sweep_v6")?,
-        clock: load("clock")?,
-    })
-}
-
-fn set_program(array: &RawMap, index: u32, program: BorrowedFd<'_>) -> Result<()> {
+/// Sets an element of a program array.
+pub(crate) fn set_program(array: &RawMap, index: u32, program: BorrowedFd<'_>) -> Result<()> {
     array
         .update(&index.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())
         .map_err(KernelError::call(format!("set element {index} of a program array")))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
-}
-
-/// Verifier logs are long, and what matters stands at their end.
-fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    match lines.as_slice() {
-        [first, .., _] if lines.len() > 16 => {
-            format!("{first}\n...\n{}", lines[lines.len() - 14..].join("\n"))
-        }
-        _ => lines.join("\n"),
-    }
 }
 
 /// A generated program in the kernel.

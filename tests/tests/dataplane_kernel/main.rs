@@ -1,0 +1,8 @@
+//! The kernel half of the dataplane against a real kernel: transactions, restarts, links, cleanup.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod links;
+mod node;
+mod restart;
+mod sizes;
+mod transactions;

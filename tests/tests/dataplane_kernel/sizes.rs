@@ -1,0 +1,95 @@
+//! How long things take at the size that a node may have. Prints; fails only where users would notice.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use felid_dataplane::{Config, LinkState};
+use felid_model::resolved::Delta;
+
+use crate::node::{Node, allow, allow_from, endpoint, members, on_host, set};
+
+const ENDPOINTS: u32 = 250;
+
+#[test]
+fn a_full_node_starts_within_a_second() {
+    on_host(|host| {
+        let template = host.workload("cali-t", &[]).unwrap();
+        let mut links = Vec::new();
+        let mut records = Vec::new();
+        for number in 0..ENDPOINTS {
+            let name = format!("cali{number}");
+            host.namespace()
+                .ip(&format!("link add {name} type veth peer name p{number}"))
+                .unwrap();
+            let ifindex = host.namespace().ifindex(&name).unwrap();
+            links.push(LinkState {
+                ifindex,
+                name: name.as_str().into(),
+                mac: None,
+                mtu: 1500,
+                peer: None,
+            });
+            let mut record = endpoint(&template, allow(), allow_from("s:x"));
+            record.key.name = name.as_str().into();
+            record.interface_name = name.as_str().into();
+            record.addresses = vec![Ipv4Addr::from(0x0a41_0100 + number).into()];
+            records.push(record);
+        }
+        let addresses: Vec<IpAddr> = (0..10_000_u32)
+            .map(|n| Ipv4Addr::from(0x0a80_0000 + n).into())
+            .collect();
+        let mut delta: Delta = set(records);
+        delta.members = members("s:x", &addresses).members;
+
+        let config = Config {
+            bpffs: host.bpffs().to_owned(),
+            ..Config::default()
+        };
+        for round in ["first start", "restart"] {
+            let start = Instant::now();
+            let mut node = Node::with(&config);
+            let opened = start.elapsed();
+            let errors = node.kernel.set_links(links.clone());
+            assert!(errors.is_empty(), "{errors:?}");
+            let closed = start.elapsed();
+            let transaction = node.plan(&delta);
+            let planned = start.elapsed();
+            let flip = node.kernel.apply(&transaction).unwrap();
+            assert!(flip.link_errors.is_empty());
+            let applied = start.elapsed();
+            felid_dataplane::sys::membarrier().unwrap();
+            let waited = start.elapsed();
+            node.kernel.complete(&transaction).unwrap();
+            node.planner.retired();
+            let completed = start.elapsed();
+            println!(
+                "{round}: open {opened:?}, links {:?}, plan {:?}, apply {:?}, grace {:?}, complete {:?}; {completed:?} in all",
+                closed - opened,
+                planned - closed,
+                applied - planned,
+                waited - applied,
+                completed - waited
+            );
+            let again = Instant::now();
+            let errors = node.kernel.set_links(links.clone());
+            assert!(errors.is_empty());
+            println!("links again: {:?}", again.elapsed());
+            let mut one: Delta = members("s:y", &addresses[..1]);
+            one.endpoints
+                .insert(delta.endpoints.keys().next().unwrap().clone(), None);
+            let transaction = node.plan(&one);
+            let small = Instant::now();
+            let flip = node.kernel.apply(&transaction).unwrap();
+            println!("one endpoint less: {:?}", small.elapsed());
+            drop(flip);
+            let held = node.kernel.inventory().unwrap();
+            assert!(
+                held.links == 2 * ENDPOINTS as usize && held.peers_v4 >= 10_000,
+                "{held:?}"
+            );
+            drop(Arc::clone(&node.kernel.conntrack()));
+            assert!(completed < Duration::from_secs(60), "{completed:?}");
+        }
+    });
+}
