@@ -24,15 +24,18 @@ pub struct Options {
     pub state: PathBuf,
     /// How often to look at everything again, for what inotify does not tell.
     pub rescan: Duration,
+    /// How long a file must be away to be gone: editors and version control remove a file and create it anew.
+    pub vanish: Duration,
 }
 
 impl Options {
-    /// With a rescan every ten seconds.
+    /// With a rescan every ten seconds, and files gone after 50 ms.
     pub fn new(directory: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
             state: state.into(),
             rescan: Duration::from_secs(10),
+            vanish: Duration::from_millis(50),
         }
     }
 }
@@ -73,7 +76,7 @@ impl DirectoryStore {
         let (batches, output) = channel::channel(CHANNEL);
         let shell = Shell::new(
             directory,
-            options.rescan,
+            (options.rescan, options.vanish),
             journal,
             entries,
             (sender.clone(), receiver),

@@ -96,7 +96,9 @@ impl Shell {
                     self.swapped |= change == Change::Arrived;
                 }
                 // It is gone already, or a walk will tell.
-                Err(_) => {}
+                Err(_) => {
+                    self.writing.remove(real);
+                }
             },
             // A link or something odd: regular files are known from the moment that they are created.
             Change::Gone => self.walk_needed = true,

@@ -46,6 +46,8 @@ mod settle;
 mod shell;
 mod state;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod view;
 mod walk;
 mod watch;

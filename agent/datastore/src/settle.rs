@@ -141,7 +141,7 @@ impl State {
         after: Option<&Entry>,
         records: &mut Vec<Record>,
     ) {
-        let text = after.and_then(|entry| self.take_text(key, entry));
+        let text = after.and_then(|entry| self.text(key, entry));
         match (before, after) {
             (None, None) => {}
             (Some(_), None) => records.push(Record::Drop { key: key.clone() }),
@@ -169,15 +169,16 @@ impl State {
         }
     }
 
-    /// Takes the text of the document that an entry is made of: from now on the journal has it.
-    fn take_text(&mut self, key: &ResourceKey, entry: &Entry) -> Option<Arc<str>> {
+    /// The text of the document that an entry is made of. A good one is taken: from now on the journal has it. A bad one may lose
+    /// its place in the journal to another file's document and get it back.
+    fn text(&mut self, key: &ResourceKey, entry: &Entry) -> Option<Arc<str>> {
         let View::Parsed(docs) = self.views.get_mut(&entry.path)? else {
             return None;
         };
         let doc = docs
             .iter_mut()
             .find(|doc| doc.key() == Some(key) && doc.digest == entry.digest)?;
-        doc.text.take()
+        if entry.good { doc.text.take() } else { doc.text.clone() }
     }
 
     fn problems_of_key(&mut self, key: &ResourceKey, holder: Option<&FilePath>, entry: Option<&Entry>) {

@@ -4,7 +4,7 @@
 //! change that is only found by looking (a rescan, a new directory) is read once the file has been left alone for [`SETTLE`]. So
 //! a half-written file is not taken for a whole one.
 //!
-//! When a file counts as gone: when it has been away for [`VANISH`]; editors and version control remove a file and create it
+//! When a file counts as gone: when it has been away for a moment ([`crate::Options::vanish`]); editors and version control remove a file and create it
 //! anew. Not as long as the root or something above the file cannot be read, nor while a returned root is being filled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,8 +27,6 @@ use crate::{Batch, Update};
 
 /// A file that was left alone for this long is whole.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
-/// A file that is away for this long is gone.
-pub(crate) const VANISH: Duration = Duration::from_millis(50);
 /// With more files than this on their way out, wait until no more follow: the whole tree may be going.
 pub(crate) const MASS: usize = 32;
 /// But not longer than this.
@@ -52,6 +50,7 @@ pub(crate) struct Known {
 pub(crate) struct Shell {
     pub(crate) directory: PathBuf,
     pub(crate) rescan: Duration,
+    pub(crate) vanish: Duration,
     pub(crate) journal: Journal,
     pub(crate) state: State,
     pub(crate) receiver: Receiver<Message>,
@@ -90,7 +89,7 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) fn new(
         directory: PathBuf,
-        rescan: Duration,
+        (rescan, vanish): (Duration, Duration),
         journal: Journal,
         entries: BTreeMap<ResourceKey, Entry>,
         (sender, receiver): (Sender<Message>, Receiver<Message>),
@@ -100,6 +99,7 @@ impl Shell {
         Self {
             directory,
             rescan: rescan.max(Duration::from_millis(10)),
+            vanish,
             journal,
             state: State::new(entries),
             receiver,
@@ -194,6 +194,12 @@ impl Shell {
         self.vanishing.clear();
         self.known
             .extend(views.iter().map(|(path, _)| (Arc::clone(path), None)));
+        if self.returned.is_some() {
+            // All of them are missing; they go when the root holds something again.
+            let now = Instant::now();
+            self.vanishing
+                .extend(self.known.keys().map(|path| (Arc::clone(path), now)));
+        }
         let read = self.read();
         views.extend(read.into_iter().filter_map(|(path, view)| Some((path, view?))));
         let journal = &self.journal;

@@ -289,3 +289,6 @@ impl State {
         updates
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! Looking at the whole tree, reading what changed, and telling what is gone from what is merely out of sight.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::read::{Content, Job, read_all};
-use crate::shell::{Known, MASS, MASS_LIMIT, RETURN, SETTLE, Shell, VANISH};
+use crate::shell::{Known, MASS, MASS_LIMIT, RETURN, SETTLE, Shell};
 use crate::view::{FilePath, View};
 use crate::walk::{Stamp, directory_id, is_at_or_below, walk};
 
@@ -137,6 +137,11 @@ impl Shell {
         if jobs.is_empty() {
             return Vec::new();
         }
+        // What can be read is not gone, unless an event says so from here on.
+        let away: BTreeMap<FilePath, Instant> = jobs
+            .iter()
+            .filter_map(|job| self.vanishing.remove_entry(&job.path))
+            .collect();
         let results = read_all(jobs);
         // Events that came while reading tell of writers that the content alone does not betray. An end is found by the next wait.
         self.stopped |= !self.drain();
@@ -152,6 +157,11 @@ impl Shell {
                 continue;
             }
             self.unsettled.remove(&path);
+            if matches!(content, Content::Gone) {
+                let since = away.get(&path).copied().unwrap_or_else(Instant::now);
+                self.vanishing.entry(path).or_insert(since);
+                continue;
+            }
             if let Some(view) = self.judge(&path, stamp, content) {
                 changes.push((path, Some(view)));
             }
@@ -182,17 +192,12 @@ impl Shell {
                 self.look_later(Arc::clone(path));
                 return None;
             }
-            Content::Gone => {
-                self.vanishing.entry(Arc::clone(path)).or_insert_with(Instant::now);
-                return None;
-            }
+            Content::Gone => return None,
             Content::Failed(reason) => {
                 self.known.insert(Arc::clone(path), None);
-                self.vanishing.remove(path);
                 return Some(View::Unreadable(reason));
             }
         };
-        self.vanishing.remove(path);
         self.known
             .insert(Arc::clone(path), stamp.map(|stamp| Known { stamp, digest }));
         view
@@ -202,9 +207,13 @@ impl Shell {
     pub(crate) fn vanish_due(&self) -> Option<Instant> {
         let first = *self.vanishing.values().min()?;
         if self.vanishing.len() > MASS {
-            return Some((self.last_gone + VANISH).min(first + MASS_LIMIT).max(first + VANISH));
+            return Some(
+                (self.last_gone + self.vanish)
+                    .min(first + MASS_LIMIT)
+                    .max(first + self.vanish),
+            );
         }
-        Some(first + VANISH)
+        Some(first + self.vanish)
     }
 
     /// Files that are gone for good, as changes.
@@ -222,7 +231,7 @@ impl Shell {
             due.extend(
                 self.vanishing
                     .iter()
-                    .filter(|(_, since)| **since + VANISH <= now)
+                    .filter(|(_, since)| **since + self.vanish <= now)
                     .map(|(p, _)| Arc::clone(p)),
             );
         } else if self.returned.is_some() {
