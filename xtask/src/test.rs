@@ -116,6 +116,8 @@ pub(crate) fn fuzz(seconds: u64) -> Result<()> {
     if !crate::command::works(cargo().args(["fuzz", "--version"])) {
         crate::command::run(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
     }
+    // Corpora from the records of the tests and examples.
+    crate::command::run(cargo().args(["run", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--bin", "seed"]))?;
     for target in ["yaml", "selector"] {
         // Sanitizers need a nightly compiler, which RUSTC_BOOTSTRAP makes of the pinned one.
         crate::command::run(cargo().env("RUSTC_BOOTSTRAP", "1").args([

@@ -199,6 +199,15 @@ impl Dataplane {
         handled
     }
 
+    /// Other prefixes of workload interfaces from now on: interfaces that have become unknown are closed, others let go.
+    pub async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Handled {
+        self.prefixes.clone_from(&prefixes);
+        let errors: Vec<KernelError> = self.kernel.set_interface_prefixes(prefixes);
+        let mut handled = self.refresh().await;
+        handled.errors.extend(errors.into_iter().map(DataplaneError::from));
+        handled
+    }
+
     /// Looks at everything again: links, addresses, sysctls, routes and neighbours.
     pub async fn refresh(&mut self) -> Handled {
         let mut handled = Handled::default();
