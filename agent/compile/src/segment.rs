@@ -14,7 +14,7 @@ use crate::ports::{PortMap, merge_neighbours};
 use crate::rule::{PORT_PROTOCOLS, Ports, ProtocolTest, Rule};
 
 /// Estimated instructions of a segment that expands little: about a chunk, since each further one costs a packet another walk down.
-const LEAN_SEGMENT: usize = 24_000;
+const LEAN_SEGMENT: usize = 34_000;
 /// ... of one that expands much: well below a chunk, so that chunks fill well.
 const WIDE_SEGMENT: usize = 4_000;
 /// ... of a run of rules without dispatch.
