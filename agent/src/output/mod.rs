@@ -1,11 +1,15 @@
 //! How results look: tables as calicoctl prints them, YAML, JSON, names.
 
+mod progress;
+
 use std::io::Write;
 
 use anyhow::bail;
 use comfy_table::{Row, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+
+pub use progress::Progress;
 
 /// Output format of commands that list things.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::ValidateArgs;
 use crate::entry::Outcome;
-use crate::output::{Format, count, json_line, printable};
+use crate::output::{Format, Progress, count, json_line, printable};
 
 use super::input::{self, Names};
 
@@ -45,7 +45,9 @@ pub fn validate(args: &ValidateArgs, out: &mut dyn Write) -> anyhow::Result<Outc
     }
     let mut seen: BTreeMap<ResourceKey, String> = BTreeMap::new();
     let (mut good, mut bad, mut warnings) = (0, 0, 0);
-    for mut input in input::read(&args.files, Names::Any)? {
+    let inputs = input::read(&args.files, Names::Any)?;
+    let mut progress = Progress::steps(inputs.len(), "checking files");
+    for mut input in inputs {
         for document in &mut input.documents {
             input::set_namespace(document, args.namespace.as_deref());
             let (mut judgement, key) = judge(&input.name, document);
@@ -77,7 +79,9 @@ pub fn validate(args: &ValidateArgs, out: &mut dyn Write) -> anyhow::Result<Outc
                 show(&judgement, &mut std::io::stderr())?;
             }
         }
+        progress.step();
     }
+    progress.finish();
     if !json {
         let warned = if warnings == 0 {
             String::new()

@@ -10,7 +10,7 @@ use felid_model::{Decoded, Document, Issue, ResourceKey, Severity, decode};
 
 use crate::cli::{CreateArgs, DeleteArgs, FileArgs, Places, WriteArgs};
 use crate::entry::Outcome;
-use crate::output::{Format, count, json_line, printable};
+use crate::output::{Format, Progress, count, json_line, printable};
 
 use super::input::{self, Input, Names};
 use super::{describe, directory, kind_and_names};
@@ -38,7 +38,9 @@ fn write(places: &Places, verb: Verb, args: &WriteArgs, skip: bool, out: &mut dy
     let mut inputs = input::read(&args.files, Names::Records)?;
     check(&mut inputs, args.namespace.namespace.as_deref())?;
     let present = if skip { keys(&directory)? } else { BTreeSet::new() };
+    let mut progress = Progress::steps(inputs.len(), "writing records");
     for input in &inputs {
+        progress.step();
         let text = text(input, |key| !present.contains(key))?;
         if text.trim().is_empty() {
             continue;

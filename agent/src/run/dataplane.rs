@@ -1,13 +1,15 @@
 //! The seam between the pipeline and the kernel, so that the pipeline can be tested without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use felid_compile::transaction::{ProgramId, Transaction};
-use felid_dataplane::kernel::{self, Conntrack, EndpointState, FlowCounts, FlowInfo, Settings, SweepStats};
-use felid_dataplane::{Kernel, KernelError, LinkState};
+use felid_dataplane::kernel::{self, Capacities, Conntrack, EndpointState, FlowCounts, FlowInfo, Settings, SweepStats};
+use felid_dataplane::net::Event;
+use felid_dataplane::{Dataplane as Real, DataplaneError, KernelError};
 
 /// A wait for the end of a grace period.
 pub type Grace = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -42,50 +44,79 @@ pub trait FlowSource: Send + Sync {
     fn counts(&self) -> Result<FlowCounts, String>;
 }
 
-/// What the pipeline asks of the kernel. Calls block for as long as system calls take.
+/// What came of something that happened on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The host's own addresses are not what they were.
+    pub host_addresses: bool,
+    /// What could not be done at interfaces: they are closed.
+    pub interfaces: Vec<String>,
+    /// What could not be done to the host's network, beside what [`Dataplane::network_problems`] knows.
+    pub network: Vec<String>,
+}
+
+/// What the pipeline asks of the kernel and of the host's network.
 pub trait Dataplane: Send + 'static {
     /// Puts a transaction in force. What went wrong at single interfaces is returned: they are closed.
-    fn apply(&mut self, transaction: &Transaction) -> Result<Vec<String>, ApplyError>;
+    fn apply(&mut self, transaction: &Transaction) -> impl Future<Output = Result<Vec<String>, ApplyError>>;
     /// The wait between `apply` and `complete`.
     fn grace(&self) -> Grace;
     /// Second half; to be repeated until it succeeds.
     fn complete(&mut self, transaction: &Transaction) -> Result<(), String>;
+    /// The next thing that happens on the host; `None` = nothing will be told any more. May be dropped and asked again.
+    fn event(&mut self) -> impl Future<Output = Option<Event>>;
+    /// Acts on what happened, and on what has happened since.
+    fn handle(&mut self, event: Event) -> impl Future<Output = Seen>;
+    /// Looks at everything again.
+    fn refresh(&mut self) -> impl Future<Output = Seen>;
+    /// Addresses of the host itself.
+    fn host_addresses(&self) -> BTreeSet<IpAddr>;
+    /// Routes, neighbours and sysctls that cannot be set now, by interface.
+    fn network_problems(&self) -> BTreeMap<String, Vec<String>>;
     /// Number of the epoch in force.
     fn epoch(&self) -> u32;
     /// Changes the programs' settings.
     fn set_settings(&mut self, settings: Settings) -> Result<(), String>;
     /// Changes the prefixes of workload interfaces.
-    fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Vec<String>;
-    /// All interfaces of the host. What went wrong is returned.
-    fn set_links(&mut self, links: Vec<LinkState>) -> Vec<String>;
-    /// One interface that is new or changed.
-    fn set_link(&mut self, link: LinkState) -> Vec<String>;
-    /// One interface that is gone.
-    fn link_gone(&mut self, ifindex: u32) -> Vec<String>;
+    fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> impl Future<Output = Seen>;
     /// Where every endpoint stands.
     fn endpoints(&self) -> Vec<EndpointState>;
     /// Counters.
     fn counted(&self) -> Result<Counted, String>;
     /// The connection tables.
     fn flows(&self) -> Arc<dyn FlowSource>;
-    /// Sizes of tables, for metrics.
-    fn capacities(&self) -> kernel::Capacities;
+    /// Sizes of tables.
+    fn capacities(&self) -> Capacities;
 }
 
-fn texts(errors: Vec<KernelError>) -> Vec<String> {
-    errors.iter().map(ToString::to_string).collect()
+/// Sorts failures; those that stand in [`Dataplane::network_problems`] are left out.
+fn seen(dataplane: &Real, host_addresses: bool, errors: Vec<DataplaneError>) -> Seen {
+    let mut seen = Seen {
+        host_addresses,
+        ..Seen::default()
+    };
+    for error in errors {
+        let text = error.to_string();
+        match error {
+            DataplaneError::Kernel(_) => seen.interfaces.push(text),
+            DataplaneError::Net(_) if dataplane.problems().values().flatten().any(|known| *known == text) => {}
+            DataplaneError::Net(_) => seen.network.push(text),
+        }
+    }
+    seen
 }
 
-impl Dataplane for Kernel {
-    fn apply(&mut self, transaction: &Transaction) -> Result<Vec<String>, ApplyError> {
-        match Kernel::apply(self, transaction) {
-            Ok(flip) => Ok(texts(flip.link_errors)),
+impl Dataplane for Real {
+    async fn apply(&mut self, transaction: &Transaction) -> Result<Vec<String>, ApplyError> {
+        match Real::apply(self, transaction).await {
+            Ok((flip, errors)) => {
+                let mut interfaces: Vec<String> = flip.link_errors.iter().map(ToString::to_string).collect();
+                interfaces.extend(seen(self, false, errors).interfaces);
+                Ok(interfaces)
+            }
             Err(error) => {
                 let programs = match &error {
-                    KernelError::Programs(refused) => refused
-                        .iter()
-                        .map(|refusal| (refusal.id, refusal.to_string()))
-                        .collect(),
+                    KernelError::Programs(refused) => refused.iter().map(|one| (one.id, one.to_string())).collect(),
                     _ => BTreeMap::new(),
                 };
                 Err(ApplyError {
@@ -101,52 +132,70 @@ impl Dataplane for Kernel {
     }
 
     fn complete(&mut self, transaction: &Transaction) -> Result<(), String> {
-        Kernel::complete(self, transaction)
+        Real::complete(self, transaction)
             .map(|_| ())
             .map_err(|error| error.to_string())
     }
 
+    async fn event(&mut self) -> Option<Event> {
+        Real::event(self).await
+    }
+
+    async fn handle(&mut self, event: Event) -> Seen {
+        let handled = Real::handle(self, event).await;
+        seen(self, handled.host_addresses, handled.errors)
+    }
+
+    async fn refresh(&mut self) -> Seen {
+        let handled = Real::refresh(self).await;
+        seen(self, handled.host_addresses, handled.errors)
+    }
+
+    fn host_addresses(&self) -> BTreeSet<IpAddr> {
+        Real::host_addresses(self).clone()
+    }
+
+    fn network_problems(&self) -> BTreeMap<String, Vec<String>> {
+        self.problems()
+            .iter()
+            .map(|(interface, problems)| (interface.to_string(), problems.clone()))
+            .collect()
+    }
+
     fn epoch(&self) -> u32 {
-        Kernel::epoch(self)
+        self.kernel().epoch()
     }
 
     fn set_settings(&mut self, settings: Settings) -> Result<(), String> {
-        Kernel::set_settings(self, settings).map_err(|error| error.to_string())
+        self.kernel_mut()
+            .set_settings(settings)
+            .map_err(|error| error.to_string())
     }
 
-    fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Vec<String> {
-        vec![format!(
-            "prefixes {prefixes:?} of workload interfaces hold after the next start of the agent"
-        )]
-    }
-
-    fn set_links(&mut self, links: Vec<LinkState>) -> Vec<String> {
-        texts(Kernel::set_links(self, links))
-    }
-
-    fn set_link(&mut self, link: LinkState) -> Vec<String> {
-        texts(Kernel::set_link(self, link))
-    }
-
-    fn link_gone(&mut self, ifindex: u32) -> Vec<String> {
-        texts(Kernel::link_gone(self, ifindex))
+    async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {
+        let told = format!("prefixes {prefixes:?} of workload interfaces hold after the next start of the agent");
+        Seen {
+            interfaces: vec![told],
+            ..Seen::default()
+        }
     }
 
     fn endpoints(&self) -> Vec<EndpointState> {
-        Kernel::endpoints(self)
+        self.kernel().endpoints()
     }
 
     fn counted(&self) -> Result<Counted, String> {
         let text = |error: KernelError| error.to_string();
+        let kernel = self.kernel();
         Ok(Counted {
-            policies: self.counters().map_err(text)?,
-            drops: self
+            policies: kernel.counters().map_err(text)?,
+            drops: kernel
                 .drops()
                 .map_err(text)?
                 .into_iter()
                 .map(|(drop, total)| (drop.name(), total))
                 .collect(),
-            events: self
+            events: kernel
                 .events()
                 .map_err(text)?
                 .into_iter()
@@ -156,11 +205,11 @@ impl Dataplane for Kernel {
     }
 
     fn flows(&self) -> Arc<dyn FlowSource> {
-        self.conntrack()
+        self.kernel().conntrack()
     }
 
-    fn capacities(&self) -> kernel::Capacities {
-        Kernel::capacities(self)
+    fn capacities(&self) -> Capacities {
+        self.kernel().capacities()
     }
 }
 

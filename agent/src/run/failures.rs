@@ -20,7 +20,7 @@ struct One {
 }
 
 /// Failures of these do not make the agent unready: what they concern is closed or unreachable, never open.
-const NOT_BLOCKING: [&str; 1] = ["network"];
+const NOT_BLOCKING: [&str; 2] = ["events", "network"];
 
 impl Failures {
     /// Something failed (again). Logged when the reason is new.
@@ -64,9 +64,26 @@ impl Failures {
         self.remove(&(what, String::new()));
     }
 
-    /// Forgets failures of this sort at all other places.
-    pub fn retain_place(&mut self, what: &'static str, place: &str) {
-        self.list.retain(|(known, at), _| *known != what || at == place);
+    /// Everything of this sort that fails now, by place.
+    pub fn set_places(&mut self, what: &'static str, places: BTreeMap<String, Vec<String>>, metrics: &Metrics) {
+        let known: Vec<_> = self
+            .list
+            .keys()
+            .filter(|(known, place)| *known == what && !place.is_empty())
+            .cloned()
+            .collect();
+        for key in known.iter().filter(|(_, place)| !places.contains_key(place)) {
+            self.remove(key);
+        }
+        for (place, reasons) in places {
+            let same = self
+                .list
+                .get(&(what, place.clone()))
+                .is_some_and(|list| list.iter().map(|one| &one.reason).eq(&reasons));
+            if !same {
+                self.set_list(what, &place, reasons, metrics);
+            }
+        }
     }
 
     fn remove(&mut self, key: &(&'static str, String)) {
@@ -75,11 +92,6 @@ impl Failures {
                 tracing::info!("{} no longer fails: {}", key.0, one.reason);
             }
         }
-    }
-
-    /// Whether something of this sort fails.
-    pub fn has(&self, what: &'static str) -> bool {
-        self.list.keys().any(|(known, _)| *known == what)
     }
 
     /// How many there are.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! datastore thread --Batch--.                       .--> kernel (pinned maps, programs, links)
-//! netlink task ---HostEvent--> pipeline thread ------+--> reconciler task --> routes, neighbours, sysctls
+//! netlink -----------Event-----> pipeline thread -----+--> routes, neighbours, sysctls
 //! servers -------Question---'   (pipeline.rs)        '--> health, metrics
 //! sweeper task (conntrack) --> metrics
 //! ```
@@ -15,10 +15,10 @@ pub mod failures;
 pub mod flows;
 pub mod handle;
 pub mod health;
-pub mod host;
 pub mod lock;
 pub mod logging;
 pub mod pipeline;
+mod program;
 pub mod server;
 mod sweeper;
 
@@ -28,8 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use felid_compile::planner::{Planner, PlannerOptions};
-use felid_dataplane::kernel::{self, Capacities, Kernel};
-use felid_dataplane::net::Net;
+use felid_dataplane::kernel::{self, Capacities};
 use felid_datastore::{DirectoryStore, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -42,7 +41,6 @@ use crate::metrics::Metrics;
 use dataplane::Dataplane;
 use handle::Handle;
 use health::Health;
-use host::Intervals;
 use lock::RunLock;
 use pipeline::{Parts, Pipeline};
 
@@ -204,34 +202,25 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
     let mut options = Options::new(directory, settings.state_dir.join("records"));
     options.rescan = settings.rescan_interval;
     let (store, batches) = DirectoryStore::start(options).with_context(|| settings.datastore.to_string())?;
-    let kernel_config = kernel_config(&settings);
-    let (kernel, planner) = tokio::task::spawn_blocking(move || {
-        let kernel = Kernel::open(&kernel_config)?;
-        let planner = Planner::new(planner_options(&kernel.capacities()), kernel.adopt());
-        anyhow::Ok((kernel, planner))
-    })
-    .await??;
-    let intervals = Intervals {
-        routes: settings.route_refresh_interval,
-        interfaces: settings.interface_refresh_interval,
-        retry: settings.retry_interval,
+    let options = felid_dataplane::Options {
+        kernel: kernel_config(&settings),
+        route_protocol: ROUTE_PROTOCOL,
     };
-    let (net, events) = Net::open(ROUTE_PROTOCOL)?;
-    let host = host::start(net, events, intervals, stopping.clone());
-    let sweeps = sweeper::run(
-        Dataplane::flows(&kernel),
+    let (kernel, adopted) = felid_dataplane::Dataplane::open(&options).await?;
+    let planner = Planner::new(planner_options(&kernel.capacities()), adopted);
+    let interval = settings.conntrack_sweep_interval;
+    servers.spawn(sweeper::run(
+        kernel.flows(),
         Arc::clone(&metrics),
-        settings.conntrack_sweep_interval,
+        interval,
         stopping.clone(),
-    );
-    servers.spawn(sweeps);
+    ));
 
     let parts = Parts {
         dataplane: kernel,
         planner,
         config,
         batches,
-        host,
         questions,
         metrics,
         health: Arc::clone(&health),
@@ -270,7 +259,7 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
 
 /// Runs the pipeline on a thread of its own; the receiver gets its result, or an error if it died.
 fn start_pipeline(
-    parts: Parts<Kernel>,
+    parts: Parts<felid_dataplane::Dataplane>,
     stop: server::Stop,
 ) -> anyhow::Result<tokio::sync::oneshot::Receiver<Result<(), String>>> {
     let (done, result) = tokio::sync::oneshot::channel();

@@ -1,8 +1,8 @@
 //! The pipeline: records -> calculation -> planner -> kernel. One task owns all four.
 //!
 //! ```text
-//! Batch, HostEvent, Question, timers --> take in --> step(): calc.flush -> planner.update -> plan -> apply (enforced)
-//!                                                              grace period (meanwhile: take in) -> complete -> next step
+//! Batch, host's Event, Question, timers --> take in --> step (program.rs): flush -> plan -> apply: enforced
+//!                                                         grace period (meanwhile: take in) -> complete -> next step
 //! ```
 //!
 //! Whatever waits in the channels is taken in at once, so bursts become one switch. Nothing is programmed before the datastore is
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use felid_calc::{Calc, CalcOptions};
 use felid_compile::planner::Planner;
-use felid_compile::transaction::{EndpointChange, Transaction};
+use felid_compile::transaction::Transaction;
+use felid_dataplane::net::Event;
 use felid_datastore::{Batch, Problems, Update};
 use felid_model::{FelixConfiguration, Kind, Resource};
 use tokio::sync::mpsc;
@@ -22,24 +23,24 @@ use tokio::sync::mpsc;
 use crate::config::{Settings, Static};
 use crate::metrics::{Metrics, ResyncState};
 
-use super::dataplane::{ApplyError, Dataplane, Grace};
+use super::Addresses;
+use super::dataplane::{Dataplane, Grace, Seen};
 use super::failures::Failures;
 use super::handle::Question;
 use super::health::Health;
-use super::host::{HostChannels, HostEvent, HostLink, Work};
 use super::logging::LogHandle;
 use super::server::{Stop, stopped};
 
-/// Changes that are taken in at one time before the kernel is programmed.
+/// Batches that are taken in at one time before the kernel is programmed.
 const BURST: usize = 4096;
-/// Plans that are made anew at once because the kernel refused programs; then it is left to the retry timer.
-const REPLANS: usize = 8;
 /// The loop goes round at least this often, so that liveness means something.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the end of a switch is waited for when the agent stops.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// What the pipeline is made of.
 pub struct Parts<D> {
-    /// The kernel.
+    /// The kernel and the host's network, looked at once.
     pub dataplane: D,
     /// A planner that knows what the kernel holds.
     pub planner: Planner,
@@ -47,8 +48,6 @@ pub struct Parts<D> {
     pub config: Static,
     /// From the datastore.
     pub batches: mpsc::Receiver<Batch>,
-    /// The host's network.
-    pub host: HostChannels,
     /// Questions of the servers.
     pub questions: mpsc::Receiver<Question>,
     /// What is counted.
@@ -58,7 +57,7 @@ pub struct Parts<D> {
     /// Where the level can be changed; `None` in tests.
     pub log: Option<LogHandle>,
     /// Where the servers listen, for status.
-    pub addresses: super::Addresses,
+    pub addresses: Addresses,
 }
 
 /// The running pipeline.
@@ -69,13 +68,12 @@ pub struct Pipeline<D> {
     pub(super) config: Static,
     pub(super) settings: Settings,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) health: Arc<Health>,
-    pub(super) addresses: super::Addresses,
-    log: Option<LogHandle>,
-    work: mpsc::UnboundedSender<Work>,
+    pub(super) addresses: Addresses,
+    pub(super) log: Option<LogHandle>,
+    health: Arc<Health>,
 
     /// FelixConfiguration records by name.
-    felix: BTreeMap<String, Arc<FelixConfiguration>>,
+    pub(super) felix: BTreeMap<String, Arc<FelixConfiguration>>,
     pub(super) problems: Arc<Problems>,
     pub(super) failures: Failures,
     pub(super) in_sync: bool,
@@ -84,22 +82,15 @@ pub struct Pipeline<D> {
     pub(super) total: u64,
     pub(super) started: SystemTime,
 
-    /// Interfaces by index.
-    pub(super) links: BTreeMap<u32, HostLink>,
-    /// What the reconciler was told last.
-    wanted: BTreeMap<u32, (felid_dataplane::net::EndpointNet, bool)>,
-    links_dirty: bool,
-
     /// Changes since the last switch, and when the first of them came.
-    pending: usize,
-    pending_since: Option<Instant>,
+    pub(super) pending: usize,
+    pub(super) pending_since: Option<Instant>,
     /// The switch whose second half is to come.
-    under_way: Option<UnderWay>,
-    retry_at: Option<Instant>,
-    /// The host's addresses were listed, or cannot be.
-    host_known: bool,
+    pub(super) under_way: Option<UnderWay>,
     /// The second half failed last time.
-    slow_down: bool,
+    pub(super) slow_down: bool,
+    pub(super) retry: Retry,
+    refresh_at: Option<Instant>,
 }
 
 /// The last switch.
@@ -110,15 +101,65 @@ pub(super) struct Last {
     pub(super) updates: usize,
 }
 
-struct UnderWay {
-    transaction: Transaction,
-    began: Instant,
+/// A switch before its second half.
+pub(super) struct UnderWay {
+    pub(super) transaction: Transaction,
+    pub(super) began: Instant,
 }
 
-/// What the loop waits for beside channels.
+/// When to try again what failed: later each time, until it works.
+#[derive(Debug)]
+pub(super) struct Retry {
+    at: Option<Instant>,
+    delay: Duration,
+    first: Duration,
+}
+
+impl Retry {
+    /// Longest pause.
+    const SLOWEST: Duration = Duration::from_secs(60);
+
+    fn new(first: Duration) -> Self {
+        Self {
+            at: None,
+            delay: first,
+            first,
+        }
+    }
+
+    /// Something failed.
+    pub(super) fn later(&mut self) {
+        if self.at.is_none() && !self.first.is_zero() {
+            self.at = Some(Instant::now() + self.delay);
+            self.delay = (self.delay * 2).min(Self::SLOWEST.max(self.first));
+        }
+    }
+
+    /// Nothing fails any more.
+    pub(super) fn never(&mut self) {
+        self.at = None;
+        self.delay = self.first;
+    }
+
+    fn is_due(&mut self) -> bool {
+        let due = self.at.is_some_and(|at| at <= Instant::now());
+        if due {
+            self.at = None;
+        }
+        due
+    }
+}
+
+/// The channels that the pipeline listens to.
+pub struct Inputs {
+    batches: mpsc::Receiver<Batch>,
+    questions: mpsc::Receiver<Question>,
+}
+
+/// What the loop has waited for.
 enum Next {
     Batch(Option<Batch>),
-    Host(Option<HostEvent>),
+    Host(Option<Event>),
     Question(Option<Question>),
     Grace(Result<(), String>),
     Tick,
@@ -130,10 +171,9 @@ impl<D: Dataplane> Pipeline<D> {
     pub fn new(parts: Parts<D>) -> (Self, Inputs) {
         let Parts {
             dataplane,
-            planner,
+            mut planner,
             config,
             batches,
-            host,
             questions,
             metrics,
             health,
@@ -144,20 +184,21 @@ impl<D: Dataplane> Pipeline<D> {
         let calc = Calc::new(CalcOptions {
             node: settings.node.0.clone(),
         });
-        let HostChannels { events, work } = host;
+        planner.set_host_addresses(dataplane.host_addresses());
         metrics.set_resync_state(ResyncState::Resync);
         metrics.resyncs_started.inc();
         let this = Self {
+            retry: Retry::new(settings.retry_interval),
+            refresh_at: refresh_period(&settings).map(|period| Instant::now() + period),
             dataplane,
             planner,
             calc,
             config,
             settings,
             metrics,
-            health,
             addresses,
             log,
-            work,
+            health,
             felix: BTreeMap::new(),
             problems: Arc::default(),
             failures: Failures::default(),
@@ -166,44 +207,32 @@ impl<D: Dataplane> Pipeline<D> {
             last: None,
             total: 0,
             started: SystemTime::now(),
-            links: BTreeMap::new(),
-            wanted: BTreeMap::new(),
-            links_dirty: false,
             pending: 0,
             pending_since: None,
             under_way: None,
-            retry_at: None,
-            host_known: false,
             slow_down: false,
         };
-        (
-            this,
-            Inputs {
-                batches,
-                events,
-                questions,
-            },
-        )
+        (this, Inputs { batches, questions })
     }
 
-    /// Runs until `stop`, or until the datastore or the host's network ends, which is an error. The kernel goes on enforcing.
+    /// Runs until `stop`, or until the datastore's reader or the servers end, which is an error. The kernel goes on enforcing.
     pub async fn run(mut self, mut inputs: Inputs, stop: Stop) -> Result<(), String> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut grace: Option<Grace> = None;
         let mut host_open = true;
+        self.report_network();
         self.judge_readiness();
         loop {
             let next = tokio::select! {
                 () = stopped(stop.clone()) => Next::Stop,
                 result = wait(&mut grace) => Next::Grace(result),
                 batch = inputs.batches.recv() => Next::Batch(batch),
-                event = inputs.events.recv(), if host_open => Next::Host(event),
+                event = self.dataplane.event(), if host_open => Next::Host(event),
                 question = inputs.questions.recv() => Next::Question(question),
                 _ = heartbeat.tick() => Next::Tick,
             };
             self.health.round();
-            let mut work = true;
             match next {
                 Next::Stop => break,
                 Next::Grace(result) => {
@@ -212,44 +241,40 @@ impl<D: Dataplane> Pipeline<D> {
                 }
                 Next::Batch(Some(batch)) => self.take_batch(batch),
                 Next::Batch(None) => return Err("the datastore's reader has ended".to_owned()),
-                Next::Host(Some(event)) => self.take_host(event),
+                Next::Host(Some(event)) => {
+                    let seen = self.dataplane.handle(event).await;
+                    self.take_seen(seen, false);
+                }
                 Next::Host(None) => {
                     host_open = false;
-                    self.failures.set(
-                        "network",
-                        "the watcher of the host's network has ended".to_owned(),
-                        &self.metrics,
-                    );
+                    let reason =
+                        "the kernel has closed the stream of network events; only the interval is left".to_owned();
+                    self.failures.set("events", reason, &self.metrics);
                 }
                 Next::Question(Some(question)) => {
                     self.answer(question);
-                    work = false;
+                    continue;
                 }
                 // Nobody can ask any more: the servers are gone.
                 Next::Question(None) => return Err("the servers have ended".to_owned()),
-                Next::Tick => work = self.retry_is_due(),
+                Next::Tick if self.retry.is_due() => {
+                    self.planner.retry();
+                    self.look_at_everything().await;
+                }
+                Next::Tick if self.refresh_at.is_some_and(|at| at <= Instant::now()) => self.look_at_everything().await,
+                Next::Tick => continue,
             }
             for _ in 0..BURST {
                 match inputs.batches.try_recv() {
                     Ok(batch) => self.take_batch(batch),
                     Err(_) => break,
                 }
-                work = true;
             }
-            for _ in 0..BURST {
-                match inputs.events.try_recv() {
-                    Ok(event) => self.take_host(event),
-                    Err(_) => break,
-                }
-                work = true;
+            self.step().await;
+            if self.under_way.is_some() && grace.is_none() {
+                grace = Some(self.next_grace());
             }
-            if work {
-                self.step();
-                if self.under_way.is_some() && grace.is_none() {
-                    grace = Some(self.next_grace());
-                }
-                self.judge_readiness();
-            }
+            self.judge_readiness();
         }
         self.finish(grace).await;
         Ok(())
@@ -269,7 +294,7 @@ impl<D: Dataplane> Pipeline<D> {
     /// Completes what is under way, so that the next start finds equal banks. It could do without.
     async fn finish(&mut self, grace: Option<Grace>) {
         if let Some(grace) = grace
-            && let Ok(result) = tokio::time::timeout(Duration::from_secs(2), grace).await
+            && let Ok(result) = tokio::time::timeout(LAST_WAIT, grace).await
         {
             self.complete(result);
         }
@@ -312,307 +337,38 @@ impl<D: Dataplane> Pipeline<D> {
             .set_problems(self.problems.errors().count(), self.problems.warnings().count());
     }
 
-    fn take_host(&mut self, event: HostEvent) {
-        let (place, errors) = match event {
-            HostEvent::Links(links) => {
-                self.failures.clear("network");
-                for index in self
-                    .links
-                    .keys()
-                    .filter(|index| !links.iter().any(|link| link.state.ifindex == **index))
-                {
-                    self.wanted.remove(index);
-                    let _ = self.work.send(Work::Forget(*index));
-                }
-                self.links = links.into_iter().map(|link| (link.state.ifindex, link)).collect();
-                self.links_dirty = true;
-                self.set_links();
-                return;
+    /// Follows what happened on the host. `everything`: it was looked at as a whole, so what does not fail now fails no more.
+    pub(super) fn take_seen(&mut self, seen: Seen, everything: bool) {
+        if seen.host_addresses {
+            self.planner.set_host_addresses(self.dataplane.host_addresses());
+        }
+        for (what, errors) in [("interface", seen.interfaces), ("network", seen.network)] {
+            if everything || !errors.is_empty() {
+                self.failures.set_list(what, "", errors, &self.metrics);
             }
-            HostEvent::Link(link) => {
-                self.links.insert(link.state.ifindex, link.clone());
-                (link.state.name.to_string(), self.dataplane.set_link(link.state))
-            }
-            HostEvent::Gone(index) => {
-                self.links.remove(&index);
-                if self.wanted.remove(&index).is_some() {
-                    let _ = self.work.send(Work::Forget(index));
-                }
-                (format!("interface {index}"), self.dataplane.link_gone(index))
-            }
-            HostEvent::Addresses(addresses) => {
-                self.host_known = true;
-                self.planner.set_host_addresses(addresses);
-                return;
-            }
-            HostEvent::Reconciled(index, errors) => {
-                let name = index.map(|index| match self.links.get(&index) {
-                    Some(link) => link.state.name.to_string(),
-                    None => format!("interface {index}"),
-                });
-                self.failures
-                    .set_list("network", name.as_deref().unwrap_or("host"), errors, &self.metrics);
-                return;
-            }
-            HostEvent::Failed(reason) => {
-                self.host_known = true;
-                self.failures.set("network", reason, &self.metrics);
-                return;
-            }
-        };
-        self.links_dirty = true;
-        self.failures.set_list("interface", &place, errors, &self.metrics);
+        }
+        self.report_network();
     }
 
-    /// Has the kernel half look at every interface again: what it cannot secure or open now is all that fails.
-    fn set_links(&mut self) {
-        let links = self.links.values().map(|link| link.state.clone()).collect();
-        let errors = self.dataplane.set_links(links);
-        self.failures.retain_place("interface", "");
-        self.failures.set_list("interface", "", errors, &self.metrics);
+    async fn look_at_everything(&mut self) {
+        let seen = self.dataplane.refresh().await;
+        self.take_seen(seen, true);
+        self.refresh_at = refresh_period(&self.settings).map(|period| Instant::now() + period);
     }
 
-    /// Does whatever can be done now.
-    fn step(&mut self) {
-        if !self.in_sync || !self.host_known {
-            return;
-        }
-        let began = Instant::now();
-        self.follow_settings();
-        let output = self.calc.flush();
-        self.planner.update(&output.delta);
-        if self.pending > 0 {
-            self.metrics.calc_seconds.observe(began.elapsed().as_secs_f64());
-        }
-        let mut endpoints_changed = std::mem::take(&mut self.links_dirty);
-        for _ in 0..REPLANS {
-            if self.under_way.is_some() {
-                break;
-            }
-            let planned = Instant::now();
-            let transaction = match self.planner.plan() {
-                Ok(transaction) => transaction,
-                Err(error) => {
-                    self.failures.set("plan", error.to_string(), &self.metrics);
-                    self.retry_later();
-                    break;
-                }
-            };
-            self.failures.clear("plan");
-            let Some(transaction) = transaction else {
-                // What came changed nothing for this node.
-                self.failures.clear("kernel");
-                self.forget_pending();
-                self.programmed = true;
-                break;
-            };
-            self.metrics.plan_seconds.observe(planned.elapsed().as_secs_f64());
-            endpoints_changed |= !transaction.endpoints.is_empty();
-            if self.apply(transaction) {
-                break;
-            }
-        }
-        self.report_programs();
-        if endpoints_changed {
-            self.tell_network();
-        }
-    }
-
-    /// Puts a transaction in force. `false`: the kernel refused programs, and a plan without them is worth a try.
-    fn apply(&mut self, transaction: Transaction) -> bool {
-        let began = Instant::now();
-        let loaded = transaction.new_programs.len();
-        match self.dataplane.apply(&transaction) {
-            Ok(errors) => {
-                let latency = self
-                    .pending_since
-                    .map_or_else(|| began.elapsed(), |since| since.elapsed());
-                if self.pending > 0 {
-                    self.metrics.latency_seconds.observe(latency.as_secs_f64());
-                }
-                self.last = Some(Last {
-                    at: SystemTime::now(),
-                    latency,
-                    updates: self.pending,
-                });
-                self.total += 1;
-                tracing::debug!(
-                    epoch = self.dataplane.epoch(),
-                    updates = self.pending,
-                    endpoints = transaction.endpoints.len(),
-                    addresses = transaction.peers.len(),
-                    programs = loaded,
-                    "in force after {:.1} ms",
-                    latency.as_secs_f64() * 1e3
-                );
-                self.forget_pending();
-                self.programmed = true;
-                self.metrics.flips.inc();
-                self.metrics.programs_loaded.inc_by(loaded as u64);
-                self.metrics.epoch.set(self.dataplane.epoch().into());
-                self.failures.clear("kernel");
-                if !errors.is_empty() {
-                    self.failures.set_list("interface", "", errors, &self.metrics);
-                }
-                self.under_way = Some(UnderWay { transaction, began });
-                true
-            }
-            Err(ApplyError { reason, programs }) => {
-                self.metrics.dataplane_failures.inc();
-                self.planner.abandoned(&programs);
-                self.retry_later();
-                if programs.is_empty() {
-                    self.failures.set("kernel", reason, &self.metrics);
-                    return true;
-                }
-                // The planner's problems, which are reported, name each of them.
-                tracing::debug!("{reason}");
-                false
-            }
-        }
-    }
-
-    /// Second half, after the grace period.
-    fn complete(&mut self, grace: Result<(), String>) {
-        let Some(under_way) = self.under_way.take() else { return };
-        let done = match grace {
-            Ok(()) => self.dataplane.complete(&under_way.transaction),
-            Err(reason) => Err(reason),
-        };
-        match done {
-            Ok(()) => {
-                self.failures.clear("complete");
-                self.slow_down = false;
-                self.metrics
-                    .apply_seconds
-                    .observe(under_way.began.elapsed().as_secs_f64());
-                self.planner.retired();
-                // Generations and conflicts of interfaces are final now.
-                self.links_dirty |= under_way
-                    .transaction
-                    .endpoints
-                    .values()
-                    .any(|c| matches!(c, EndpointChange::Gone { .. }));
-            }
-            Err(reason) => {
-                // It stays under way: the loop waits for another grace period, then tries again.
-                self.metrics.dataplane_failures.inc();
-                self.failures.set("complete", reason, &self.metrics);
-                self.slow_down = true;
-                self.under_way = Some(under_way);
-            }
-        }
-    }
-
-    fn forget_pending(&mut self) {
-        self.pending = 0;
-        self.pending_since = None;
-    }
-
-    fn retry_later(&mut self) {
-        let period = self.settings.retry_interval;
-        if !period.is_zero() && self.retry_at.is_none() {
-            self.retry_at = Some(Instant::now() + period);
-        }
-    }
-
-    /// Whether it is time to try again what failed.
-    fn retry_is_due(&mut self) -> bool {
-        if self.retry_at.is_none_or(|at| at > Instant::now()) {
-            return false;
-        }
-        self.retry_at = None;
-        self.planner.retry();
-        // Interfaces that could not be secured are looked at again as well.
-        self.set_links();
-        true
-    }
-
-    /// Programs that are not in force as they should be.
-    fn report_programs(&mut self) {
-        let problems: Vec<String> = self.planner.problems().map(ToString::to_string).collect();
-        if !problems.is_empty() {
-            self.retry_later();
-        }
-        self.failures.set_list("program", "", problems, &self.metrics);
-        if self.failures.has("interface") {
-            self.retry_later();
-        }
-    }
-
-    /// Settings that records can change while the agent runs.
-    fn follow_settings(&mut self) {
-        let node = self.felix.get(&format!("node.{}", self.settings.node.0));
-        let settings = self
-            .config
-            .with_records(node.map(AsRef::as_ref), self.felix.get("default").map(AsRef::as_ref));
-        if settings == self.settings {
-            return;
-        }
-        if settings.log_severity_screen != self.settings.log_severity_screen
-            && let Some(log) = &self.log
-        {
-            log.set_level(settings.log_severity_screen);
-            tracing::info!("log level is {:?} now", settings.log_severity_screen);
-        }
-        if settings.interface_prefix != self.settings.interface_prefix {
-            tracing::info!(
-                "prefixes of workload interfaces are {:?} now",
-                settings.interface_prefix.0
-            );
-            let errors = self
-                .dataplane
-                .set_interface_prefixes(settings.interface_prefix.0.clone());
-            self.failures.set_list("interface", "", errors, &self.metrics);
-            self.links_dirty = true;
-        }
-        let programs = super::kernel_settings(&settings);
-        if programs != super::kernel_settings(&self.settings) {
-            match self.dataplane.set_settings(programs) {
-                Ok(()) => self.failures.clear("settings"),
-                Err(reason) => {
-                    // The old settings stay, and the difference is found again at the next step.
-                    self.failures.set("settings", reason, &self.metrics);
-                    self.retry_later();
-                    return;
-                }
-            }
-        }
-        self.settings = settings;
-    }
-
-    /// Tells the reconciler what each endpoint's interface needs.
-    fn tell_network(&mut self) {
-        let mut wanted = BTreeMap::new();
-        for state in self.dataplane.endpoints() {
-            let (Some(index), None) = (state.ifindex, &state.conflict) else {
-                continue;
-            };
-            let (Some(endpoint), Some(link)) = (self.calc.endpoint(&state.key), self.links.get(&index)) else {
-                continue;
-            };
-            let net = felid_dataplane::net::EndpointNet {
-                ifindex: index,
-                interface: Arc::clone(&link.state.name),
-                addresses: endpoint.addresses.clone(),
-                mac: endpoint.mac,
-            };
-            wanted.insert(index, (net, link.up));
-        }
-        // An error means that the reconciler is gone: the agent stops.
-        for (index, want) in &wanted {
-            if self.wanted.get(index) != Some(want) {
-                let _ = self.work.send(Work::Want(*index, Some(want.clone())));
-            }
-        }
-        for index in self.wanted.keys().filter(|index| !wanted.contains_key(index)) {
-            let _ = self.work.send(Work::Want(*index, None));
-        }
-        self.wanted = wanted;
+    /// Routes, neighbours and sysctls that cannot be set.
+    fn report_network(&mut self) {
+        self.failures
+            .set_places("network", self.dataplane.network_problems(), &self.metrics);
     }
 
     /// Tells the probes how it stands.
-    fn judge_readiness(&self) {
+    fn judge_readiness(&mut self) {
+        if self.failures.is_empty() {
+            self.retry.never();
+        } else {
+            self.retry.later();
+        }
         let reasons = self.reasons();
         self.metrics.ready.set(i64::from(reasons.is_empty()));
         self.metrics.refused.set(self.failures.len() as i64);
@@ -633,11 +389,10 @@ impl<D: Dataplane> Pipeline<D> {
     }
 }
 
-/// The channels that the pipeline listens to.
-pub struct Inputs {
-    batches: mpsc::Receiver<Batch>,
-    events: mpsc::Receiver<HostEvent>,
-    questions: mpsc::Receiver<Question>,
+/// How often everything on the host is looked at without any event.
+fn refresh_period(settings: &Settings) -> Option<Duration> {
+    let periods = [settings.route_refresh_interval, settings.interface_refresh_interval];
+    periods.into_iter().filter(|period| !period.is_zero()).min()
 }
 
 /// Waits for the grace period, if there is one.
