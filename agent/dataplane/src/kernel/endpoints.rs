@@ -326,6 +326,13 @@ impl Endpoints {
         self.reconcile(&[ifindex], attach)
     }
 
+    /// Other prefixes of workload interfaces from now on.
+    pub(crate) fn set_prefixes(&mut self, prefixes: Vec<String>, attach: &Attach<'_>) -> Vec<KernelError> {
+        self.prefixes = prefixes;
+        let all: Vec<u32> = self.interfaces.keys().copied().collect();
+        self.reconcile(&all, attach)
+    }
+
     /// What should stand at an interface; `None` = nothing of ours.
     fn role(&self, ifindex: u32) -> Option<Role> {
         let Some(state) = self.interfaces.get(&ifindex) else {
