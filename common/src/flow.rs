@@ -50,7 +50,8 @@ pub mod protocol {
 }
 
 shared! {
-/// Key of an IPv4 flow: the 5-tuple without a direction. "Low" is the side whose (address, port) is smaller, see [`FlowKeyV4::new`].
+/// Key of an IPv4 flow: the 5-tuple without a direction. "Low" is the side whose (address, port) is smaller as the machine compares the
+/// packet's words (any order would do), see [`FlowKeyV4::new`].
 /// ICMP queries carry their identifier as both ports; other protocols without ports, and other ICMP messages, carry zeros.
 #[derive(Hash, PartialOrd, Ord)]
 pub struct FlowKeyV4: 16 {
@@ -167,6 +168,12 @@ impl Flow {
     }
 }
 
+/// A key as it lies in memory, in words that programs can write at once: several small stores that the kernel's hash function reads as
+/// one word would make it wait for each of them.
+pub type ImageV4 = [u64; 2];
+/// As [`ImageV4`].
+pub type ImageV6 = [u64; 5];
+
 impl FlowKeyV4 {
     /// Key of a packet and whether its source is the low side. Addresses and ports in network byte order.
     #[inline(always)]
@@ -184,13 +191,33 @@ impl FlowKeyV4 {
         }
     }
 
+    /// As [`FlowKeyV4::with_word`], in memory's form. `ports`: the first word of the L4 header, as it lies in the packet.
+    #[inline(always)]
+    pub const fn image(src: u32, dst: u32, ports: u32, protocol: u32) -> (ImageV4, bool) {
+        if src < dst || (src == dst && ports_in_order(ports)) {
+            ([join(src, dst), join(ports, protocol)], true)
+        } else {
+            ([join(dst, src), join(ports.rotate_left(16), protocol)], false)
+        }
+    }
+
+    /// This key in memory's form.
+    #[inline(always)]
+    pub const fn to_image(&self) -> ImageV4 {
+        [join(self.low, self.high), join(join_ports(self.low_port, self.high_port), self.protocol)]
+    }
+
     /// Fingerprint stored in the value, see [`Flow::check`].
     #[inline(always)]
     pub const fn check(&self) -> u64 {
-        let addresses = (self.low as u64) << 32 | self.high as u64;
-        let rest = (self.protocol as u64) << 32 | (self.low_port as u64) << 16 | self.high_port as u64;
-        // Odd multipliers keep each word's bits apart; 1 keeps an all-zero (never written) value from matching.
-        mix(addresses, rest) | 1
+        Self::check_of(&self.to_image())
+    }
+
+    /// [`FlowKeyV4::check`] of a key in memory's form.
+    #[inline(always)]
+    pub const fn check_of(image: &ImageV4) -> u64 {
+        // An odd multiplier keeps the words' bits apart; 1 keeps an all-zero (never written) value from matching.
+        mix(image[0], image[1]) | 1
     }
 }
 
@@ -204,37 +231,125 @@ impl FlowKeyV6 {
     /// As [`FlowKeyV6::new`], with the whole `protocol` word.
     #[inline(always)]
     pub const fn with_word(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u32) -> (Self, bool) {
-        let (sh, sl, dh, dl) = (pair(src[0], src[1]), pair(src[2], src[3]), pair(dst[0], dst[1]), pair(dst[2], dst[3]));
-        let src_is_low = if sh != dh {
-            sh < dh
-        } else if sl != dl {
-            sl < dl
-        } else {
-            src_port <= dst_port
-        };
-        if src_is_low {
+        let (a, b) = (join_address(src), join_address(dst));
+        if a[0] < b[0] || (a[0] == b[0] && (a[1] < b[1] || (a[1] == b[1] && src_port <= dst_port))) {
             (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
         } else {
             (Self { low: dst, high: src, low_port: dst_port, high_port: src_port, protocol }, false)
         }
     }
 
+    /// As [`FlowKeyV4::image`]; addresses as two words each, as they lie in the packet.
+    #[inline(always)]
+    pub const fn image(src: [u64; 2], dst: [u64; 2], ports: u32, protocol: u32) -> (ImageV6, bool) {
+        if src[0] < dst[0] || (src[0] == dst[0] && (src[1] < dst[1] || (src[1] == dst[1] && ports_in_order(ports)))) {
+            ([src[0], src[1], dst[0], dst[1], join(ports, protocol)], true)
+        } else {
+            ([dst[0], dst[1], src[0], src[1], join(ports.rotate_left(16), protocol)], false)
+        }
+    }
+
+    /// This key in memory's form.
+    #[inline(always)]
+    pub const fn to_image(&self) -> ImageV6 {
+        let (low, high) = (join_address(self.low), join_address(self.high));
+        [low[0], low[1], high[0], high[1], join(join_ports(self.low_port, self.high_port), self.protocol)]
+    }
+
     /// Fingerprint stored in the value, see [`Flow::check`].
     #[inline(always)]
     pub const fn check(&self) -> u64 {
-        let rest = (self.protocol as u64) << 32 | (self.low_port as u64) << 16 | self.high_port as u64;
-        let low = mix(pair(self.low[0], self.low[1]), pair(self.low[2], self.low[3]));
-        let high = mix(pair(self.high[0], self.high[1]), pair(self.high[2], self.high[3]));
-        mix(low ^ high.rotate_left(32), rest) | 1
+        Self::check_of(&self.to_image())
+    }
+
+    /// [`FlowKeyV6::check`] of a key in memory's form.
+    #[inline(always)]
+    pub const fn check_of(image: &ImageV6) -> u64 {
+        mix(mix(image[0], image[1]) ^ mix(image[2], image[4]), image[3]) | 1
     }
 }
 
+/// Two words that follow each other in memory.
 #[inline(always)]
-const fn pair(a: u32, b: u32) -> u64 {
-    (a as u64) << 32 | b as u64
+pub const fn join(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") { (second as u64) << 32 | first as u64 } else { (first as u64) << 32 | second as u64 }
+}
+
+/// An address of four words as two.
+#[inline(always)]
+pub const fn join_address(address: [u32; 4]) -> [u64; 2] {
+    [join(address[0], address[1]), join(address[2], address[3])]
+}
+
+/// Two ports that follow each other in memory.
+#[inline(always)]
+pub const fn join_ports(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") { (second as u32) << 16 | first as u32 } else { (first as u32) << 16 | second as u32 }
+}
+
+/// Whether the first of two ports is not greater than the second.
+#[inline(always)]
+const fn ports_in_order(ports: u32) -> bool {
+    let (half, other) = (ports as u16, (ports >> 16) as u16);
+    if cfg!(target_endian = "little") { half <= other } else { other <= half }
 }
 
 #[inline(always)]
 const fn mix(a: u64, b: u64) -> u64 {
-    a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f).rotate_left(29)
+    a.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: [u32; 4] = [0x1234_5678, 2, 0x8000_0000, 4];
+
+    #[test]
+    fn both_directions_have_one_key() {
+        for (src_port, dst_port) in [(1, 2), (0x100, 1), (7, 7)] {
+            for dst in [A, [1, 2, 3, 4], [0x1234_5678, 2, 0x7fff_ffff, 9]] {
+                let (there, low) = FlowKeyV6::new(A, src_port, dst, dst_port, 6);
+                let (back, back_low) = FlowKeyV6::new(dst, dst_port, A, src_port, 6);
+                assert_eq!(there, back);
+                assert!(low != back_low || (A == dst && src_port == dst_port));
+                let (there, low) = FlowKeyV4::new(A[0], src_port, dst[0], dst_port, 6);
+                let (back, back_low) = FlowKeyV4::new(dst[0], dst_port, A[0], src_port, 6);
+                assert_eq!(there, back);
+                assert!(low != back_low || (A[0] == dst[0] && src_port == dst_port));
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_what_lies_in_memory() {
+        for (src_port, dst_port) in [(1_u16, 2_u16), (0x100, 1), (7, 7), (0xffff, 0)] {
+            for dst in [A, [1, 2, 3, 4], [0x1234_5678, 2, 0x7fff_ffff, 9]] {
+                let (key, low) = FlowKeyV6::with_word(A, src_port, dst, dst_port, 0x0008_0001);
+                let (image, image_low) =
+                    FlowKeyV6::image(join_address(A), join_address(dst), join_ports(src_port, dst_port), 0x0008_0001);
+                assert_eq!((key.to_image(), low), (image, image_low));
+                let (key, low) = FlowKeyV4::with_word(A[0], src_port, dst[0], dst_port, 17);
+                let (image, image_low) = FlowKeyV4::image(A[0], dst[0], join_ports(src_port, dst_port), 17);
+                assert_eq!((key.to_image(), low), (image, image_low));
+            }
+        }
+        #[cfg(feature = "user")]
+        {
+            use zerocopy::IntoBytes as _;
+            let (key, _) = FlowKeyV6::new(A, 5, [9; 4], 6, 17);
+            assert_eq!(key.as_bytes(), key.to_image().as_bytes());
+            let (key, _) = FlowKeyV4::new(1, 5, 2, 6, 17);
+            assert_eq!(key.as_bytes(), key.to_image().as_bytes());
+        }
+    }
+
+    #[test]
+    fn replies_stand_under_their_query() {
+        assert_eq!(protocol::icmp_query(4, 0), Some((8, true)));
+        assert_eq!(protocol::icmp_query(4, 8), Some((8, false)));
+        assert_eq!(protocol::icmp_query(6, 129), Some((128, true)));
+        assert_eq!(protocol::icmp_query(6, 8), None);
+        assert_eq!(protocol::icmp_query(4, 3), None);
+    }
 }

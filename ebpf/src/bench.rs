@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{HashMap, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_redirect_peer;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
-use felid_common::FlowKeyV4;
+use felid_common::{FlowKeyV4, ImageV4};
 
 const DROP: i32 = 2;
 /// IPv4 header after Ethernet, L4 after an IPv4 header without options.
@@ -15,7 +15,7 @@ const L4: usize = L3 + 20;
 
 /// What the floor program looks up: key of a flow -> interface to redirect to.
 #[btf_map(name = "bench_flows")]
-static FLOWS: HashMap<FlowKeyV4, u32, 262_144> = HashMap::new();
+static FLOWS: HashMap<ImageV4, u32, 262_144> = HashMap::new();
 
 /// Element 0: where `bench_fresh_flow` goes on.
 #[btf_map(name = "bench_target")]
@@ -50,9 +50,8 @@ fn floor(ctx: &TcContext) -> Option<i32> {
     }
     let protocol = read::<u8>(ctx, L3 + 9)?;
     let (src, dst) = (read::<u32>(ctx, L3 + 12)?, read::<u32>(ctx, L3 + 16)?);
-    let (src_port, dst_port) = (read::<u16>(ctx, L4)?, read::<u16>(ctx, L4 + 2)?);
-    let (key, _) = FlowKeyV4::new(src, src_port, dst, dst_port, protocol);
-    let target = FLOWS.get_ptr(&key)?;
+    let (image, _) = FlowKeyV4::image(src, dst, read::<u32>(ctx, L4)?, u32::from(protocol));
+    let target = FLOWS.get_ptr(&image)?;
     // SAFETY: a looked-up element is readable; plain helper call.
     Some(unsafe { bpf_redirect_peer(*target, 0) as i32 })
 }
@@ -62,13 +61,16 @@ fn floor(ctx: &TcContext) -> Option<i32> {
 #[classifier]
 fn bench_fresh_flow(ctx: TcContext) -> i32 {
     let data = ctx.data();
-    if data + L3 + 44 > ctx.data_end() {
+    if data + L3 + 40 > ctx.data_end() {
         return DROP;
     }
     // SAFETY: the offsets are within the packet, which is read and written at any alignment.
     unsafe {
         let v4 = ((data + 12) as *const u16).read_volatile() == 0x0800_u16.to_be();
         let (hops, ports) = if v4 { (L3 + 8, L4) } else { (L3 + 7, L3 + 40) };
+        if data + ports + 4 > ctx.data_end() {
+            return DROP;
+        }
         ((data + hops) as *mut u8).write_volatile(64);
         let src = (data + ports) as *mut u16;
         let next = u16::from_be(src.read_volatile()).wrapping_add(1);

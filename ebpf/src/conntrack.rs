@@ -4,8 +4,8 @@ use core::ptr::addr_of;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
-    Event, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN,
-    TCP_RST, TCP_SYN, protocol,
+    Event, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, Settings, Side, TCP_ACK,
+    TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join_address, join_ports, protocol,
 };
 
 use crate::atomic::compare_and_swap;
@@ -65,14 +65,14 @@ pub(crate) fn swap_word(flow: *mut Flow, check: u64, old: Word, new: Word) -> bo
     is(flow, check) && unsafe { compare_and_swap(word_of(flow), old.0, new.0) } == old.0
 }
 
+/// Reads one end: the originator (judged by its egress policy) or the responder.
 #[inline(always)]
-pub(crate) fn read_egress(flow: *mut Flow) -> Side {
-    Side { endpoint: peek!(flow, egress.endpoint), index: peek!(flow, egress.index), generation: peek!(flow, egress.generation) }
-}
-
-#[inline(always)]
-pub(crate) fn read_ingress(flow: *mut Flow) -> Side {
-    Side { endpoint: peek!(flow, ingress.endpoint), index: peek!(flow, ingress.index), generation: peek!(flow, ingress.generation) }
+pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
+    if egress {
+        Side { endpoint: peek!(flow, egress.endpoint), index: peek!(flow, egress.index), generation: peek!(flow, egress.generation) }
+    } else {
+        Side { endpoint: peek!(flow, ingress.endpoint), index: peek!(flow, ingress.index), generation: peek!(flow, ingress.generation) }
+    }
 }
 
 /// Whether the element still holds the flow with this key's check.
@@ -90,13 +90,29 @@ pub(crate) fn age(now: u32, seen: u32) -> u32 {
 
 /// A flow's key, its check, and whether the source of the tuple it was made from is the low side.
 pub(crate) struct Key {
-    // One buffer for both families; the first 16 bytes are a `FlowKeyV4`.
-    bytes: FlowKeyV6,
+    // One buffer for both families; the first 16 bytes are an `ImageV4`.
+    image: ImageV6,
     v6: bool,
     /// See [`Flow::check`].
     pub(crate) check: u64,
     /// Whether the tuple's source is the low side.
     pub(crate) low: bool,
+}
+
+/// The key that an image is.
+#[inline(always)]
+pub(crate) const fn key_v4(image: &ImageV4) -> &FlowKeyV4 {
+    const _: () = assert!(size_of::<FlowKeyV4>() == size_of::<ImageV4>() && align_of::<FlowKeyV4>() <= align_of::<ImageV4>());
+    // SAFETY: same size, no stricter alignment, and every bit pattern is a key.
+    unsafe { &*core::ptr::from_ref(image).cast() }
+}
+
+/// The key that an image is.
+#[inline(always)]
+pub(crate) const fn key_v6(image: &ImageV6) -> &FlowKeyV6 {
+    const _: () = assert!(size_of::<FlowKeyV6>() == size_of::<ImageV6>() && align_of::<FlowKeyV6>() <= align_of::<ImageV6>());
+    // SAFETY: as above.
+    unsafe { &*core::ptr::from_ref(image).cast() }
 }
 
 /// What a look into the tables gave.
@@ -114,36 +130,38 @@ impl Key {
     #[inline(always)]
     pub(crate) fn new(state: &mut State) -> Self {
         let private = state.private();
-        let (src_port, dst_port, word) = (private.src_port, private.dst_port, private.word);
+        let (ports, word) = (join_ports(private.src_port, private.dst_port), private.word);
         let tuple = state.tuple();
         if tuple.ip_version == 4 {
-            let (key, low) = FlowKeyV4::with_word(tuple.src[0], src_port, tuple.dst[0], dst_port, word);
-            Self { low, ..Self::of_v4(&key) }
+            let (image, low) = FlowKeyV4::image(tuple.src[0], tuple.dst[0], ports, word);
+            Self { low, ..Self::of_v4(image) }
         } else {
-            let (key, low) = FlowKeyV6::with_word(tuple.src, src_port, tuple.dst, dst_port, word);
-            Self { low, ..Self::of_v6(key) }
+            let (image, low) = FlowKeyV6::image(join_address(tuple.src), join_address(tuple.dst), ports, word);
+            Self { low, ..Self::of_v6(image) }
         }
     }
 
     /// A key that is known; nothing is said of a direction.
     #[inline(always)]
-    pub(crate) fn of_v4(key: &FlowKeyV4) -> Self {
-        let ports = u32::from(key.low_port) | u32::from(key.high_port) << 16;
-        let bytes = FlowKeyV6 { low: [key.low, key.high, ports, key.protocol], ..FlowKeyV6::default() };
-        Self { bytes, v6: false, check: key.check(), low: true }
+    pub(crate) const fn of_v4(image: ImageV4) -> Self {
+        Self { image: [image[0], image[1], 0, 0, 0], v6: false, check: FlowKeyV4::check_of(&image), low: true }
     }
 
     /// Likewise IPv6.
     #[inline(always)]
-    pub(crate) fn of_v6(key: FlowKeyV6) -> Self {
-        Self { check: key.check(), bytes: key, v6: true, low: true }
+    pub(crate) const fn of_v6(image: ImageV6) -> Self {
+        Self { check: FlowKeyV6::check_of(&image), image, v6: true, low: true }
     }
 
     #[inline(always)]
-    fn as_v4(&self) -> &FlowKeyV4 {
-        const _: () = assert!(align_of::<FlowKeyV4>() == align_of::<FlowKeyV6>());
-        // SAFETY: `new` wrote a `FlowKeyV4` word by word to the front of the buffer, which is larger and as aligned.
-        unsafe { &*core::ptr::from_ref(&self.bytes).cast() }
+    const fn as_v4(&self) -> &FlowKeyV4 {
+        // SAFETY: the front of the buffer is an `ImageV4`.
+        key_v4(unsafe { &*core::ptr::from_ref(&self.image).cast() })
+    }
+
+    #[inline(always)]
+    const fn as_v6(&self) -> &FlowKeyV6 {
+        key_v6(&self.image)
     }
 
     #[inline(always)]
@@ -151,8 +169,8 @@ impl Key {
         match (self.v6, established) {
             (false, true) => maps::ESTABLISHED_V4.get_ptr_mut(self.as_v4()),
             (false, false) => maps::HALF_OPEN_V4.get_ptr_mut(self.as_v4()),
-            (true, true) => maps::ESTABLISHED_V6.get_ptr_mut(&self.bytes),
-            (true, false) => maps::HALF_OPEN_V6.get_ptr_mut(&self.bytes),
+            (true, true) => maps::ESTABLISHED_V6.get_ptr_mut(self.as_v6()),
+            (true, false) => maps::HALF_OPEN_V6.get_ptr_mut(self.as_v6()),
         }
     }
 
@@ -168,8 +186,8 @@ impl Key {
             flags: state as u16,
             tcp_original: (state >> 16) as u8,
             tcp_reply: (state >> 24) as u8,
-            egress: read_egress(flow),
-            ingress: read_ingress(flow),
+            egress: read_side(flow, true),
+            ingress: read_side(flow, false),
             created: peek!(flow, created),
             handshake: peek!(flow, handshake),
         };
@@ -194,8 +212,8 @@ impl Key {
         match (self.v6, established) {
             (false, true) => maps::ESTABLISHED_V4.insert(self.as_v4(), value, flags),
             (false, false) => maps::HALF_OPEN_V4.insert(self.as_v4(), value, flags),
-            (true, true) => maps::ESTABLISHED_V6.insert(&self.bytes, value, flags),
-            (true, false) => maps::HALF_OPEN_V6.insert(&self.bytes, value, flags),
+            (true, true) => maps::ESTABLISHED_V6.insert(self.as_v6(), value, flags),
+            (true, false) => maps::HALF_OPEN_V6.insert(self.as_v6(), value, flags),
         }
     }
 
@@ -205,8 +223,8 @@ impl Key {
         let _gone = match (self.v6, established) {
             (false, true) => maps::ESTABLISHED_V4.remove(self.as_v4()),
             (false, false) => maps::HALF_OPEN_V4.remove(self.as_v4()),
-            (true, true) => maps::ESTABLISHED_V6.remove(&self.bytes),
-            (true, false) => maps::HALF_OPEN_V6.remove(&self.bytes),
+            (true, true) => maps::ESTABLISHED_V6.remove(self.as_v6()),
+            (true, false) => maps::HALF_OPEN_V6.remove(self.as_v6()),
         };
     }
 }

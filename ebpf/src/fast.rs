@@ -8,17 +8,18 @@ use felid_common::{
 
 use crate::deliver::{self, Family};
 use crate::packet::{ETH_IPV4, ETH_IPV6, L3, NEXT, Packet, now, settings};
-use crate::conntrack::{Word, both};
-use crate::{conntrack, maps};
+use crate::conntrack::{Word, both, key_v4, key_v6};
+use crate::{conntrack, judge, maps};
 
 /// Runs the fast program of a hook.
 #[inline(always)]
 pub(crate) fn run<const HOOK: u32>(packet: Packet) -> i32 {
-    packet.set_missed(false);
-    match attempt::<HOOK>(packet) {
-        Some(verdict) => verdict,
-        None => packet.continue_in(if HOOK == EGRESS { fixed::FROM_WORKLOAD_SLOW } else { fixed::TO_WORKLOAD_SLOW }),
+    let mut missed = false;
+    if let Some(verdict) = attempt::<HOOK>(packet, &mut missed) {
+        return verdict;
     }
+    packet.set_missed(missed);
+    packet.continue_in(if HOOK == EGRESS { fixed::FROM_WORKLOAD_SLOW } else { fixed::TO_WORKLOAD_SLOW })
 }
 
 /// Bytes of the packet, at a constant offset below what was compared with `data_end`.
@@ -30,20 +31,20 @@ macro_rules! read {
 }
 
 #[inline(always)]
-fn attempt<const HOOK: u32>(packet: Packet) -> Option<i32> {
+fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
     let (data, end) = (packet.data(), packet.data_end());
     if data + L3 + 20 + 8 > end || packet.vlan() {
         return None;
     }
     match read!(data, 12, u16) {
-        ETH_IPV4 => v4::<HOOK>(packet, data, end),
-        ETH_IPV6 => v6::<HOOK>(packet, data, end),
+        ETH_IPV4 => v4::<HOOK>(packet, data, end, missed),
+        ETH_IPV6 => v6::<HOOK>(packet, data, end, missed),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
+fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut bool) -> Option<i32> {
     const L4: usize = L3 + 20;
     let length = u32::from(u16::from_be(read!(data, L3 + 2, u16)));
     // Version 4 without options; no fragment (more-fragments bit and offset zero).
@@ -57,16 +58,17 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     let number = read!(data, L3 + 9, u8);
     usual_l4(data, end, L4, number, length.checked_sub(20)?, settings)?;
     let (src, dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
-    let (key, low) = FlowKeyV4::new(src, read!(data, L4, u16), dst, read!(data, L4 + 2, u16), number);
-    let Some(flow) = maps::ESTABLISHED_V4.get_ptr_mut(&key) else {
-        packet.set_missed(true);
+    let (image, low) = FlowKeyV4::image(src, dst, read!(data, L4, u32), u32::from(number));
+    let Some(flow) = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image)) else {
+        *missed = true;
         return None;
     };
-    flow_hit::<HOOK>(packet, data, end, flow, key.check(), low, number, settings, Family::V4)
+    let found = Found { packet, data, end, flow, check: FlowKeyV4::check_of(&image), number, settings, family: Family::V4 };
+    found.hit::<HOOK>(low)
 }
 
 #[inline(always)]
-fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
+fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut bool) -> Option<i32> {
     const L4: usize = L3 + 40;
     if data + L4 + 8 > end {
         return None;
@@ -78,14 +80,15 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     let settings = settings()?;
     let number = read!(data, L3 + 6, u8);
     usual_l4(data, end, L4, number, length, settings)?;
-    let src = [read!(data, L3 + 8, u32), read!(data, L3 + 12, u32), read!(data, L3 + 16, u32), read!(data, L3 + 20, u32)];
-    let dst = [read!(data, L3 + 24, u32), read!(data, L3 + 28, u32), read!(data, L3 + 32, u32), read!(data, L3 + 36, u32)];
-    let (key, low) = FlowKeyV6::new(src, read!(data, L4, u16), dst, read!(data, L4 + 2, u16), number);
-    let Some(flow) = maps::ESTABLISHED_V6.get_ptr_mut(&key) else {
-        packet.set_missed(true);
+    let src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
+    let dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
+    let (image, low) = FlowKeyV6::image(src, dst, read!(data, L4, u32), u32::from(number));
+    let Some(flow) = maps::ESTABLISHED_V6.get_ptr_mut(key_v6(&image)) else {
+        *missed = true;
         return None;
     };
-    flow_hit::<HOOK>(packet, data, end, flow, key.check(), low, number, settings, Family::V6)
+    let found = Found { packet, data, end, flow, check: FlowKeyV6::check_of(&image), number, settings, family: Family::V6 };
+    found.hit::<HOOK>(low)
 }
 
 /// `Some` if the L4 header is TCP in the middle of a connection, or UDP, and agrees with the length of the IP payload.
@@ -107,73 +110,90 @@ fn usual_l4(data: usize, end: usize, l4: usize, number: u8, length: u32, setting
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would be built on the stack for every packet")]
-#[inline(always)]
-fn flow_hit<const HOOK: u32>(
+/// A packet and the element that its key found.
+struct Found<'a> {
     packet: Packet,
     data: usize,
     end: usize,
     flow: *mut Flow,
     check: u64,
-    low: bool,
     number: u8,
-    settings: &Settings,
+    settings: &'a Settings,
     family: Family,
-) -> Option<i32> {
-    let own = packet.own()?;
-    if HOOK == EGRESS && own.flags & ENDPOINT_CHECK_MAC != 0 && !same_mac(data, own) {
-        return None;
-    }
-    let word = conntrack::read_word(flow);
-    let state = word.state();
-    if state & (u32::from(FLOW_DEAD) | both(TCP_RST)) != 0 || state & both(TCP_FIN) == both(TCP_FIN) {
-        return None;
-    }
-    let original = (state & u32::from(FLOW_ORIGINAL_LOW) != 0) == low;
-    // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's.
-    let (mine, other, generation) = if (HOOK == EGRESS) == original {
-        (conntrack::read_egress(flow), conntrack::read_ingress(flow), own.egress_generation)
-    } else {
-        (conntrack::read_ingress(flow), conntrack::read_egress(flow), own.ingress_generation)
-    };
-    if mine.endpoint != own.id {
-        return None;
-    }
-    if mine.generation != generation && (mine.generation != GENERATION_EXEMPT || (HOOK == INGRESS && packet.ingress_ifindex() != 0)) {
-        return None;
-    }
-    if !conntrack::is(flow, check) {
-        return None;
-    }
-    let now = now();
-    let age = conntrack::age(now, word.seen());
-    if age >= settings.hz {
-        let timeout = if number == protocol::TCP { settings.tcp_established } else { settings.udp };
-        if age > timeout {
+}
+
+impl Found<'_> {
+    #[inline(always)]
+    fn hit<const HOOK: u32>(self, low: bool) -> Option<i32> {
+        let own = self.packet.own()?;
+        if HOOK == EGRESS && own.flags & ENDPOINT_CHECK_MAC != 0 && !same_mac(self.data, own) {
             return None;
         }
-        // Losing the race is fine: another packet noted it, or the slow program or the sweeper has more to say.
-        conntrack::swap_word(flow, check, word, Word::new(now, state));
+        let word = conntrack::read_word(self.flow);
+        let state = word.state();
+        if state & (u32::from(FLOW_DEAD) | both(TCP_RST)) != 0 || state & both(TCP_FIN) == both(TCP_FIN) {
+            return None;
+        }
+        // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's. One copy of the code for each
+        // direction: fields at constant offsets instead of a choice at each.
+        const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
+        if (state ^ u32::from(low)) & 1 == 0 {
+            if HOOK == EGRESS { self.side::<HOOK, true>(own, word) } else { self.side::<HOOK, false>(own, word) }
+        } else if HOOK == EGRESS {
+            self.side::<HOOK, false>(own, word)
+        } else {
+            self.side::<HOOK, true>(own, word)
+        }
     }
-    if HOOK == INGRESS {
-        // What claims a local endpoint's address must come from its interface.
-        if other.endpoint != 0 {
-            let source = maps::ENDPOINTS.get(other.index)?;
-            if source.id != other.endpoint || source.ifindex != packet.ingress_ifindex() {
+
+    #[inline(always)]
+    fn side<const HOOK: u32, const MINE_IS_EGRESS: bool>(self, own: &Endpoint, word: Word) -> Option<i32> {
+        let (packet, state) = (self.packet, word.state());
+        let mine = conntrack::read_side(self.flow, MINE_IS_EGRESS);
+        let other = conntrack::read_side(self.flow, !MINE_IS_EGRESS);
+        if mine.endpoint != own.id {
+            return None;
+        }
+        if mine.generation != judge::generation(own, MINE_IS_EGRESS)
+            && (mine.generation != GENERATION_EXEMPT || (HOOK == INGRESS && packet.ingress_ifindex() != 0))
+        {
+            return None;
+        }
+        if !conntrack::is(self.flow, self.check) {
+            return None;
+        }
+        let now = now();
+        // Where another CPU's clock was ahead this is huge, too.
+        let age = now.wrapping_sub(word.seen());
+        if age >= self.settings.hz && age as i32 > 0 {
+            let timeout = if self.number == protocol::TCP { self.settings.tcp_established } else { self.settings.udp };
+            if age > timeout {
                 return None;
             }
+            // Losing the race is fine: another packet noted it, or the slow program or the sweeper has more to say.
+            conntrack::swap_word(self.flow, self.check, word, Word::new(now, state));
         }
-        return Some(NEXT);
+        if HOOK == INGRESS {
+            // What claims a local endpoint's address must come from its interface.
+            if other.endpoint != 0 {
+                let source = maps::ENDPOINTS.get(other.index)?;
+                if source.id != other.endpoint || source.ifindex != packet.ingress_ifindex() {
+                    return None;
+                }
+            }
+            return Some(NEXT);
+        }
+        if state & u32::from(FLOW_FAST) == 0 {
+            return Some(NEXT);
+        }
+        let target = maps::ENDPOINTS.get(other.index)?;
+        if target.id != other.endpoint
+            || (other.generation != judge::generation(target, !MINE_IS_EGRESS) && other.generation != GENERATION_EXEMPT)
+        {
+            return None;
+        }
+        deliver::common(packet, self.data, self.end, own, target, self.family)
     }
-    if state & u32::from(FLOW_FAST) == 0 {
-        return Some(NEXT);
-    }
-    let target = maps::ENDPOINTS.get(other.index)?;
-    let generation = if original { target.ingress_generation } else { target.egress_generation };
-    if target.id != other.endpoint || (other.generation != generation && other.generation != GENERATION_EXEMPT) {
-        return None;
-    }
-    deliver::common(packet, data, end, own, target, family)
 }
 
 #[inline(always)]

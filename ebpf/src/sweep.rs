@@ -4,9 +4,9 @@
 //! so that a flow that lives is never swept.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use felid_common::{FLOW_DEAD, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep};
+use felid_common::{FLOW_DEAD, ImageV4, ImageV6, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep};
 
-use crate::conntrack::{Key, Word, swap_word};
+use crate::conntrack::{Key, Word, key_v4, key_v6, swap_word};
 use crate::packet::{Packet, now, settings};
 
 /// How far back a claimed entry is dated: longer than any timeout may be, see [`FLOW_DEAD`].
@@ -21,8 +21,8 @@ pub(crate) fn v4(packet: Packet) -> i32 {
         if n >= header.count {
             break;
         }
-        let Some(key) = packet.load::<FlowKeyV4>((size_of::<Sweep>() + n as usize * size_of::<FlowKeyV4>()) as u32) else { break };
-        deleted += u32::from(expire(&Key::of_v4(&key), key.protocol, header, settings));
+        let Some(image) = packet.load::<ImageV4>((size_of::<Sweep>() + n as usize * size_of::<ImageV4>()) as u32) else { break };
+        deleted += u32::from(expire(&Key::of_v4(image), key_v4(&image).protocol, header, settings));
     }
     end(packet, deleted)
 }
@@ -36,8 +36,8 @@ pub(crate) fn v6(packet: Packet) -> i32 {
         if n >= header.count {
             break;
         }
-        let Some(key) = packet.load::<FlowKeyV6>((size_of::<Sweep>() + n as usize * size_of::<FlowKeyV6>()) as u32) else { break };
-        deleted += u32::from(expire(&Key::of_v6(key), key.protocol, header, settings));
+        let Some(image) = packet.load::<ImageV6>((size_of::<Sweep>() + n as usize * size_of::<ImageV6>()) as u32) else { break };
+        deleted += u32::from(expire(&Key::of_v6(image), key_v6(&image).protocol, header, settings));
     }
     end(packet, deleted)
 }
