@@ -13,6 +13,7 @@
 //!
 //! All `unsafe` code is in `sys`.
 
+mod dataplane;
 mod error;
 pub mod kernel;
 mod link;
@@ -20,6 +21,7 @@ pub mod net;
 pub mod object;
 pub mod sys;
 
+pub use dataplane::{Dataplane, DataplaneError, Handled, Options, cleanup};
 pub use error::{KernelError, Refusal, Result};
 pub use kernel::{Config, Kernel};
 pub use link::{LinkState, Peer};

@@ -41,7 +41,8 @@ impl Hook {
 /// `attr` must be laid out as the kernel's attributes of `command`, and every pointer and length in it must describe memory that
 /// is valid for what the command does with it, for as long as the call lasts.
 unsafe fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {
-    loop {
+    // The verifier gives up with EAGAIN when a signal arrives.
+    for _ in 0..16 {
         // SAFETY: the caller vouches for the attributes; their size is that of `T`, and `attr` is exclusively borrowed.
         let result = unsafe {
             libc::syscall(
@@ -55,11 +56,11 @@ unsafe fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {
             return Ok(result);
         }
         let error = io::Error::last_os_error();
-        // The verifier gives up with EAGAIN when a signal arrives.
         if error.raw_os_error() != Some(libc::EAGAIN) {
             return Err(error);
         }
     }
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
 fn owned(fd: i64) -> io::Result<OwnedFd> {
@@ -180,58 +181,49 @@ impl RawMap {
         }
     }
 
-    fn check_one(&self, key: &[u8], value: usize) -> io::Result<()> {
-        match self.check(key.len(), value)? {
-            1 => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not one element")),
+    /// One element. `value` is what the command reads or writes, or nothing. Whether the element was there.
+    fn element(&self, command: bpf_cmd, key: &[u8], value: Option<&mut [u8]>) -> io::Result<bool> {
+        let size = value.as_ref().map_or(self.value, |value| value.len());
+        if self.check(key.len(), size)? != 1 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not one element"));
+        }
+        let value = value.map_or(0, |value| value.as_mut_ptr() as u64);
+        let mut attr = ElementAttr {
+            map_fd: raw(self.fd()),
+            pad: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags: 0,
+        };
+        // SAFETY: key and value have the sizes of this map (checked) and outlive the call; the key is only read, the value is ours.
+        match unsafe { bpf(command, &mut attr) } {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     /// Value of a key.
     pub fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut value = vec![0; self.value];
-        self.check_one(key, value.len())?;
-        let mut attr = ElementAttr {
-            map_fd: raw(self.fd()),
-            key: key.as_ptr() as u64,
-            value: value.as_mut_ptr() as u64,
-            ..ElementAttr::default()
-        };
-        // SAFETY: `key` and `value` have the sizes of this map (checked) and outlive the call; `value` is ours to write.
-        match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
-            Ok(_) => Ok(Some(value)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self
+            .element(BPF_MAP_LOOKUP_ELEM, key, Some(&mut value))?
+            .then_some(value))
     }
 
     /// Writes one element.
     pub fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.check_one(key, value.len())?;
-        let mut attr = ElementAttr {
-            map_fd: raw(self.fd()),
-            key: key.as_ptr() as u64,
-            value: value.as_ptr() as u64,
-            ..ElementAttr::default()
-        };
-        // SAFETY: `key` and `value` have the sizes of this map (checked), are only read and outlive the call.
-        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(|_| ())
+        let written = self.element(BPF_MAP_UPDATE_ELEM, key, Some(&mut value.to_vec()))?;
+        if written {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOENT))
+        }
     }
 
     /// Deletes one element; whether it was there.
     pub fn delete(&self, key: &[u8]) -> io::Result<bool> {
-        self.check_one(key, self.value)?;
-        let mut attr = ElementAttr {
-            map_fd: raw(self.fd()),
-            key: key.as_ptr() as u64,
-            ..ElementAttr::default()
-        };
-        // SAFETY: `key` has the size of this map's keys (checked), is only read and outlives the call.
-        match unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) } {
-            Ok(_) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.element(BPF_MAP_DELETE_ELEM, key, None)
     }
 
     /// Writes many elements with one call: keys and values one after the other.
@@ -635,13 +627,66 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8], repeat: 
     })
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map_fd: u32,
+}
+
 /// Waits until every CPU has left what it was running: no packet that began before the call is still under way after it.
 pub fn membarrier() -> io::Result<()> {
     // SAFETY: this system call takes numbers only.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    if unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Not built in, forbidden by a filter, or CPUs without ticks (`nohz_full`).
+        Some(libc::ENOSYS | libc::EPERM | libc::EINVAL) => wait_by_map(),
+        _ => Err(error),
+    }
+}
+
+/// The same by another way: the kernel waits for running programs whenever a map inside a map is replaced.
+fn wait_by_map() -> io::Result<()> {
+    use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS};
+    let create = |kind, inner_map_fd| {
+        let mut attr = CreateAttr {
+            kind,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+            flags: 0,
+            inner_map_fd,
+        };
+        // SAFETY: there are no pointers in these attributes.
+        unsafe { bpf(BPF_MAP_CREATE, &mut attr) }.and_then(owned)
+    };
+    let inner = create(BPF_MAP_TYPE_ARRAY as u32, 0)?;
+    let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS as u32, raw(inner.as_fd()))?;
+    let outer = MapData::from_fd(outer)
+        .and_then(|data| RawMap::new(data, 1))
+        .map_err(io::Error::other)?;
+    outer.update(&[0; 4], &raw(inner.as_fd()).to_ne_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn both_ways_to_wait_work() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        membarrier().unwrap();
+        wait_by_map().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel half of the dataplane against a real kernel: transactions, restarts, links, cleanup.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod flows;
 mod links;
 mod node;
 mod restart;

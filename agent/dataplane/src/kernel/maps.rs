@@ -13,7 +13,7 @@ use felid_common::{
 use crate::error::{KernelError, Result};
 use crate::sys::{self, RawMap};
 
-/// How many entries the tables have. All but the networks are allocated in full when they are created: about 75 MiB of kernel
+/// How many entries the tables have. All but the networks are allocated in full when they are created: about 100 MiB of kernel
 /// memory with the defaults on two CPUs, charged to the agent's memory cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -81,6 +81,8 @@ pub(crate) struct Maps {
     pub(crate) drops: RawMap,
     pub(crate) events: RawMap,
     pub(crate) counters: RawMap,
+    /// Entries of each fragment table, which are used by the programs only, through their pins.
+    pub(crate) fragments: u32,
     /// Whether the tables existed before.
     pub(crate) adopted: bool,
 }
@@ -204,21 +206,10 @@ impl Maps {
         let (hash, lru, lpm) = (BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE);
         let (key4, key6) = (size_of::<FlowKeyV4>(), size_of::<FlowKeyV6>());
         let flow = size_of::<Flow>();
-        // Used by the programs only, through their pins.
-        table(
-            "fragments_v4",
-            lru,
-            size_of::<FragmentKeyV4>(),
-            size_of::<Fragment>(),
-            c.fragments,
-        )?;
-        table(
-            "fragments_v6",
-            lru,
-            size_of::<FragmentKeyV6>(),
-            size_of::<Fragment>(),
-            c.fragments,
-        )?;
+        let fragment = size_of::<Fragment>();
+        let fragments = table("fragments_v4", lru, size_of::<FragmentKeyV4>(), fragment, c.fragments)?.max_entries();
+        table("fragments_v6", lru, size_of::<FragmentKeyV6>(), fragment, c.fragments)?;
+        let (port_key, pair) = (size_of::<NamedPortKey>(), size_of::<ClassPair>());
         Ok(Self {
             fixed,
             policies,
@@ -229,15 +220,9 @@ impl Maps {
             classes,
             peers_v4: table("peers_v4", hash, 4, size_of::<Peer>(), c.peers)?,
             peers_v6: table("peers_v6", hash, 16, size_of::<Peer>(), c.peers)?,
-            nets_v4: table("nets_v4", lpm, size_of::<NetKeyV4>(), size_of::<ClassPair>(), c.nets)?,
-            nets_v6: table("nets_v6", lpm, size_of::<NetKeyV6>(), size_of::<ClassPair>(), c.nets)?,
-            named_ports: table(
-                "named_ports",
-                hash,
-                size_of::<NamedPortKey>(),
-                size_of::<ClassPair>(),
-                c.named_ports,
-            )?,
+            nets_v4: table("nets_v4", lpm, size_of::<NetKeyV4>(), pair, c.nets)?,
+            nets_v6: table("nets_v6", lpm, size_of::<NetKeyV6>(), pair, c.nets)?,
+            named_ports: table("named_ports", hash, port_key, pair, c.named_ports)?,
             established_v4: table("established_v4", hash, key4, flow, c.established_v4)?,
             established_v6: table("established_v6", hash, key6, flow, c.established_v6)?,
             half_open_v4: table("half_open_v4", lru, key4, flow, c.half_open)?,
@@ -245,6 +230,7 @@ impl Maps {
             drops,
             events,
             counters,
+            fragments,
             adopted: opener.adopted,
         })
     }

@@ -94,6 +94,7 @@ pub struct Kernel {
     epoch_map: RawMap,
     epoch: u32,
     next_endpoint_id: u32,
+    fragments: u32,
     settings_map: RawMap,
     settings: Settings,
     hz: u32,
@@ -163,11 +164,27 @@ fn check_kernel() -> Result<()> {
     Ok(())
 }
 
+/// Every policy program takes a file descriptor; the usual soft limit of 1024 is soon reached.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+        } else {
+            Ok(())
+        }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files: it may not suffice for many distinct policies");
+    }
+}
+
 impl Kernel {
     /// Opens what is pinned or creates it, and loads this version's programs into their places. Enforcement by a previous run goes on
     /// without a gap. To be called in the network namespace of the host's interfaces.
     pub fn open(config: &Config) -> Result<Self> {
         check_kernel()?;
+        raise_file_limit();
         mount_bpffs(&config.bpffs)?;
         let directory = directory(&config.bpffs);
         let [maps_dir, links_dir, programs_dir, embedded_dir] =
@@ -245,6 +262,7 @@ impl Kernel {
             epoch_map: maps.epoch,
             epoch,
             next_endpoint_id,
+            fragments: maps.fragments,
             settings_map: maps.settings,
             settings: config.settings.clone(),
             hz,
@@ -310,7 +328,7 @@ impl Kernel {
             named_ports: self.tables.named_ports.map().max_entries(),
             classes: self.classes.max_entries(),
             class_bits: u32::try_from(self.classes.value_size() * 8).unwrap_or(u32::MAX),
-            fragments: Capacities::default().fragments,
+            fragments: self.fragments,
         }
     }
 
@@ -376,6 +394,18 @@ impl Kernel {
     pub fn link_gone(&mut self, ifindex: u32) -> Vec<KernelError> {
         self.endpoints.remove_interface(
             ifindex,
+            &Attach {
+                closed: self.closed.as_fd(),
+                maps: &self.map_fds,
+                directory: &self.directory,
+            },
+        )
+    }
+
+    /// Other prefixes of workload interfaces from now on: what has become unknown is closed, the rest let go.
+    pub fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Vec<KernelError> {
+        self.endpoints.set_prefixes(
+            prefixes,
             &Attach {
                 closed: self.closed.as_fd(),
                 maps: &self.map_fds,
