@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use felid_model::{Decoded, Document, Issue, ResourceKey, Severity, decode, documents};
+use felid_model::{Decoded, Document, ResourceKey, decode, documents};
 use serde_json::Value;
 
+use crate::input::{Wanted, read_input};
 use crate::list::tree;
 use crate::rewrite::{Rewrite, rewrite, text_for_new_file};
 use crate::view::FilePath;
@@ -126,14 +127,6 @@ fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> EditError {
     }
 }
 
-/// A resource of the input.
-struct Wanted {
-    key: ResourceKey,
-    value: Value,
-    /// The document as the user wrote it, if it stands by itself.
-    text: Option<String>,
-}
-
 /// Does `verb` with each document of `input`. `source` names the input in messages.
 pub fn run(directory: &Path, verb: Verb, input: &str, source: &str) -> Result<Vec<Done>, EditError> {
     let wanted = read_input(verb, input, source)?;
@@ -155,64 +148,6 @@ pub fn delete(directory: &Path, keys: &[ResourceKey]) -> Result<Vec<Done>, EditE
     let edit = Edit::begin(directory)?;
     let plan = edit.plan(Verb::Delete, wanted)?;
     edit.carry_out(plan)
-}
-
-fn read_input(verb: Verb, input: &str, source: &str) -> Result<Vec<Wanted>, EditError> {
-    let mut wanted: Vec<Wanted> = Vec::new();
-    let mut errors = Vec::new();
-    for document in documents(input) {
-        let place = format!("{source}:{}", document.line);
-        let (key, issues) = match decode(&document) {
-            Decoded::Resource { resource, issues } => (Some(resource.key().clone()), issues),
-            Decoded::Bad { key, .. } if verb == Verb::Delete && document.content.is_ok() => (key, Vec::new()),
-            Decoded::Bad { key, issues, .. } => {
-                errors.extend(issue_lines(source, &document, key.as_ref(), &issues));
-                continue;
-            }
-            Decoded::Foreign { kind, .. } => {
-                errors.push(format!("{place}: {kind} is none of felid's kinds"));
-                continue;
-            }
-            Decoded::Empty => continue,
-        };
-        let refused = verb != Verb::Delete && issues.iter().any(|issue| issue.severity == Severity::Error);
-        if refused {
-            errors.extend(issue_lines(source, &document, key.as_ref(), &issues));
-            continue;
-        }
-        let Some(key) = key else {
-            errors.push(format!("{place}: the document does not name a resource"));
-            continue;
-        };
-        if wanted.iter().any(|other| other.key == key) {
-            errors.push(format!("{place}: {key} is in the input twice"));
-            continue;
-        }
-        let text = match document.item {
-            None => input.get(document.range.clone()).map(str::to_owned),
-            Some(_) => None,
-        };
-        wanted.push(Wanted {
-            key,
-            value: document.content.unwrap_or(Value::Null),
-            text,
-        });
-    }
-    if !errors.is_empty() {
-        return Err(EditError::Input(errors));
-    }
-    if wanted.is_empty() {
-        return Err(EditError::Input(vec![format!("{source}: no documents")]));
-    }
-    Ok(wanted)
-}
-
-fn issue_lines(source: &str, document: &Document, key: Option<&ResourceKey>, issues: &[Issue]) -> Vec<String> {
-    let name = key.map(|key| format!("{key}: ")).unwrap_or_default();
-    let lines = issues.iter().filter(|issue| issue.severity == Severity::Error);
-    lines
-        .map(|issue| format!("{source}:{}: {name}{issue}", issue.line.unwrap_or(document.line)))
-        .collect()
 }
 
 /// A file of the directory as it was read under the lock.

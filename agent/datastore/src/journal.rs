@@ -12,12 +12,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use felid_model::{Kind, Resource, ResourceKey};
 use serde::{Deserialize, Serialize};
 
+use crate::flush::Flusher;
 use crate::parse;
 use crate::state::{Entry, Record};
 use crate::view::{Digest, FilePath};
@@ -470,50 +470,4 @@ fn checked(line: &[u8]) -> Option<Line> {
 
 fn check(json: &[u8]) -> u64 {
     (Digest::of(json).0 >> 64) as u64
-}
-
-/// Flushes the file to the disk, on a thread of its own.
-#[derive(Debug)]
-struct Flusher {
-    file: Arc<Mutex<Arc<File>>>,
-    fault: Arc<Mutex<Option<String>>>,
-    wake: SyncSender<()>,
-}
-
-impl Flusher {
-    fn start(file: Arc<File>) -> io::Result<Self> {
-        let file = Arc::new(Mutex::new(file));
-        let fault = Arc::new(Mutex::new(None));
-        let (wake, woken) = sync_channel::<()>(1);
-        let (its_file, its_fault) = (Arc::clone(&file), Arc::clone(&fault));
-        std::thread::Builder::new()
-            .name("felid-journal".to_owned())
-            .spawn(move || {
-                while woken.recv().is_ok() {
-                    let file = Arc::clone(&*its_file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-                    let result = file
-                        .sync_data()
-                        .err()
-                        .map(|error| format!("flush of the state directory: {error}"));
-                    *its_fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = result;
-                }
-            })?;
-        Ok(Self { file, fault, wake })
-    }
-
-    fn flush(&self) {
-        // A full channel means that a flush is about to begin: it covers this write too.
-        let _ = self.wake.try_send(());
-    }
-
-    fn replace(&self, file: Arc<File>) {
-        *self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = file;
-    }
-
-    fn fault(&self) -> Option<String> {
-        self.fault
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
-    }
 }

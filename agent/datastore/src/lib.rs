@@ -35,6 +35,8 @@
 mod directory;
 pub mod edit;
 mod events;
+mod flush;
+mod input;
 mod journal;
 mod list;
 mod names;

@@ -15,7 +15,7 @@ fn assert_smooth(watched: &mut Watched) {
 
 #[test]
 fn vim_renames_the_old_file_away_and_writes_a_new_one() {
-    let mut watched = Watched::with(&[("a.yaml", &file(&[tier("t", 1), tier("u", 1)]))]);
+    let mut watched = Watched::patient(&[("a.yaml", &file(&[tier("t", 1), tier("u", 1)]))]);
     for order in 2..6 {
         watched.write("4913", "");
         watched.remove("4913");
@@ -31,7 +31,7 @@ fn vim_renames_the_old_file_away_and_writes_a_new_one() {
 
 #[test]
 fn emacs_locks_with_a_link_that_leads_nowhere() {
-    let mut watched = Watched::with(&[("a.yaml", &tier("t", 1))]);
+    let mut watched = Watched::patient(&[("a.yaml", &tier("t", 1))]);
     std::os::unix::fs::symlink("me@host.1234:5678", watched.path(".#a.yaml")).unwrap();
     watched.write("#a.yaml#", &tier("t", 9));
     watched.rename("a.yaml", "a.yaml~");
@@ -45,7 +45,7 @@ fn emacs_locks_with_a_link_that_leads_nowhere() {
 
 #[test]
 fn git_removes_a_file_and_creates_it_anew() {
-    let mut watched = Watched::with(&[("a.yaml", &tier("t", 1)), ("b.yaml", &tier("u", 1))]);
+    let mut watched = Watched::patient(&[("a.yaml", &tier("t", 1)), ("b.yaml", &tier("u", 1))]);
     watched.remove("a.yaml");
     watched.write("a.yaml", &tier("t", 2));
     watched.until_order("t", Some(2));

@@ -40,6 +40,7 @@ fn project(watched: &Watched, generation: u32, files: &[(&str, String)]) {
 #[test]
 fn each_record_of_a_configmap_counts_once_and_swaps_are_smooth() {
     let mut watched = Watched::new();
+    watched.vanish = std::time::Duration::from_millis(400);
     project(
         &watched,
         0,

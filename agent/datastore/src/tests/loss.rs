@@ -6,7 +6,7 @@ use super::{Watched, bad_tier, file, tier};
 use crate::InForce;
 
 fn three() -> Watched {
-    Watched::with(&[
+    Watched::patient(&[
         ("a.yaml", &tier("t", 1)),
         ("sub/b.yaml", &file(&[tier("u", 1), tier("v", 1)])),
         ("sub/deep/c.yaml", &tier("w", 1)),
@@ -26,7 +26,7 @@ fn a_root_that_is_moved_away_deletes_nothing_and_comes_back() {
         watched.problems.errors().next().map(|p| p.in_force.clone()),
         Some(InForce::Unchanged)
     );
-    watched.settle();
+    watched.settle_root();
     assert_eq!(watched.said, vec![]);
     std::fs::write(away.join("a.yaml"), tier("t", 2)).unwrap();
     std::fs::rename(&away, watched.root()).unwrap();
@@ -47,13 +47,13 @@ fn a_root_that_is_removed_deletes_nothing() {
     watched.forget();
     std::fs::remove_dir_all(watched.root()).unwrap();
     watched.until_wrong("directory");
-    watched.settle();
+    watched.settle_root();
     assert!(watched.deleted().is_empty(), "{:?}", watched.deleted());
 
     // It comes back empty, is filled, and has one file less.
     std::fs::create_dir(watched.root()).unwrap();
     watched.until_wrong("replaced by an empty one");
-    watched.settle();
+    watched.settle_root();
     assert!(watched.deleted().is_empty());
     watched.write("a.yaml", &tier("t", 5));
     watched.write("sub/b.yaml", &file(&[tier("u", 5), tier("v", 5)]));

@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Watched {
     pub(crate) home: TempDir,
+    /// See [`Options::vanish`].
+    pub(crate) vanish: Duration,
     store: Option<(DirectoryStore, Receiver<Batch>)>,
     runtime: Runtime,
     pub(crate) in_force: BTreeMap<ResourceKey, Resource>,
@@ -85,6 +87,7 @@ impl Watched {
         std::fs::create_dir(home.path().join("records")).unwrap();
         Self {
             home,
+            vanish: Duration::from_millis(50),
             store: None,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_time()
@@ -97,9 +100,21 @@ impl Watched {
         }
     }
 
+    /// A watched directory with these files, in which a file may be away for long: a machine under load may stop a test between
+    /// the two halves of a save.
+    pub(crate) fn patient(files: &[(&str, &str)]) -> Self {
+        let mut watched = Self::new();
+        watched.vanish = Duration::from_millis(400);
+        watched.begin(files)
+    }
+
     /// A watched directory with these files.
     pub(crate) fn with(files: &[(&str, &str)]) -> Self {
-        let mut watched = Self::new();
+        Self::new().begin(files)
+    }
+
+    fn begin(self, files: &[(&str, &str)]) -> Self {
+        let mut watched = self;
         for (name, content) in files {
             watched.write(name, content);
         }
@@ -120,8 +135,7 @@ impl Watched {
         let mut options = Options::new(self.root(), self.home.path().join("state"));
         // What inotify must tell is not found by luck.
         options.rescan = Duration::from_secs(3600);
-        // A machine under load may stop a test between the two halves of a save.
-        options.vanish = Duration::from_millis(500);
+        options.vanish = self.vanish;
         options
     }
 
@@ -190,9 +204,14 @@ impl Watched {
         }
     }
 
-    /// Waits until a record written now is in force, and long enough that whatever would be deleted is.
+    /// Long enough that whatever would be deleted is.
     pub(crate) fn settle(&mut self) {
-        self.linger(Duration::from_millis(1500));
+        self.linger(self.vanish + Duration::from_millis(250));
+    }
+
+    /// The same for a root that came back.
+    pub(crate) fn settle_root(&mut self) {
+        self.linger(self.vanish + Duration::from_millis(1250));
     }
 
     fn take(&mut self, batch: Batch) {

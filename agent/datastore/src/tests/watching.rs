@@ -58,7 +58,7 @@ fn a_document_that_is_taken_out_is_gone() {
 
 #[test]
 fn directories_come_and_go() {
-    let mut watched = Watched::with(&[]);
+    let mut watched = Watched::patient(&[]);
     watched.write("x/y/a.yaml", &tier("t", 1));
     watched.until_order("t", Some(1));
     watched.write("x/y/a.yaml", &tier("t", 2));
@@ -95,7 +95,7 @@ fn directories_come_and_go() {
 
 #[test]
 fn a_directory_that_is_removed_and_made_again_is_watched() {
-    let mut watched = Watched::with(&[("x/a.yaml", &tier("t", 1))]);
+    let mut watched = Watched::patient(&[("x/a.yaml", &tier("t", 1))]);
     for order in 2..8 {
         std::fs::remove_dir_all(watched.path("x")).unwrap();
         watched.write("x/a.yaml", &tier("t", order));
@@ -107,7 +107,7 @@ fn a_directory_that_is_removed_and_made_again_is_watched() {
 
 #[test]
 fn a_renamed_file_changes_nothing() {
-    let mut watched = Watched::with(&[("a.yaml", &tier("t", 1))]);
+    let mut watched = Watched::patient(&[("a.yaml", &tier("t", 1))]);
     watched.forget();
     watched.rename("a.yaml", "b.yaml");
     watched.settle();
