@@ -6,117 +6,11 @@ use std::sync::Arc;
 
 use felid_compile::planner::{Adopted, PlanError, Planner, PlannerOptions, identity};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, PeerEntry, Transaction};
-use felid_model::resolved::{
-    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
-    SetId, SetIds,
-};
-use felid_model::{Kind, ResourceKey};
+use felid_model::Protocol;
+use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedAction, ResolvedSide, SetIds};
 
+use crate::build::{allow, endpoint, endpoints, gone, key, members, policy, rule, set, side};
 use crate::scenario::Picky;
-
-pub(crate) fn key(name: &str) -> ResourceKey {
-    ResourceKey {
-        kind: Kind::WorkloadEndpoint,
-        namespace: Some("default".into()),
-        name: name.into(),
-    }
-}
-
-pub(crate) fn set(name: &str) -> SetId {
-    SetId(format!("s:{name}").into())
-}
-
-pub(crate) fn side(sets: &[&str], not_sets: &[&str]) -> ResolvedSide {
-    let ids = |names: &[&str]| names.iter().map(|name| set(name)).collect();
-    ResolvedSide {
-        sets: ids(sets),
-        not_sets: ids(not_sets),
-        ..ResolvedSide::default()
-    }
-}
-
-pub(crate) fn rule(action: ResolvedAction, source: ResolvedSide, destination: ResolvedSide) -> ResolvedRule {
-    ResolvedRule {
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        source,
-        destination,
-    }
-}
-
-/// A policy of one tier. The name `broken` makes the test's compiler refuse it.
-pub(crate) fn policy(tier: &str, rules: Vec<ResolvedRule>) -> Arc<ResolvedPolicy> {
-    let key = ResourceKey {
-        kind: Kind::GlobalNetworkPolicy,
-        namespace: None,
-        name: "p".into(),
-    };
-    let policies = vec![ResolvedRules {
-        key,
-        rules: Arc::new(rules),
-    }];
-    let tiers = vec![ResolvedTier {
-        name: tier.into(),
-        end_pass: false,
-        policies,
-    }];
-    Arc::new(ResolvedPolicy {
-        tiers,
-        ..ResolvedPolicy::default()
-    })
-}
-
-/// Ingress from the sets allowed.
-fn allow(sets: &[&str]) -> Arc<ResolvedPolicy> {
-    policy(
-        "default",
-        vec![rule(ResolvedAction::Allow, side(sets, &[]), side(&[], &[]))],
-    )
-}
-
-pub(crate) fn endpoint(name: &str, addresses: &[&str], ingress: &Arc<ResolvedPolicy>) -> LocalEndpoint {
-    LocalEndpoint {
-        key: key(name),
-        interface_name: format!("cali-{name}").into(),
-        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-        mac: None,
-        ipv4_gateway: None,
-        ipv6_gateway: None,
-        ports: Vec::new(),
-        profiles: Vec::new(),
-        ingress: ingress.clone(),
-        egress: allow(&[]),
-    }
-}
-
-pub(crate) fn endpoints(list: impl IntoIterator<Item = LocalEndpoint>) -> Delta {
-    let endpoints = list.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))).collect();
-    Delta {
-        endpoints,
-        ..Delta::default()
-    }
-}
-
-pub(crate) fn gone(name: &str) -> Delta {
-    Delta {
-        endpoints: [(key(name), None)].into(),
-        ..Delta::default()
-    }
-}
-
-pub(crate) fn members(list: &[(&str, &[&str])]) -> Delta {
-    let members = list.iter().map(|(net, sets)| {
-        let sets: SetIds = sets.iter().map(|name| set(name)).collect();
-        (net.parse().unwrap(), (!sets.is_empty()).then(|| Arc::new(sets)))
-    });
-    Delta {
-        members: members.collect(),
-        ..Delta::default()
-    }
-}
 
 fn small() -> PlannerOptions {
     PlannerOptions {
@@ -246,6 +140,62 @@ fn a_new_prefix_does_not_hide_what_covers_it() {
     let fourth = step(&mut planner, &[members(&[("10.1.1.1/32", &[])])]).unwrap();
     let peer = fourth.peers[&"10.1.1.1".parse().unwrap()];
     assert!(!peer.keep && peer.after.class == peer.before.class);
+}
+
+#[test]
+fn named_ports_count_on_both_sides() {
+    let mut planner = fresh();
+    let named = |address: &str, present: bool| {
+        let member = NamedPortMember {
+            address: address.parse().unwrap(),
+            protocol: Protocol(6),
+            port: 80,
+        };
+        let sets = present.then(|| Arc::new(SetIds::from([set("http")])));
+        Delta {
+            named_ports: [(member, sets)].into(),
+            ..Delta::default()
+        }
+    };
+    let ports = ResolvedSide {
+        named_ports: vec![set("http")],
+        ..ResolvedSide::default()
+    };
+    let mut to_http = rule(ResolvedAction::Allow, side(&[], &[]), ports);
+    to_http.protocol = Some(Protocol(6));
+    let to_http = policy("default", vec![to_http]);
+    // Own side: the port becomes a number in the program, and nobody needs a slot.
+    step(&mut planner, &[endpoints([endpoint("w", &["10.0.0.1"], &to_http)])]);
+    let before = planner.endpoint(&key("w")).unwrap().ingress;
+    let transaction = step(&mut planner, &[named("10.0.0.1", true), named("10.1.0.1", true)]).unwrap();
+    let plan = plan_of(&transaction, "w");
+    assert!(plan.ingress != before && plan.revoke_ingress && !plan.revoke_egress);
+    assert!(transaction.named_ports.is_empty() && planner.stats().slots == 0);
+    // The peer's side: members that were known before come in with the slot.
+    let client = LocalEndpoint {
+        egress: to_http,
+        ..endpoint("c", &["10.0.0.2"], &allow(&[]))
+    };
+    let transaction = step(&mut planner, &[endpoints([client])]).unwrap();
+    assert_eq!((transaction.named_ports.len(), planner.stats().slots), (2, 1));
+    let transaction = step(&mut planner, &[named("10.1.0.1", false)]).unwrap();
+    assert_eq!(transaction.endpoints.len(), 1);
+    assert!(plan_of(&transaction, "c").revoke_egress && !plan_of(&transaction, "c").revoke_ingress);
+}
+
+#[test]
+fn an_address_that_two_claim_belongs_to_the_first() {
+    let mut planner = fresh();
+    let web = allow(&["a"]);
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    let first = step(&mut planner, &[endpoints([endpoint("b", &["10.0.0.1"], &web)])]).unwrap();
+    let b = first.peers[&address].after.endpoint;
+    let second = step(&mut planner, &[endpoints([endpoint("a", &["10.0.0.1"], &web)])]).unwrap();
+    let change = second.peers[&address];
+    assert!(change.before.endpoint == b && change.after.endpoint.is_some() && change.after.endpoint != b);
+    assert!(plan_of(&second, "b").revoke_egress && plan_of(&second, "b").revoke_ingress);
+    let third = step(&mut planner, &[gone("a")]).unwrap();
+    assert_eq!(third.peers[&address].after.endpoint, b);
 }
 
 #[test]

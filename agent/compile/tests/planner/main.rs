@@ -2,6 +2,7 @@
 //! judged by the old records or by the new ones, never by a mix.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod build;
 mod cases;
 mod kernel;
 mod scenario;
@@ -120,6 +121,9 @@ impl Trial {
         };
         if self.rng.percent(10) {
             self.planner.abandoned(&BTreeMap::new());
+            if self.rng.percent(60) {
+                self.change(4);
+            }
             return self.round();
         }
         let old = self.truth.clone();

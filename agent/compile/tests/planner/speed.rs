@@ -7,7 +7,7 @@ use felid_compile::planner::{Adopted, Planner, PlannerOptions};
 use felid_model::resolved::{Delta, ResolvedAction, SetIds};
 use ipnet::IpNet;
 
-use crate::cases::{endpoint, endpoints, policy, rule, set, side};
+use crate::build::{endpoint, endpoints, policy, rule, set, side};
 use crate::scenario::Picky;
 
 /// 10,000 remote addresses in five of 50 sets each, 250 endpoints under ten policies of 20 rules.
@@ -48,7 +48,7 @@ fn on_cpu() -> Duration {
 }
 
 #[test]
-#[ignore = "measures; run with --release --ignored --nocapture"]
+#[ignore = "measures: cargo test --release -p felid-compile --test planner -- --ignored --nocapture"]
 fn speed() {
     let delta = everything();
     let time = |what: &str, f: &mut dyn FnMut()| {
