@@ -13,26 +13,13 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::bpf_cmd::{self, *};
 use felid_compile::program::Insn;
 
-/// Where a link is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// TCX ingress of the host-side interface: packets from the workload.
-    FromWorkload,
-    /// TCX egress of the host-side interface: packets to the workload.
-    ToWorkload,
-}
+mod attr;
 
-impl Hook {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::FromWorkload, Self::ToWorkload];
-
-    const fn attach_type(self) -> u32 {
-        match self {
-            Self::FromWorkload => aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS as u32,
-            Self::ToWorkload => aya_obj::generated::bpf_attach_type::BPF_TCX_EGRESS as u32,
-        }
-    }
-}
+use attr::{
+    BatchAttr, CreateAttr, ElementAttr, InfoAttr, LinkCreateAttr, LinkUpdateAttr, LoadAttr, ObjectAttr, QueryAttr,
+    RawInsn, TestAttr,
+};
+pub use attr::{BatchError, Hook, LinkInfo, LoadError, TestRun};
 
 /// `bpf(2)`.
 ///
@@ -81,29 +68,6 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct ElementAttr {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
 /// A map with the sizes the kernel reports for it: every call checks its buffers against them.
 #[derive(Debug)]
 pub struct RawMap {
@@ -112,15 +76,6 @@ pub struct RawMap {
     value: usize,
     entries: u32,
     id: u32,
-}
-
-/// A batched update that stopped early.
-#[derive(Debug)]
-pub struct BatchError {
-    /// Elements, from the first, that were certainly written.
-    pub done: usize,
-    /// Why it stopped.
-    pub error: io::Error,
 }
 
 impl RawMap {
@@ -300,41 +255,6 @@ impl RawMap {
     }
 }
 
-/// A program that the verifier refused, or that could not be loaded at all.
-#[derive(Debug)]
-pub struct LoadError {
-    /// The kernel's error.
-    pub error: io::Error,
-    /// The end of the verifier's log; empty if it had nothing to say.
-    pub log: String,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct LoadAttr {
-    kind: u32,
-    count: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    ifindex: u32,
-    expected_attach_type: u32,
-}
-
-/// `bpf_insn`.
-#[repr(C)]
-struct RawInsn {
-    code: u8,
-    registers: u8,
-    off: i16,
-    imm: i32,
-}
-
 /// Loads a classifier from instructions in which maps are already file descriptors of this process. `name`: letters, digits,
 /// `_` and `.`; cut to 15.
 pub fn load_classifier(insns: &[Insn], name: &str) -> Result<OwnedFd, LoadError> {
@@ -393,14 +313,6 @@ pub fn load_classifier(insns: &[Insn], name: &str) -> Result<OwnedFd, LoadError>
     }
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct ObjectAttr {
-    path: u64,
-    fd: u32,
-    flags: u32,
-}
-
 /// Pins an object.
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let text = c_path(path)?;
@@ -424,18 +336,6 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf(BPF_OBJ_GET, &mut attr) }.and_then(owned)
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct LinkCreateAttr {
-    program: u32,
-    ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-    relative: u32,
-    pad: u32,
-    expected_revision: u64,
-}
-
 /// Attaches a classifier to an interface of this thread's network namespace, before all others.
 pub fn attach_first(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr {
@@ -449,15 +349,6 @@ pub fn attach_first(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Re
     unsafe { bpf(BPF_LINK_CREATE, &mut attr) }.and_then(owned)
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct LinkUpdateAttr {
-    link: u32,
-    program: u32,
-    flags: u32,
-    old_program: u32,
-}
-
 /// Puts another program into a link, without a gap.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr {
@@ -467,30 +358,6 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     };
     // SAFETY: there are no pointers in these attributes.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(|_| ())
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct InfoAttr {
-    fd: u32,
-    size: u32,
-    info: u64,
-}
-
-/// What the kernel knows of a link, as far as TCX is concerned.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LinkInfo {
-    kind: u32,
-    /// Id of the link.
-    pub id: u32,
-    /// Id of its program.
-    pub program: u32,
-    pad: u32,
-    /// Interface; 0 = the interface is gone.
-    pub ifindex: u32,
-    attach_type: u32,
-    rest: [u64; 4],
 }
 
 /// Reads it; an error for anything but a TCX link.
@@ -525,22 +392,6 @@ pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info[1])
 }
 
-#[repr(C)]
-#[derive(Default)]
-struct QueryAttr {
-    ifindex: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    programs: u64,
-    count: u32,
-    pad: u32,
-    program_attach_flags: u64,
-    links: u64,
-    link_attach_flags: u64,
-    revision: u64,
-}
-
 /// Programs at a hook in the order in which they run: (program id, link id; 0 = attached without a link).
 pub fn attached(ifindex: u32, hook: Hook) -> io::Result<Vec<(u32, u32)>> {
     let (mut programs, mut links) = ([0_u32; 64], [0_u32; 64]);
@@ -559,40 +410,6 @@ pub fn attached(ifindex: u32, hook: Hook) -> io::Result<Vec<(u32, u32)>> {
         Err(error) => return Err(error),
     }
     Ok(programs.into_iter().zip(links).take(attr.count as usize).collect())
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct TestAttr {
-    program: u32,
-    result: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
-/// What a test run gave.
-#[derive(Clone, Debug, Default)]
-pub struct TestRun {
-    /// What the program returned.
-    pub result: u32,
-    /// The packet afterwards.
-    pub data: Vec<u8>,
-    /// The context (`__sk_buff`) afterwards, as long as the one passed in.
-    pub context: Vec<u8>,
-    /// Nanoseconds per run, the mean of all repetitions.
-    pub duration: u32,
 }
 
 /// Runs a program on a packet without any interface. `context`: a prefix of `__sk_buff`, or nothing.
@@ -625,17 +442,6 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8], repeat: 
         context: context_out,
         duration: attr.duration,
     })
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct CreateAttr {
-    kind: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-    inner_map_fd: u32,
 }
 
 /// Waits until every CPU has left what it was running: no packet that began before the call is still under way after it.
