@@ -2,7 +2,7 @@
 //!
 //! In: a directory of YAML and JSON files, watched. Out: [`Batch`]es of [`Update`]s, the resources in force, and the list of
 //! everything that is wrong ([`Problems`]). Also the editing of the directory by commands ([`edit`]) and its reading
-//! without an agent ([`list`]). Never: what the resources mean.
+//! without an agent ([`list()`]). Never: what the resources mean.
 //!
 //! # The directory
 //!
@@ -24,7 +24,7 @@
 //!   read: a policy that was meant to keep something shut must not leave it open.
 //! - The same resource twice: the version in force stays, an error names both; at first sight of both, the path that sorts
 //!   first. When the one in force goes, the other takes its place.
-//! - What is gone from a directory that can be read is deleted. What cannot be read (no permission, an I/O error, a link
+//! - What is gone, for longer than a moment, from a directory that can be read is deleted. What cannot be read (no permission, an I/O error, a link
 //!   that leads nowhere, a root that vanished, a file system that was unmounted, an empty file where records were) deletes
 //!   nothing, and readiness says so. A root that comes back deletes what it lacks when nothing has changed in it for a second,
 //!   and nothing as long as it is empty.
