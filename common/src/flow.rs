@@ -114,8 +114,10 @@ pub struct Flow: 48 {
     pub ingress: Side,
     /// Low 32 bits of jiffies when the flow was created.
     pub created: u32,
-    /// TCP: sequence number of the responder's SYN-ACK plus one; an ACK of it completes the handshake. Otherwise zero.
-    pub handshake: u32,
+    /// Half-open TCP: sequence number of the responder's SYN-ACK plus one; an ACK of it completes the handshake. Established: for how
+    /// many jiffies after `last_seen` (a second) the fast programs take packets; the next one goes through the slow program, which renews
+    /// `last_seen` or finds the flow expired.
+    pub handshake_or_fresh: u32,
 }
 }
 
@@ -128,6 +130,8 @@ pub const FLOW_REPLIED: u16 = 4;
 /// The sweeper has claimed this entry: a miss for everyone else. (It also sets `last_seen` to half the number circle ago, in one
 /// compare-and-swap, so that the claim and a packet's update exclude each other.)
 pub const FLOW_DEAD: u16 = 8;
+/// TCP: a RST, or a FIN of both ends, has been seen, see `tcp_original` and `tcp_reply`: not for the fast programs.
+pub const FLOW_CLOSING: u16 = 16;
 
 /// Not judged.
 pub const GENERATION_NONE: u32 = 0;

@@ -58,7 +58,7 @@ pub const CB_REASON: usize = 3;
 shared! {
 /// A local endpoint, element of the array `endpoints` (index: the endpoint's index).
 pub struct Endpoint: 80 {
-    /// Identity, never reused; 0 = this record is free.
+    /// Identity, below 2^31, never reused; 0 = this record is free.
     pub id: u32,
     /// Host-side interface; 0 = not there.
     pub ifindex: u32,

@@ -4,7 +4,7 @@ use core::ptr::addr_of;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
-    Event, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, Settings, Side, TCP_ACK,
+    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, Settings, Side, TCP_ACK,
     TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join_address, join_ports, protocol,
 };
 
@@ -75,10 +75,21 @@ pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
     }
 }
 
+#[inline(always)]
+pub(crate) fn read_check(flow: *mut Flow) -> u64 {
+    peek!(flow, check)
+}
+
+/// See [`Flow::handshake_or_fresh`]; of an established flow.
+#[inline(always)]
+pub(crate) fn read_fresh(flow: *mut Flow) -> u32 {
+    peek!(flow, handshake_or_fresh)
+}
+
 /// Whether the element still holds the flow with this key's check.
 #[inline(always)]
 pub(crate) fn is(flow: *mut Flow, check: u64) -> bool {
-    peek!(flow, check) == check
+    read_check(flow) == check
 }
 
 /// Jiffies since; zero if another CPU's clock was ahead.
@@ -189,7 +200,7 @@ impl Key {
             egress: read_side(flow, true),
             ingress: read_side(flow, false),
             created: peek!(flow, created),
-            handshake: peek!(flow, handshake),
+            handshake_or_fresh: peek!(flow, handshake_or_fresh),
         };
         is(flow, self.check).then_some(Hit { flow, established, copy })
     }
@@ -254,7 +265,7 @@ impl Hit {
     /// Both ends have said that they are done, or one has reset: a SYN begins a new flow.
     #[inline(always)]
     pub(crate) const fn closed(&self) -> bool {
-        (self.copy.tcp_original | self.copy.tcp_reply) & TCP_RST != 0 || self.copy.tcp_original & self.copy.tcp_reply & TCP_FIN != 0
+        self.copy.flags & FLOW_CLOSING != 0
     }
 
     /// Notes what the packet says of the flow: that it lives, the TCP flags, the first reply; and promotes it when it is established.
@@ -279,6 +290,8 @@ impl Hit {
                 }
             }
         }
+        let closing = state & both(TCP_RST) != 0 || state & both(TCP_FIN) == both(TCP_FIN);
+        state = state & !u32::from(FLOW_CLOSING) | if closing { u32::from(FLOW_CLOSING) } else { 0 };
         let seen = if age(now, old.seen()) >= settings.hz { now } else { old.seen() };
         let new = Word::new(seen, state);
         if new != old {
@@ -293,7 +306,7 @@ impl Hit {
             let expected = private.sequence.wrapping_add(1);
             if is(self.flow, key.check) {
                 // SAFETY: an element of a map, aligned; verified just now to be this flow.
-                unsafe { core::ptr::addr_of_mut!((*self.flow).handshake).write_volatile(expected) };
+                unsafe { core::ptr::addr_of_mut!((*self.flow).handshake_or_fresh).write_volatile(expected) };
             }
             return;
         }
@@ -302,7 +315,7 @@ impl Hit {
                 // The originator has seen the responder's sequence number, so it is where it says it is.
                 plain_ack
                     && self.copy.tcp_reply & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
-                    && private.acknowledged.wrapping_sub(self.copy.handshake) < HANDSHAKE_WINDOW
+                    && private.acknowledged.wrapping_sub(self.copy.handshake_or_fresh) < HANDSHAKE_WINDOW
             } else {
                 // The responder goes on with a connection whose originator has acknowledged something: a bogus one gets a RST.
                 plain_ack && self.copy.tcp_original & TCP_ACK != 0
@@ -310,7 +323,11 @@ impl Hit {
         } else {
             !original
         };
-        if answered {
+        // What may be VXLAN stays where every packet's destination port is looked at.
+        let vxlan = private.word as u8 == protocol::UDP
+            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
+        if answered && !vxlan {
+            self.copy.handshake_or_fresh = settings.hz;
             self.promote(key, new);
         }
     }
@@ -357,6 +374,6 @@ const HANDSHAKE_WINDOW: u32 = 1 << 20;
 pub(crate) const EEXIST: i32 = -17;
 
 /// Bits of a state word for a TCP flag of either direction.
-pub(crate) const fn both(flag: u8) -> u32 {
+const fn both(flag: u8) -> u32 {
     (flag as u32) << 16 | (flag as u32) << 24
 }

@@ -39,10 +39,10 @@ fn fits(packet: Packet, own: &Endpoint, target: &Endpoint) -> bool {
     own.mtu == target.mtu || packet.len() <= target.mtu + L3 as u32
 }
 
-/// Delivers a packet whose headers are linear; `None` if the slow program must look closer.
+/// Delivers a packet whose headers are linear to an endpoint that may be redirected to; `None` if the slow program must look closer.
 #[inline(always)]
 pub(crate) fn common(packet: Packet, data: usize, end: usize, own: &Endpoint, target: &Endpoint, family: Family) -> Option<i32> {
-    if target.flags & ENDPOINT_FAST == 0 || !fits(packet, own, target) {
+    if !fits(packet, own, target) {
         return None;
     }
     rewrite(data, end, target, family).then(|| redirect(packet, target))
@@ -95,7 +95,7 @@ fn rewrite(data: usize, end: usize, target: &Endpoint, family: Family) -> bool {
             // One less in the high byte of a 16-bit word: one more in the one's complement sum.
             let sum = (data + L3 + 10) as *mut u16;
             let more = u32::from(sum.read_volatile()) + u32::from(0x0100_u16.to_be());
-            sum.write_volatile((more + u32::from(more >= 0xffff)) as u16);
+            sum.write_volatile((more + (more >> 16)) as u16);
         }
         (data as *mut u64).write_volatile(macs.cast::<u64>().read());
         ((data + 8) as *mut u32).write_volatile(macs.add(8).cast::<u32>().read());

@@ -2,13 +2,13 @@
 //! of the same hook, which begins afresh; so nothing here may decide against a packet.
 
 use felid_common::{
-    EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow, FlowKeyV4, FlowKeyV6,
-    GENERATION_EXEMPT, INGRESS, Settings, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
+    EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow, FlowKeyV4, FlowKeyV6,
+    GENERATION_EXEMPT, INGRESS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
 };
 
 use crate::deliver::{self, Family};
-use crate::packet::{ETH_IPV4, ETH_IPV6, L3, NEXT, Packet, now, settings};
-use crate::conntrack::{Word, both, key_v4, key_v6};
+use crate::packet::{L3, NEXT, Packet, now};
+use crate::conntrack::{Word, key_v4, key_v6};
 use crate::{conntrack, judge, maps};
 
 /// Runs the fast program of a hook.
@@ -36,10 +36,14 @@ fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
     if data + L3 + 20 + 8 > end || packet.vlan() {
         return None;
     }
-    match read!(data, 12, u16) {
-        ETH_IPV4 => v4::<HOOK>(packet, data, end, missed),
-        ETH_IPV6 => v6::<HOOK>(packet, data, end, missed),
-        _ => None,
+    // Ethertype, and in the next byte the IP version and (IPv4) the header's length: no options.
+    let head = u32::from_be(read!(data, 12, u32));
+    if head >> 8 == 0x0800_45 {
+        v4::<HOOK>(packet, data, end, missed)
+    } else if head >> 12 == 0x86dd_6 {
+        v6::<HOOK>(packet, data, end, missed)
+    } else {
+        None
     }
 }
 
@@ -47,23 +51,20 @@ fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
 fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut bool) -> Option<i32> {
     const L4: usize = L3 + 20;
     let length = u32::from(u16::from_be(read!(data, L3 + 2, u16)));
-    // Version 4 without options; no fragment (more-fragments bit and offset zero).
-    if read!(data, L3, u8) != 0x45
-        || read!(data, L3 + 6, u16) & 0x3fff_u16.to_be() != 0
-        || length + L3 as u32 > packet.len()
-    {
+    // Not zero in a fragment: more-fragments bit and offset.
+    let fragment = read!(data, L3 + 6, u16) & 0x3fff_u16.to_be();
+    let number = read!(data, L3 + 9, u8);
+    let odd = oddity(data, end, L4, number, length.wrapping_sub(20))?;
+    if odd | u32::from(fragment) | negative(packet.len().wrapping_sub(length + L3 as u32)) != 0 {
         return None;
     }
-    let settings = settings()?;
-    let number = read!(data, L3 + 9, u8);
-    usual_l4(data, end, L4, number, length.checked_sub(20)?, settings)?;
     let (src, dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
     let (image, low) = FlowKeyV4::image(src, dst, read!(data, L4, u32), u32::from(number));
     let Some(flow) = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image)) else {
         *missed = true;
         return None;
     };
-    let found = Found { packet, data, end, flow, check: FlowKeyV4::check_of(&image), number, settings, family: Family::V4 };
+    let found = Found { packet, data, end, flow, check: FlowKeyV4::check_of(&image), family: Family::V4 };
     found.hit::<HOOK>(low)
 }
 
@@ -74,12 +75,11 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         return None;
     }
     let length = u32::from(u16::from_be(read!(data, L3 + 4, u16)));
-    if read!(data, L3, u8) >> 4 != 6 || length + L4 as u32 > packet.len() {
+    let number = read!(data, L3 + 6, u8);
+    let odd = oddity(data, end, L4, number, length)?;
+    if odd | negative(packet.len().wrapping_sub(length + L4 as u32)) != 0 {
         return None;
     }
-    let settings = settings()?;
-    let number = read!(data, L3 + 6, u8);
-    usual_l4(data, end, L4, number, length, settings)?;
     let src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
     let dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
     let (image, low) = FlowKeyV6::image(src, dst, read!(data, L4, u32), u32::from(number));
@@ -87,53 +87,56 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         *missed = true;
         return None;
     };
-    let found = Found { packet, data, end, flow, check: FlowKeyV6::check_of(&image), number, settings, family: Family::V6 };
+    let found = Found { packet, data, end, flow, check: FlowKeyV6::check_of(&image), family: Family::V6 };
     found.hit::<HOOK>(low)
 }
 
-/// `Some` if the L4 header is TCP in the middle of a connection, or UDP, and agrees with the length of the IP payload.
+/// Not zero if a difference that was taken modulo 2^32 is negative. The checks below are collected by `|` and branched on once: many
+/// small branches cost more than the arithmetic.
 #[inline(always)]
-fn usual_l4(data: usize, end: usize, l4: usize, number: u8, length: u32, settings: &Settings) -> Option<()> {
+const fn negative(difference: u32) -> u32 {
+    difference & 1 << 31
+}
+
+/// Zero if the L4 header is TCP in the middle of a connection, or UDP, and agrees with `length`, that of the IP payload.
+#[inline(always)]
+fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option<u32> {
     if number == protocol::TCP {
-        if data + l4 + 20 > end || length < 20 {
+        if data + l4 + 20 > end {
             return None;
         }
-        let header = u32::from(read!(data, l4 + 12, u8) >> 4) * 4;
-        let flags = read!(data, l4 + 13, u8) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
-        (flags == TCP_ACK && header >= 20 && header <= length).then_some(())
+        // Header length (in words) in the highest four bits, flags in the low byte.
+        let word = u32::from(u16::from_be(read!(data, l4 + 12, u16)));
+        let header = word >> 12 << 2;
+        let flags = word & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) as u32;
+        Some(flags ^ TCP_ACK as u32 | negative(header.wrapping_sub(20)) | negative(length.wrapping_sub(header)))
     } else if number == protocol::UDP {
-        let port = u32::from(u16::from_be(read!(data, l4 + 2, u16)));
         let claimed = u32::from(u16::from_be(read!(data, l4 + 4, u16)));
-        (claimed == length && length >= 8 && port != settings.vxlan_port).then_some(())
+        Some(claimed ^ length | negative(length.wrapping_sub(8)))
     } else {
         None
     }
 }
 
 /// A packet and the element that its key found.
-struct Found<'a> {
+struct Found {
     packet: Packet,
     data: usize,
     end: usize,
     flow: *mut Flow,
     check: u64,
-    number: u8,
-    settings: &'a Settings,
     family: Family,
 }
 
-impl Found<'_> {
+impl Found {
     #[inline(always)]
     fn hit<const HOOK: u32>(self, low: bool) -> Option<i32> {
-        let own = self.packet.own()?;
+        let own = maps::ENDPOINTS.get(self.packet.own_index())?;
         if HOOK == EGRESS && own.flags & ENDPOINT_CHECK_MAC != 0 && !same_mac(self.data, own) {
             return None;
         }
         let word = conntrack::read_word(self.flow);
         let state = word.state();
-        if state & (u32::from(FLOW_DEAD) | both(TCP_RST)) != 0 || state & both(TCP_FIN) == both(TCP_FIN) {
-            return None;
-        }
         // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's. One copy of the code for each
         // direction: fields at constant offsets instead of a choice at each.
         const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
@@ -151,33 +154,25 @@ impl Found<'_> {
         let (packet, state) = (self.packet, word.state());
         let mine = conntrack::read_side(self.flow, MINE_IS_EGRESS);
         let other = conntrack::read_side(self.flow, !MINE_IS_EGRESS);
-        if mine.endpoint != own.id {
-            return None;
-        }
-        if mine.generation != judge::generation(own, MINE_IS_EGRESS)
-            && (mine.generation != GENERATION_EXEMPT || (HOOK == INGRESS && packet.ingress_ifindex() != 0))
-        {
-            return None;
-        }
-        if !conntrack::is(self.flow, self.check) {
-            return None;
-        }
-        let now = now();
-        // Where another CPU's clock was ahead this is huge, too.
-        let age = now.wrapping_sub(word.seen());
-        if age >= self.settings.hz && age as i32 > 0 {
-            let timeout = if self.number == protocol::TCP { self.settings.tcp_established } else { self.settings.udp };
-            if age > timeout {
+        // All at once: the stub's endpoint lives and is the one this side was judged for, by its current policy, and the element is
+        // this flow's, open, and not older than a second.
+        let id = packet.own_id();
+        let old = negative(conntrack::read_fresh(self.flow).wrapping_sub(now().wrapping_sub(word.seen())));
+        let odd = mine.endpoint ^ id | own.id ^ id | negative(id.wrapping_sub(1)) | old | state & u32::from(FLOW_DEAD | FLOW_CLOSING);
+        let stale = mine.generation ^ judge::generation(own, MINE_IS_EGRESS);
+        let other_flow = conntrack::read_check(self.flow) ^ self.check;
+        if u64::from(odd | stale) | other_flow != 0 {
+            // The host's own flows are exempt from policy, but only what the host generates.
+            let exempt = mine.generation == GENERATION_EXEMPT && (HOOK == EGRESS || packet.ingress_ifindex() == 0);
+            if u64::from(odd) | other_flow != 0 || !exempt {
                 return None;
             }
-            // Losing the race is fine: another packet noted it, or the slow program or the sweeper has more to say.
-            conntrack::swap_word(self.flow, self.check, word, Word::new(now, state));
         }
         if HOOK == INGRESS {
             // What claims a local endpoint's address must come from its interface.
             if other.endpoint != 0 {
                 let source = maps::ENDPOINTS.get(other.index)?;
-                if source.id != other.endpoint || source.ifindex != packet.ingress_ifindex() {
+                if source.id ^ other.endpoint | source.ifindex ^ packet.ingress_ifindex() != 0 {
                     return None;
                 }
             }
@@ -187,9 +182,9 @@ impl Found<'_> {
             return Some(NEXT);
         }
         let target = maps::ENDPOINTS.get(other.index)?;
-        if target.id != other.endpoint
-            || (other.generation != judge::generation(target, !MINE_IS_EGRESS) && other.generation != GENERATION_EXEMPT)
-        {
+        // No side of a fast flow is exempt.
+        let stale = other.generation ^ judge::generation(target, !MINE_IS_EGRESS);
+        if target.id ^ other.endpoint | stale | !target.flags & ENDPOINT_FAST != 0 {
             return None;
         }
         deliver::common(packet, self.data, self.end, own, target, self.family)

@@ -3,8 +3,8 @@
 use core::ptr::addr_of;
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, GENERATION_EXEMPT, INGRESS, PEER_HOST,
-    Peer, SETTING_HOST_REACHABLE, Settings, Side, VERDICT_ALLOW, fixed, policy_index,
+    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, GENERATION_EXEMPT, INGRESS, PEER_HOST,
+    Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed, policy_index,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
@@ -258,6 +258,9 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
     if turned {
         flags |= FLOW_REPLIED;
     }
+    if private.tcp & TCP_RST != 0 {
+        flags |= FLOW_CLOSING;
+    }
     let flow = Flow {
         check: key.check,
         last_seen: now,
@@ -267,7 +270,7 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
         egress: private.egress,
         ingress: private.ingress,
         created: now,
-        handshake: 0,
+        handshake_or_fresh: 0,
     };
     if mode & MODE_REPLACE != 0 {
         // The established table is asked first: an older flow there would hide the new one.

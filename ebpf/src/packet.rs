@@ -118,10 +118,16 @@ impl Packet {
         self.cb(CB_INDEX)
     }
 
+    /// Id of this interface's endpoint, as its stub says.
+    #[inline(always)]
+    pub(crate) fn own_id(self) -> u32 {
+        self.cb(CB_ID)
+    }
+
     /// This interface's endpoint; `None` if the stub belongs to one that is gone.
     #[inline(always)]
     pub(crate) fn own(self) -> Option<&'static Endpoint> {
-        let id = self.cb(CB_ID);
+        let id = self.own_id();
         maps::ENDPOINTS.get(self.own_index()).filter(|endpoint| endpoint.id == id && id != 0)
     }
 

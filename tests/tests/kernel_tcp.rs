@@ -33,7 +33,7 @@ fn handshake(fixture: &Fixture, pair: &Pair) {
     fixture.from_workload(2, &packet(pair.b, pair.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build()).unwrap().redirected(11);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(!established);
-    assert_eq!(flow.handshake, 501);
+    assert_eq!(flow.handshake_or_fresh, 501);
     fixture.from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, ACK, 101, 501).build()).unwrap().redirected(12);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(established, "{flow:?}");
