@@ -2,20 +2,20 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntGauge, Registry};
 
 /// Memory, processor time and files of this process.
 #[derive(Debug)]
 pub(super) struct Process {
     resident: IntGauge,
-    cpu: Gauge,
+    cpu: Counter,
     files: IntGauge,
 }
 
 impl Process {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let resident = IntGauge::new("process_resident_memory_bytes", "Resident memory size in bytes")?;
-        let cpu = Gauge::new("process_cpu_seconds_total", "User and system processor time in seconds")?;
+        let cpu = Counter::new("process_cpu_seconds_total", "User and system processor time in seconds")?;
         let files = IntGauge::new("process_open_fds", "Number of open file descriptors")?;
         let start = Gauge::new(
             "process_start_time_seconds",
@@ -44,7 +44,8 @@ impl Process {
         }
         if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
             let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
-            self.cpu.set(seconds(usage.user_time()) + seconds(usage.system_time()));
+            let total = seconds(usage.user_time()) + seconds(usage.system_time());
+            self.cpu.inc_by((total - self.cpu.get()).max(0.0));
         }
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             self.files.set(entries.count() as i64);

@@ -155,3 +155,14 @@ pub(super) fn set_namespace(document: &mut Document, namespace: Option<&str>) {
         metadata.insert("namespace".to_owned(), Value::String(namespace.to_owned()));
     }
 }
+
+/// `Kind/[namespace/]name` as the document says it, however bad that is.
+pub(super) fn raw_name(document: &Document) -> Option<String> {
+    let content = document.content.as_ref().ok()?;
+    let text = |path: &str| content.pointer(path).and_then(Value::as_str);
+    let (kind, name) = (text("/kind")?, text("/metadata/name")?);
+    let namespace = text("/metadata/namespace")
+        .map(|namespace| format!("{namespace}/"))
+        .unwrap_or_default();
+    Some(format!("{kind}/{namespace}{name}"))
+}

@@ -5,6 +5,7 @@
 mod columns;
 mod get;
 mod input;
+mod judge;
 mod validate;
 mod write;
 

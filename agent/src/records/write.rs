@@ -6,13 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use felid_datastore::edit::{self, Done, Verb};
-use felid_model::{Decoded, Document, Issue, ResourceKey, Severity, decode};
+use felid_model::{Decoded, Document, ResourceKey, decode};
 
 use crate::cli::{CreateArgs, DeleteArgs, FileArgs, Places, WriteArgs};
 use crate::entry::Outcome;
-use crate::output::{Format, Progress, count, json_line, printable};
+use crate::output::{Format, Progress, count, json_line};
 
 use super::input::{self, Input, Names};
+use super::judge::{judge, show};
 use super::{describe, directory, kind_and_names};
 
 /// `felid create`.
@@ -119,66 +120,19 @@ fn check(inputs: &mut [Input], namespace: Option<&str>) -> anyhow::Result<()> {
     for input in inputs {
         for document in &mut input.documents {
             input::set_namespace(document, namespace);
-            let (name, issues) = match decode(document) {
-                Decoded::Resource { resource, issues } => (resource.key().to_string(), issues),
-                Decoded::Bad { kind, key, issues, .. } => {
-                    let name = key
-                        .map(|key| key.to_string())
-                        .or_else(|| kind.map(|kind| kind.to_string()));
-                    (name.unwrap_or_default(), issues)
-                }
-                Decoded::Foreign {
-                    api_version,
-                    kind,
-                    name,
-                } => {
-                    complain(
-                        &input.name,
-                        document.line,
-                        "error",
-                        &format!("{kind}/{name}: felid does nothing with {kind} of {api_version}"),
-                    )?;
-                    errors += 1;
-                    continue;
-                }
-                Decoded::Empty => continue,
-            };
-            for Issue {
-                field,
-                value,
-                reason,
-                line,
-                severity,
-            } in issues
-            {
-                let field = match value {
-                    _ if field.is_empty() => String::new(),
-                    Some(value) => format!("{field} {value:?}: "),
-                    None => format!("{field}: "),
-                };
-                let severity = if severity == Severity::Error {
-                    "error"
-                } else {
-                    "warning"
-                };
-                errors += usize::from(severity == "error");
-                complain(
-                    &input.name,
-                    line.unwrap_or(document.line),
-                    severity,
-                    &format!("{name}: {field}{reason}"),
-                )?;
+            let mut judgement = judge(&input.name, document);
+            if judgement.foreign {
+                // Nobody would read it.
+                judgement.errors.append(&mut judgement.warnings);
             }
+            errors += judgement.errors.len();
+            show(&judgement, &mut std::io::stderr())?;
         }
     }
     if errors > 0 {
         bail!("{}: nothing was written", count(errors, "error", "errors"));
     }
     Ok(())
-}
-
-fn complain(file: &str, line: usize, severity: &str, text: &str) -> std::io::Result<()> {
-    writeln!(std::io::stderr(), "{file}:{line}: {severity}: {}", printable(text))
 }
 
 /// Identity of a document, however bad the rest of it is.

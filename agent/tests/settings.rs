@@ -1,0 +1,197 @@
+//! Where settings come from, and which place wins.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::time::Duration;
+
+use felid_agent::config::{self, HostAction, Layer, LogLevel, Static};
+use felid_model::{Decoded, FelixConfiguration, Resource, decode, documents};
+
+fn flags(pairs: &[(&str, &str)]) -> Layer {
+    let pairs: Vec<(&str, String)> = pairs.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
+    config::from_flags(pairs.iter().map(|(name, text)| (*name, Some(text)))).unwrap()
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+        .collect()
+}
+
+fn record(name: &str, spec: &str) -> FelixConfiguration {
+    let text = format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    );
+    match decode(&documents(&text)[0]) {
+        Decoded::Resource {
+            resource: Resource::FelixConfiguration(record),
+            ..
+        } => (*record).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn flags_before_environment_before_file_before_records_before_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("felid.yaml");
+    std::fs::write(
+        &file,
+        "logSeverityScreen: Error\ninterfacePrefix: [tap, vm]\ndefaultEndpointToHostAction: Return\nvxlanPort: 1\n",
+    )
+    .unwrap();
+    let node = record("node.n", "{logSeverityScreen: Fatal, interfacePrefix: nodeif}");
+    let default = record(
+        "default",
+        "{logSeverityScreen: Trace, interfacePrefix: def, defaultEndpointToHostAction: Accept}",
+    );
+
+    let given = environment(&[
+        ("FELID_LOGSEVERITYSCREEN", "Warning"),
+        ("FELID_VXLAN_PORT", "2"),
+        ("OTHER", "x"),
+    ]);
+    let all = Static::new(flags(&[("log-level", "debug")]), given, Some(&file)).unwrap();
+    let settings = all.with_records(Some(&node), Some(&default));
+    assert_eq!(settings.log_severity_screen, LogLevel::Debug);
+    assert_eq!(settings.vxlan_port.0, 2);
+    assert_eq!(settings.interface_prefix.0, ["tap", "vm"]);
+    assert_eq!(settings.default_endpoint_to_host_action, HostAction::Return);
+    assert_eq!(settings.sources["logSeverityScreen"], "--log-level");
+    assert_eq!(settings.sources["vxlanPort"], "FELID_VXLAN_PORT");
+    assert_eq!(
+        settings.sources["interfacePrefix"],
+        format!("{}: interfacePrefix", file.display())
+    );
+
+    let nothing = Static::new(Layer::default(), [], None).unwrap();
+    let settings = nothing.with_records(Some(&node), Some(&default));
+    assert_eq!(settings.log_severity_screen, LogLevel::Fatal);
+    assert_eq!(settings.interface_prefix.0, ["nodeif"]);
+    assert_eq!(
+        settings.default_endpoint_to_host_action,
+        HostAction::Accept,
+        "what the node's record leaves open"
+    );
+    assert_eq!(
+        settings.sources["defaultEndpointToHostAction"],
+        "FelixConfiguration/default"
+    );
+
+    let settings = nothing.settings();
+    assert_eq!(settings.log_severity_screen, LogLevel::Info);
+    assert_eq!(settings.interface_prefix.0, ["cali"]);
+    assert_eq!(settings.route_refresh_interval, Duration::from_secs(90));
+    assert_eq!(settings.metrics_listen.address(), Some(("", 9091)));
+    assert_eq!(settings.health_listen.address(), Some(("localhost", 9099)));
+    assert!(settings.sources.is_empty());
+}
+
+#[test]
+fn parts_of_a_setting_come_from_different_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("felix.yaml");
+    let text = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec:\n  prometheusMetricsPort: 19091\n  \
+                healthEnabled: false\n  bpfConntrackTimeouts: {tcpSynSent: 5s, udpTimeout: 2m}\n  routeRefreshInterval: 1h30m\n";
+    std::fs::write(&file, text).unwrap();
+    let given = environment(&[("FELID_PROMETHEUSMETRICSHOST", "127.0.0.1")]);
+    let settings = Static::new(flags(&[("conntrack-timeouts", "udpTimeout=90")]), given, Some(&file))
+        .unwrap()
+        .settings();
+    assert_eq!(settings.metrics_listen.address(), Some(("127.0.0.1", 19091)));
+    assert_eq!(settings.health_listen.address(), None);
+    assert_eq!(settings.conntrack_timeouts.udp, Some(Duration::from_secs(90)));
+    assert_eq!(settings.conntrack_timeouts.tcp_syn_sent, Some(Duration::from_secs(5)));
+    assert_eq!(settings.conntrack_timeouts.icmp, Some(Duration::from_secs(5)));
+    assert_eq!(settings.route_refresh_interval, Duration::from_secs(5400));
+    let settings = Static::new(
+        flags(&[("metrics-listen", "none"), ("health-listen", "[::1]:1")]),
+        [],
+        None,
+    )
+    .unwrap()
+    .settings();
+    assert_eq!(
+        (settings.metrics_listen.address(), settings.health_listen.address()),
+        (None, Some(("::1", 1)))
+    );
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("felid.yaml");
+    for text in [
+        "wireguardEnabled: true",
+        "vxlanPort: 70000",
+        "- a",
+        "vxlanPort: 1\nvxlanPort: 2",
+        "kind: Tier",
+        "interfacePrefix: null",
+        "a: [b",
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let error = Static::new(Layer::default(), [], Some(&file)).unwrap_err().to_string();
+        assert!(error.starts_with(&file.display().to_string()), "{text}: {error}");
+    }
+    assert!(Static::new(Layer::default(), [], Some(&dir.path().join("none"))).is_err());
+    for (flag, text) in [
+        ("datastore", "/records"),
+        ("datastore", "dir:"),
+        ("node", "a b"),
+        ("log-level", "loud"),
+        ("metrics-listen", "host"),
+        ("interface-prefix", "cali,"),
+        ("interface-prefix", "a-name-that-is-too-long"),
+        ("default-endpoint-to-host-action", "Open"),
+        ("conntrack-timeouts", "udp=5s"),
+        ("conntrack-timeouts", "udpTimeout=0"),
+        ("rescan-interval", "soon"),
+        ("rescan-interval", "-5s"),
+        ("max-sets", "0"),
+        ("allow-ipip-packets-from-workloads", "maybe"),
+    ] {
+        let text = text.to_owned();
+        let error = config::from_flags([(flag, Some(&text))]).unwrap_err();
+        assert_eq!(error.place, format!("--{flag}"));
+    }
+}
+
+#[test]
+fn environment_variables_that_are_no_settings_are_reported_not_refused() {
+    let given = environment(&[("FELID_COLOUR", "red"), ("FELID_NODE", "n1"), ("FELID_CONFIG", "")]);
+    let (_, unknown) = config::from_environment(given).unwrap();
+    assert_eq!(unknown, ["FELID_COLOUR"]);
+    let twice = environment(&[("FELID_VXLANPORT", "1"), ("FELID_VXLAN_PORT", "2")]);
+    assert!(
+        config::from_environment(twice)
+            .unwrap_err()
+            .reason
+            .contains("says otherwise")
+    );
+}
+
+#[test]
+fn durations_read_and_print_as_gos() {
+    let read = |text: &str| {
+        Static::new(flags(&[("retry-interval", text)]), [], None)
+            .unwrap()
+            .settings()
+            .retry_interval
+    };
+    for (text, expected) in [
+        ("90", 90.0),
+        ("1h2m3s", 3723.0),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        ("0", 0.0),
+    ] {
+        assert_eq!(read(text), Duration::from_secs_f64(expected), "{text}");
+    }
+    let print = |seconds: f64| config::format_duration(Duration::from_secs_f64(seconds));
+    assert_eq!(
+        [90.0, 3600.0, 5400.0, 3723.0, 0.5, 120.0].map(print),
+        ["1m30s", "1h", "1h30m", "1h2m3s", "0.5s", "2m"]
+    );
+}
