@@ -173,11 +173,8 @@ impl Dataplane for Real {
     }
 
     async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {
-        let told = format!("prefixes {prefixes:?} of workload interfaces hold after the next start of the agent");
-        Seen {
-            interfaces: vec![told],
-            ..Seen::default()
-        }
+        let handled = Real::set_interface_prefixes(self, prefixes).await;
+        seen(self, handled.host_addresses, handled.errors)
     }
 
     fn endpoints(&self) -> Vec<EndpointState> {
