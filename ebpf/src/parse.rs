@@ -32,10 +32,12 @@ pub(crate) struct Part {
     pub(crate) identification: u32,
     /// Protocol that the fragments agree on.
     pub(crate) protocol: u8,
+    /// Where its share of the datagram begins in the packet.
+    start: u32,
 }
 
 impl Part {
-    const WHOLE: Self = Self { offset: 0, more: false, identification: 0, protocol: 0 };
+    const WHOLE: Self = Self { offset: 0, more: false, identification: 0, protocol: 0, start: 0 };
 
     #[inline(always)]
     const fn is_whole(self) -> bool {
@@ -100,6 +102,7 @@ fn v4(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
         more: fragment & 0x2000 != 0,
         identification: ip[1] & 0xffff_0000_u32.to_be(),
         protocol: byte(ip[2], 1),
+        start: L3 as u32 + header,
     };
     let tuple = state.tuple();
     tuple.ip_version = 4;
@@ -219,6 +222,7 @@ impl Chain {
                         more: half(header[0], 1) & 1 != 0,
                         identification: header[1],
                         protocol: byte(header[0], 0),
+                        start: self.at + 8,
                     };
                 }
                 _ => {}
@@ -245,7 +249,8 @@ fn payload(packet: Packet, state: &mut State, endpoint: u32, number: u8, at: u32
     if part.is_whole() {
         return l4(packet, state, number, at, end, false);
     }
-    let length = end - at;
+    // Extension headers may stand between the fragment header and L4: they are part of the datagram.
+    let length = end - part.start;
     if part.offset + length > 0xffff || (part.more && length % 8 != 0) {
         return Err(Drop::Malformed);
     }
