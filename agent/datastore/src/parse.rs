@@ -10,13 +10,13 @@ use crate::view::{Body, Digest, Doc, Finding, Hides, View};
 /// What a file with these bytes holds.
 pub(crate) fn view(bytes: &[u8]) -> View {
     match std::str::from_utf8(bytes) {
-        Ok(text) => View::Parsed(
+        Ok(text) => View::parsed(
             documents(text)
                 .iter()
                 .filter_map(|document| doc(text, document))
                 .collect(),
         ),
-        Err(error) => View::Parsed(vec![not_text(bytes, error.valid_up_to())]),
+        Err(error) => View::parsed(vec![not_text(bytes, error.valid_up_to())]),
     }
 }
 

@@ -175,10 +175,7 @@ impl State {
         let View::Parsed(docs) = self.views.get_mut(&entry.path)? else {
             return None;
         };
-        let doc = docs
-            .iter_mut()
-            .find(|doc| doc.key() == Some(key) && doc.digest == entry.digest)?;
-        if entry.good { doc.text.take() } else { doc.text.clone() }
+        docs.text(key, entry.digest, entry.good)
     }
 
     fn problems_of_key(&mut self, key: &ResourceKey, holder: Option<&FilePath>, entry: Option<&Entry>) {
@@ -201,10 +198,7 @@ impl State {
             problems.push(Problem::error(reason, in_force.clone()).at(path, None).of(key));
         }
         for path in self.claims.get(key).into_iter().flatten() {
-            for doc in self.views.get(path).map(View::docs).unwrap_or_default() {
-                if doc.key() != Some(key) {
-                    continue;
-                }
+            for doc in self.views.get(path).into_iter().flat_map(|view| view.docs_of(key)) {
                 let wins = winner.is_some_and(|(_, winner)| std::ptr::eq(winner, doc));
                 if !wins {
                     let reason = format!("the same resource is in {place}, which counts");
@@ -235,7 +229,7 @@ impl State {
             }
             Some(View::Parsed(docs)) => {
                 let mut hidden = self.hidden_entries(path);
-                for (index, doc) in docs.iter().enumerate() {
+                for (index, doc) in docs.all().iter().enumerate() {
                     let Body::Unreadable { policy } = &doc.body else {
                         continue;
                     };

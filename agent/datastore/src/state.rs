@@ -219,7 +219,7 @@ impl State {
 
     /// The document of the resource in a file that counts: the first good one, else the first.
     pub(super) fn doc(&self, path: &str, key: &ResourceKey) -> Option<&Doc> {
-        let mut docs = self.views.get(path)?.docs().iter().filter(|doc| doc.key() == Some(key));
+        let mut docs = self.views.get(path)?.docs_of(key);
         let first = docs.next()?;
         if matches!(first.body, Body::Good(_)) {
             return Some(first);

@@ -178,7 +178,7 @@ impl Shell {
         let (view, digest) = match content {
             Content::Same => (None, known.and_then(|known| known.digest)),
             Content::New(digest, view) => (Some(view), Some(digest)),
-            Content::Empty if !self.state.holds(path) => (Some(View::Parsed(Vec::new())), None),
+            Content::Empty if !self.state.holds(path) => (Some(View::parsed(Vec::new())), None),
             Content::Empty => {
                 // Perhaps only for this moment.
                 let settled = stamp.is_some_and(|stamp| stamp.older_than(SETTLE, SystemTime::now()));

@@ -1,5 +1,6 @@
 //! What one file of the directory holds, as the pure core sees it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ impl fmt::Debug for Digest {
 /// A file as it was last read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum View {
-    /// It could be read; its documents in order.
-    Parsed(Vec<Doc>),
+    /// It could be read.
+    Parsed(Docs),
     /// It is there, but cannot be read: why.
     Unreadable(String),
     /// Whether it is there is not known, since a directory above it cannot be read (which is reported once, for the directory).
@@ -42,19 +43,81 @@ pub(crate) enum View {
 }
 
 impl View {
+    pub(crate) fn parsed(docs: Vec<Doc>) -> Self {
+        View::Parsed(Docs::new(docs))
+    }
+
     pub(crate) fn docs(&self) -> &[Doc] {
         match self {
-            View::Parsed(docs) => docs,
+            View::Parsed(docs) => docs.all(),
             View::Unreadable(_) | View::Held => &[],
         }
+    }
+
+    /// The documents of one resource, in order.
+    pub(crate) fn docs_of(&self, key: &ResourceKey) -> impl Iterator<Item = &Doc> {
+        let docs = match self {
+            View::Parsed(docs) => Some(docs),
+            View::Unreadable(_) | View::Held => None,
+        };
+        docs.into_iter().flat_map(|docs| docs.of(key))
     }
 
     /// Whether the file may hold a document of this kind that could not be recognised as one.
     pub(crate) fn may_hide(&self, kind: Kind) -> bool {
         match self {
-            View::Parsed(docs) => docs.iter().any(|doc| doc.hides.is_some_and(|hides| hides.may_be(kind))),
+            View::Parsed(docs) => docs.hides.iter().any(|hides| hides.may_be(kind)),
             View::Unreadable(_) | View::Held => true,
         }
+    }
+}
+
+/// The documents of a file, in order, and where those of each resource are: a file may hold thousands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Docs {
+    list: Vec<Doc>,
+    places: HashMap<ResourceKey, Vec<usize>>,
+    /// What its unrecognised documents may be, each once.
+    hides: Vec<Hides>,
+}
+
+impl PartialEq for Docs {
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+}
+
+impl Docs {
+    fn new(list: Vec<Doc>) -> Self {
+        let mut docs = Self { list, ..Self::default() };
+        for (place, doc) in docs.list.iter().enumerate() {
+            if let Some(key) = doc.key() {
+                docs.places.entry(key.clone()).or_default().push(place);
+            }
+            if let Some(hides) = doc.hides
+                && !docs.hides.contains(&hides)
+            {
+                docs.hides.push(hides);
+            }
+        }
+        docs
+    }
+
+    pub(crate) fn all(&self) -> &[Doc] {
+        &self.list
+    }
+
+    fn of(&self, key: &ResourceKey) -> impl Iterator<Item = &Doc> {
+        let places = self.places.get(key).map(Vec::as_slice).unwrap_or_default();
+        places.iter().filter_map(|place| self.list.get(*place))
+    }
+
+    /// Takes the text of the resource's document with this digest, or copies it.
+    pub(crate) fn text(&mut self, key: &ResourceKey, digest: Digest, take: bool) -> Option<Arc<str>> {
+        let list = &self.list;
+        let place = self.places.get(key)?.iter().find(|place| list.get(**place).is_some_and(|doc| doc.digest == digest))?;
+        let doc = self.list.get_mut(*place)?;
+        if take { doc.text.take() } else { doc.text.clone() }
     }
 }
 

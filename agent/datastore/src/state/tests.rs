@@ -119,7 +119,7 @@ impl Text {
 }
 
 pub(super) fn view(texts: &[Text]) -> View {
-    View::Parsed(
+    View::parsed(
         texts
             .iter()
             .enumerate()
