@@ -49,7 +49,7 @@ pub struct RunArgs {
     /// Seconds between checks of interfaces and attached programs; 0 = on events only [default: 90]
     #[arg(long, value_name = "DURATION", help_heading = "Behaviour")]
     pub interface_refresh_interval: Option<String>,
-    /// Seconds between rescans of the datastore's directory, beside inotify [default: 30]
+    /// Seconds between rescans of the datastore's directory, beside inotify [default: 10]
     #[arg(long, value_name = "DURATION", help_heading = "Behaviour")]
     pub rescan_interval: Option<String>,
     /// Seconds until something that failed is tried again without a change [default: 5]

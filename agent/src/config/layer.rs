@@ -122,7 +122,7 @@ settings! {
     /// Between checks of interfaces and links; zero = never.
     interface_refresh_interval / set_interface_refresh_interval: Duration = "interfaceRefreshInterval" => Duration::from_secs(90);
     /// Between rescans of the directory.
-    rescan_interval / set_rescan_interval: Duration = "rescanInterval" => Duration::from_secs(30);
+    rescan_interval / set_rescan_interval: Duration = "rescanInterval" => Duration::from_secs(10);
     /// Between attempts at what failed.
     retry_interval / set_retry_interval: Duration = "retryInterval" => Duration::from_secs(5);
     /// UDP port of the cluster's VXLAN.

@@ -76,13 +76,19 @@ impl Failures {
             self.remove(key);
         }
         for (place, reasons) in places {
-            let same = self
-                .list
-                .get(&(what, place.clone()))
-                .is_some_and(|list| list.iter().map(|one| &one.reason).eq(&reasons));
-            if !same {
-                self.set_list(what, &place, reasons, metrics);
-            }
+            self.set_state(what, &place, reasons, metrics);
+        }
+    }
+
+    /// As [`Failures::set_list`], for states that are told again and again: only a change counts as another failure.
+    pub fn set_state(&mut self, what: &'static str, place: &str, reasons: Vec<String>, metrics: &Metrics) {
+        let before = self
+            .list
+            .get(&(what, place.to_owned()))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        if !before.iter().map(|one| &one.reason).eq(&reasons) {
+            self.set_list(what, place, reasons, metrics);
         }
     }
 

@@ -23,6 +23,7 @@ pub mod server;
 mod sweeper;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,7 +95,18 @@ pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<Outcome> {
     }
     // Threads that wait for the kernel end with the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    result.map(|()| Outcome::Done)
+    Ok(if result.is_ok() { Outcome::Done } else { Outcome::Failed })
+}
+
+/// Removes the socket when the agent ends, however it ends but by SIGKILL.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!("{}: {error}", self.0.display());
+        }
+    }
 }
 
 /// Settings of the programs in the kernel.
@@ -159,6 +171,7 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
     tracing::info!(node = settings.node.0, datastore = %settings.datastore, "felid {} starts", env!("CARGO_PKG_VERSION"));
     let _lock = RunLock::take(&settings.run_dir)?;
     let socket = server::bind_socket(&settings.run_dir)?;
+    let _file = SocketFile(settings.run_dir.join(crate::api::SOCKET));
     let metrics = Arc::new(Metrics::new(settings.metrics_max_policies.0 as usize)?);
     let health = Arc::new(Health::default());
     let addresses = Addresses::default();
@@ -241,10 +254,6 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
         Some(result) => result,
         None => pipeline.await,
     };
-    let socket = settings.run_dir.join(crate::api::SOCKET);
-    if let Err(error) = std::fs::remove_file(&socket) {
-        tracing::debug!("{}: {error}", socket.display());
-    }
     drop(store);
     let _ = tokio::time::timeout(Duration::from_secs(1), async {
         while servers.join_next().await.is_some() {}

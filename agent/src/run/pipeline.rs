@@ -78,6 +78,7 @@ pub struct Pipeline<D> {
     pub(super) failures: Failures,
     pub(super) in_sync: bool,
     pub(super) programmed: bool,
+    ready: bool,
     pub(super) last: Option<Last>,
     pub(super) total: u64,
     pub(super) started: SystemTime,
@@ -204,6 +205,7 @@ impl<D: Dataplane> Pipeline<D> {
             failures: Failures::default(),
             in_sync: false,
             programmed: false,
+            ready: false,
             last: None,
             total: 0,
             started: SystemTime::now(),
@@ -370,7 +372,16 @@ impl<D: Dataplane> Pipeline<D> {
             self.retry.later();
         }
         let reasons = self.reasons();
-        self.metrics.ready.set(i64::from(reasons.is_empty()));
+        if reasons.is_empty() != self.ready {
+            self.ready = reasons.is_empty();
+            if self.ready {
+                let endpoints = self.calc.stats().local_endpoints;
+                tracing::info!(endpoints, epoch = self.dataplane.epoch(), "ready");
+            } else {
+                tracing::warn!("not ready: {}", reasons.join("; "));
+            }
+        }
+        self.metrics.ready.set(i64::from(self.ready));
         self.metrics.refused.set(self.failures.len() as i64);
         self.health.set_not_ready(reasons);
     }

@@ -60,7 +60,7 @@ impl<D: Dataplane> Pipeline<D> {
             }
         }
         let problems: Vec<String> = self.planner.problems().map(ToString::to_string).collect();
-        self.failures.set_list("program", "", problems, &self.metrics);
+        self.failures.set_state("program", "", problems, &self.metrics);
     }
 
     async fn apply(&mut self, transaction: Transaction) -> Applied {
