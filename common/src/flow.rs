@@ -64,7 +64,7 @@ pub struct FlowKeyV4: 16 {
     /// Port of the high side, network byte order.
     pub high_port: u16,
     /// What [`protocol::word`] says: the IP protocol number in the low byte; for ICMP and ICMPv6 also the type of the query (of the
-    /// message, if it is none) in bits 8-15 and the code in bits 16-23; else zeros.
+    /// message, if it is none) in bits 8-15, the code in bits 16-23, and for queries [`QUERIER_LOW`]; else zeros.
     pub protocol: u32,
 }
 
@@ -132,6 +132,10 @@ pub const FLOW_REPLIED: u16 = 4;
 pub const FLOW_DEAD: u16 = 8;
 /// TCP: a RST, or a FIN of both ends, has been seen, see `tcp_original` and `tcp_reply`: not for the fast programs.
 pub const FLOW_CLOSING: u16 = 16;
+
+/// In a key's `protocol` word, ICMP queries only: whoever asks is the low side. Two hosts that ask each other under one identifier have
+/// two flows, of which each needs its own permission.
+pub const QUERIER_LOW: u32 = 1 << 24;
 
 /// Not judged.
 pub const GENERATION_NONE: u32 = 0;

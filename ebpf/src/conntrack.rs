@@ -4,14 +4,14 @@ use core::ptr::addr_of;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
-    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, Settings, Side, TCP_ACK,
-    TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join_address, join_ports, protocol,
+    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, QUERIER_LOW, Settings, Side, TCP_ACK,
+    TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join, join_address, join_ports, protocol,
 };
 
 use crate::atomic::compare_and_swap;
 use crate::maps;
 use crate::packet::count;
-use crate::state::{Private, State};
+use crate::state::{Private, QUERY_ASKS, QUERY_NONE, State};
 
 /// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half): they change together, by
 /// compare-and-swap, so that a packet's update and the sweeper's claim exclude each other.
@@ -126,6 +126,12 @@ pub(crate) const fn key_v6(image: &ImageV6) -> &FlowKeyV6 {
     unsafe { &*core::ptr::from_ref(image).cast() }
 }
 
+/// [`QUERIER_LOW`] in an image's last word, for a message from the low side (or not).
+#[inline(always)]
+const fn querier(query: u8, low: bool) -> u64 {
+    if query != QUERY_NONE && (query == QUERY_ASKS) == low { join(0, QUERIER_LOW) } else { 0 }
+}
+
 /// What a look into the tables gave.
 pub(crate) struct Hit {
     /// The element.
@@ -141,13 +147,15 @@ impl Key {
     #[inline(always)]
     pub(crate) fn new(state: &mut State) -> Self {
         let private = state.private();
-        let (ports, word) = (join_ports(private.src_port, private.dst_port), private.word);
+        let (ports, word, query) = (join_ports(private.src_port, private.dst_port), private.word, private.query);
         let tuple = state.tuple();
         if tuple.ip_version == 4 {
-            let (image, low) = FlowKeyV4::image(tuple.src[0], tuple.dst[0], ports, word);
+            let (mut image, low) = FlowKeyV4::image(tuple.src[0], tuple.dst[0], ports, word);
+            image[1] |= querier(query, low);
             Self { low, ..Self::of_v4(image) }
         } else {
-            let (image, low) = FlowKeyV6::image(join_address(tuple.src), join_address(tuple.dst), ports, word);
+            let (mut image, low) = FlowKeyV6::image(join_address(tuple.src), join_address(tuple.dst), ports, word);
+            image[4] |= querier(query, low);
             Self { low, ..Self::of_v6(image) }
         }
     }

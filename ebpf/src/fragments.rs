@@ -1,7 +1,7 @@
 //! Ports of fragmented datagrams: the first fragment shows them, the later ones are judged by what it showed. Each first fragment is judged
 //! by its own ports, and later ones may not reach back over its header, so that nothing else can stand there after reassembly.
 
-use felid_common::{Drop, Fragment, FragmentKeyV4, FragmentKeyV6, protocol};
+use felid_common::{Drop, Fragment, FragmentKeyV4, FragmentKeyV6};
 
 use crate::maps;
 use crate::packet::{now, settings};
@@ -81,17 +81,11 @@ pub(crate) fn recall(state: &mut State, endpoint: u32, part: Part) -> Result<(),
     }
     let number = first.protocol as u8;
     let (kind, code) = (first.icmp as u8, (first.icmp >> 8) as u8);
-    let icmp = parse::is_icmp(version, number);
-    let query = match protocol::icmp_query(version, kind) {
-        _ if !icmp => 0,
-        Some((query, _)) => query,
-        None => kind,
-    };
-    parse::set(state, number, first.src_port, first.dst_port, protocol::word(number, query, code), kind, code);
-    if !icmp {
-        let tuple = state.tuple();
-        tuple.src_port = u16::from_be(first.src_port);
-        tuple.dst_port = u16::from_be(first.dst_port);
+    if parse::is_icmp(version, number) {
+        // The identifier stands for both ports.
+        parse::set_icmp(state, number, kind, code, first.src_port);
+    } else {
+        parse::set_ports(state, number, first.src_port, first.dst_port);
     }
     Ok(())
 }

@@ -129,17 +129,16 @@ fn embedded(packet: Packet, state: &mut State) -> Option<()> {
         }
         let head = packet.load::<[u32; 2]>(l4)?;
         let (kind, code) = ((u32::from_be(head[0]) >> 24) as u8, (u32::from_be(head[0]) >> 16) as u8);
-        let (query, _) = protocol::icmp_query(version, kind)?;
-        let (identifier, _) = parse::ports(head[1]);
-        parse::set(state, number, identifier, identifier, protocol::word(number, query, code), kind, code);
+        protocol::icmp_query(version, kind)?;
+        parse::set_icmp(state, number, kind, code, parse::ports(head[1]).0);
     } else if ported {
         if l4 + 4 > end {
             return None;
         }
         let (src_port, dst_port) = parse::ports(packet.load::<u32>(l4)?);
-        parse::set(state, number, src_port, dst_port, protocol::word(number, 0, 0), 0, 0);
+        parse::set_ports(state, number, src_port, dst_port);
     } else {
-        parse::set(state, number, 0, 0, protocol::word(number, 0, 0), 0, 0);
+        parse::set_ports(state, number, 0, 0);
     }
     Some(())
 }

@@ -11,7 +11,8 @@ use crate::conntrack::{EEXIST, Hit, Key};
 use crate::deliver::{self, Family};
 use crate::packet::{NEXT, Packet, count, now, scratch, settings};
 use crate::state::{
-    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE, State,
+    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE,
+    QUERY_ANSWERS, QUERY_ASKS, State,
 };
 use crate::{host, maps};
 
@@ -91,6 +92,10 @@ pub(crate) fn new_flow<const HOOK: u32>(
 ) -> Result<i32, Drop> {
     let my_side = Side { endpoint: own.id, index: packet.own_index(), generation: generation(own, HOOK == EGRESS) };
     let private = state.private();
+    if private.query == QUERY_ANSWERS {
+        // An answer that nobody asked for may be allowed, but makes no flow: the other end's query would pass as its reply.
+        private.mode |= MODE_TRANSIENT;
+    }
     (private.egress, private.ingress, private.pending) =
         if HOOK == EGRESS { (my_side, Side::default(), JUDGE_EGRESS) } else { (Side::default(), my_side, JUDGE_INGRESS) };
     start::<HOOK>(packet, state, own, settings)
@@ -106,11 +111,11 @@ pub(crate) fn again<const HOOK: u32>(
 ) -> Result<i32, Drop> {
     if state.private().mode & MODE_TURNED != 0 {
         state.turn();
-        let query = (state.private().word >> 8) as u8;
-        let tuple = state.tuple();
-        // A reply stands for its query.
-        if tuple.icmp_type != 0 || query != 0 {
-            tuple.icmp_type = query;
+        if state.private().query == QUERY_ANSWERS {
+            // A reply stands for its query.
+            state.private().query = QUERY_ASKS;
+            let query = (state.private().word >> 8) as u8;
+            state.tuple().icmp_type = query;
         }
     }
     start::<HOOK>(packet, state, own, settings)

@@ -5,7 +5,7 @@ use felid_common::{Drop, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, protocol};
 
 use crate::fragments;
 use crate::packet::{ETH_ARP, ETH_IPV4, ETH_IPV6, L3, Packet};
-use crate::state::State;
+use crate::state::{QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
 
 /// What to do with a packet that was understood.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -282,7 +282,7 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
         protocol::SCTP => 12,
         protocol::ICMP | protocol::ICMPV6 if is_icmp(version, number) => 8,
         _ => {
-            set(state, number, 0, 0, protocol::word(number, 0, 0), 0, 0);
+            set_ports(state, number, 0, 0);
             return Ok(Kind::Flow);
         }
     };
@@ -295,10 +295,7 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
     }
     // The first word is both ports, as they lie in the packet.
     let (src_port, dst_port) = ports(head[0]);
-    set(state, number, src_port, dst_port, protocol::word(number, 0, 0), 0, 0);
-    let tuple = state.tuple();
-    tuple.src_port = u16::from_be(src_port);
-    tuple.dst_port = u16::from_be(dst_port);
+    set_ports(state, number, src_port, dst_port);
     if number == protocol::TCP {
         let rest = packet.load::<[u32; 2]>(at + 8).ok_or(Drop::Malformed)?;
         let header = u32::from(byte(rest[1], 0) >> 4) * 4;
@@ -329,11 +326,7 @@ pub(crate) fn ports(word: u32) -> (u16, u16) {
 #[inline(always)]
 fn icmp(state: &mut State, number: u8, version: u8, head: [u32; 2]) -> Kind {
     let (kind, code) = (byte(head[0], 0), byte(head[0], 1));
-    let (identifier, query) = match protocol::icmp_query(version, kind) {
-        Some((query, _)) => ((half(head[1], 0) as u16).to_be(), query),
-        None => (0, kind),
-    };
-    set(state, number, identifier, identifier, protocol::word(number, query, code), kind, code);
+    set_icmp(state, number, kind, code, (half(head[1], 0) as u16).to_be());
     let (error, neighbour) = if version == 4 {
         (matches!(kind, 3..=5 | 11 | 12), false)
     } else {
@@ -349,19 +342,41 @@ fn icmp(state: &mut State, number: u8, version: u8, head: [u32; 2]) -> Kind {
     }
 }
 
-/// Fills what belongs to L4; ports of the tuple are zero unless the caller sets them.
+/// Fills what belongs to L4 of a protocol with ports (network byte order), or with nothing: zeros.
 #[inline(always)]
-pub(crate) fn set(state: &mut State, number: u8, src_port: u16, dst_port: u16, word: u32, icmp_type: u8, icmp_code: u8) {
+pub(crate) fn set_ports(state: &mut State, number: u8, src_port: u16, dst_port: u16) {
     let private = state.private();
-    private.word = word;
+    private.word = protocol::word(number, 0, 0);
     private.src_port = src_port;
     private.dst_port = dst_port;
+    private.query = QUERY_NONE;
+    let tuple = state.tuple();
+    tuple.protocol = number;
+    tuple.src_port = u16::from_be(src_port);
+    tuple.dst_port = u16::from_be(dst_port);
+    tuple.icmp_type = 0;
+    tuple.icmp_code = 0;
+}
+
+/// Fills what belongs to ICMP. Policies see no ports there; the key has the identifier (network byte order) where there is one.
+#[inline(always)]
+pub(crate) fn set_icmp(state: &mut State, number: u8, kind: u8, code: u8, identifier: u16) {
     let tuple = state.tuple();
     tuple.protocol = number;
     tuple.src_port = 0;
     tuple.dst_port = 0;
-    tuple.icmp_type = icmp_type;
-    tuple.icmp_code = icmp_code;
+    tuple.icmp_type = kind;
+    tuple.icmp_code = code;
+    let (query, of, identifier) = match protocol::icmp_query(tuple.ip_version, kind) {
+        Some((of, false)) => (QUERY_ASKS, of, identifier),
+        Some((of, true)) => (QUERY_ANSWERS, of, identifier),
+        None => (QUERY_NONE, kind, 0),
+    };
+    let private = state.private();
+    private.word = protocol::word(number, of, code);
+    private.src_port = identifier;
+    private.dst_port = identifier;
+    private.query = query;
 }
 
 /// Whether a packet of the workload is a tunnel that policy would not see into.

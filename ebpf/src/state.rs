@@ -35,8 +35,10 @@ pub(crate) struct Private {
     pub(crate) hops: u8,
     /// `JUDGE_*` bits of the sides that this packet's verdict is for.
     pub(crate) judged: u8,
+    /// `QUERY_*`: what an ICMP message is.
+    pub(crate) query: u8,
     /// Unused.
-    pub(crate) reserved: [u8; 14],
+    pub(crate) reserved: [u8; 13],
 }
 
 const _: () = assert!(size_of::<Private>() == 64 && align_of::<Private>() == 4);
@@ -60,6 +62,13 @@ pub(crate) const MODE_TRANSIENT: u8 = 16;
 pub(crate) const MODE_TO_HOST: u8 = 32;
 /// The routing table must say whether the destination is the host.
 pub(crate) const MODE_ASK_ROUTE: u8 = 64;
+
+/// Not an ICMP message with an identifier.
+pub(crate) const QUERY_NONE: u8 = 0;
+/// One that asks.
+pub(crate) const QUERY_ASKS: u8 = 1;
+/// One that answers.
+pub(crate) const QUERY_ANSWERS: u8 = 2;
 
 /// The tuple and the private part.
 pub(crate) struct State {

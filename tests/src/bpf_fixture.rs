@@ -14,7 +14,7 @@ use aya::programs::SchedClassifier;
 use aya::EbpfLoader;
 use felid_common::{
     CB_ID, CB_INDEX, CB_REASON, CB_TARGET, ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, NetKeyV4, NetKeyV6,
-    Peer, Scratch, Settings, VERDICT_ALLOW, VERDICT_DENY, fixed, policy_index, protocol,
+    Peer, QUERIER_LOW, Scratch, Settings, VERDICT_ALLOW, VERDICT_DENY, fixed, policy_index, protocol,
 };
 use felid_compile::program::Insn;
 use felid_dataplane::object;
@@ -348,15 +348,10 @@ impl Fixture {
         self.map(map).lookup(index.as_bytes())?.context("no such element")
     }
 
-    /// The entry of a flow: whether it is established, and what it holds. `icmp`: query type, for the key.
+    /// The entry of a flow: whether it is established, and what it holds. ICMP: an echo that `src` asked for.
     pub fn flow(&self, protocol: u8, src: &str, src_port: u16, dst: &str, dst_port: u16) -> Result<Option<(bool, Flow)>> {
-        let query = match protocol {
-            protocol::ICMP => 8,
-            protocol::ICMPV6 => 128,
-            _ => 0,
-        };
         for (established, table) in [(true, "established"), (false, "half_open")] {
-            let (name, key) = key(table, protocol::word(protocol, query, 0), src.parse()?, src_port, dst.parse()?, dst_port);
+            let (name, key) = key(table, protocol, src.parse()?, src_port, dst.parse()?, dst_port);
             if let Some(value) = self.map(&name).lookup(&key)? {
                 let flow = Flow::read_from_bytes(&value).map_err(|_| anyhow::anyhow!("size of a flow"))?;
                 return Ok(Some((established, flow)));
@@ -377,13 +372,8 @@ impl Fixture {
     ) -> Result<()> {
         let (established, mut flow) = self.flow(protocol, src, src_port, dst, dst_port)?.context("no such flow")?;
         change(&mut flow);
-        let query = match protocol {
-            protocol::ICMP => 8,
-            protocol::ICMPV6 => 128,
-            _ => 0,
-        };
         let table = if established { "established" } else { "half_open" };
-        let (name, key) = key(table, protocol::word(protocol, query, 0), src.parse()?, src_port, dst.parse()?, dst_port);
+        let (name, key) = key(table, protocol, src.parse()?, src_port, dst.parse()?, dst_port);
         Ok(self.map(&name).update(&key, flow.as_bytes())?)
     }
 
@@ -405,16 +395,24 @@ fn data_of(map: Map, cpus: usize) -> Option<(MapData, usize)> {
     })
 }
 
-/// Table and key bytes of a flow.
-pub fn key(table: &str, word: u32, src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> (String, Vec<u8>) {
+/// Table and key bytes of a flow. ICMP: an echo that `src` asked for.
+pub fn key(table: &str, protocol: u8, src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> (String, Vec<u8>) {
     let (src_port, dst_port) = (src_port.to_be(), dst_port.to_be());
+    let query = match protocol {
+        protocol::ICMP => 8,
+        protocol::ICMPV6 => 128,
+        _ => 0,
+    };
+    let word = |low: bool| protocol::word(protocol, query, 0) | if query != 0 && low { QUERIER_LOW } else { 0 };
     match (src, dst) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
-            let (key, _) = FlowKeyV4::with_word(words(src)[0], src_port, words(dst)[0], dst_port, word);
+            let (mut key, low) = FlowKeyV4::with_word(words(src)[0], src_port, words(dst)[0], dst_port, 0);
+            key.protocol = word(low);
             (format!("{table}_v4"), key.as_bytes().to_vec())
         }
         _ => {
-            let (key, _) = FlowKeyV6::with_word(words(src), src_port, words(dst), dst_port, word);
+            let (mut key, low) = FlowKeyV6::with_word(words(src), src_port, words(dst), dst_port, 0);
+            key.protocol = word(low);
             (format!("{table}_v6"), key.as_bytes().to_vec())
         }
     }

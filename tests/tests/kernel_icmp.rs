@@ -40,12 +40,26 @@ fn echo_is_a_flow_by_its_identifier() {
         // Another identifier, another type: not this flow.
         fixture.from_workload(2, &craft(b, a).echo(78, true).build()).unwrap().dropped(Drop::EgressPolicy);
         fixture.from_workload(2, &craft(b, a).icmp(if n == 0 { 14 } else { 161 }, 0, [0, 77, 0, 1], &[0; 12]).build()).unwrap().dropped(Drop::EgressPolicy);
-        // A query the other way is a flow of its own, which has to be allowed. (The entry is shared: one identifier, one pair of hosts.)
+        // A query the other way under the same identifier is a flow of its own, which has to be allowed.
+        fixture.from_workload(2, &craft(b, a).echo(77, false).build()).unwrap().dropped(Drop::EgressPolicy);
+        fixture.from_workload(2, &craft(b, a).echo(77, true).build()).unwrap().redirected(11);
+        // Silent for too long.
         fixture
             .edit_flow(number, a, 77, b, 77, |flow| flow.last_seen = flow.last_seen.wrapping_sub(SETTINGS.icmp + 100))
             .unwrap();
         fixture.from_workload(2, &craft(b, a).echo(77, true).build()).unwrap().dropped(Drop::EgressPolicy);
         fixture.policy(EGRESS, 2, Policy::Allow).unwrap();
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_makes_no_flow() {
+    let mut fixture = two();
+    for (a, b) in PAIRS {
+        fixture.policy(EGRESS, 2, Policy::Deny).unwrap();
+        fixture.from_workload(1, &craft(a, b).echo(3, true).build()).unwrap().redirected(12);
+        assert_eq!(fixture.flows().unwrap(), (0, 0));
+        fixture.from_workload(2, &craft(b, a).echo(3, false).build()).unwrap().dropped(Drop::EgressPolicy);
     }
 }
 
