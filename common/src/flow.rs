@@ -132,6 +132,9 @@ pub const FLOW_REPLIED: u16 = 4;
 pub const FLOW_DEAD: u16 = 8;
 /// TCP: a RST, or a FIN of both ends, has been seen, see `tcp_original` and `tcp_reply`: not for the fast programs.
 pub const FLOW_CLOSING: u16 = 16;
+/// Policy has stopped allowing the flow. The entry stays for as long as either end goes on, so that what they send is judged by the
+/// original tuple and not taken for a new flow of the other direction.
+pub const FLOW_REVOKED: u16 = 32;
 
 /// In a key's `protocol` word, ICMP queries only: whoever asks is the low side. Two hosts that ask each other under one identifier have
 /// two flows, of which each needs its own permission.
@@ -193,9 +196,27 @@ impl FlowKeyV4 {
     #[inline(always)]
     pub const fn with_word(src: u32, src_port: u16, dst: u32, dst_port: u16, protocol: u32) -> (Self, bool) {
         if src < dst || (src == dst && src_port <= dst_port) {
-            (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
+            (
+                Self {
+                    low: src,
+                    high: dst,
+                    low_port: src_port,
+                    high_port: dst_port,
+                    protocol,
+                },
+                true,
+            )
         } else {
-            (Self { low: dst, high: src, low_port: dst_port, high_port: src_port, protocol }, false)
+            (
+                Self {
+                    low: dst,
+                    high: src,
+                    low_port: dst_port,
+                    high_port: src_port,
+                    protocol,
+                },
+                false,
+            )
         }
     }
 
@@ -212,7 +233,10 @@ impl FlowKeyV4 {
     /// This key in memory's form.
     #[inline(always)]
     pub const fn to_image(&self) -> ImageV4 {
-        [join(self.low, self.high), join(join_ports(self.low_port, self.high_port), self.protocol)]
+        [
+            join(self.low, self.high),
+            join(join_ports(self.low_port, self.high_port), self.protocol),
+        ]
     }
 
     /// Fingerprint stored in the value, see [`Flow::check`].
@@ -241,9 +265,27 @@ impl FlowKeyV6 {
     pub const fn with_word(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u32) -> (Self, bool) {
         let (a, b) = (join_address(src), join_address(dst));
         if a[0] < b[0] || (a[0] == b[0] && (a[1] < b[1] || (a[1] == b[1] && src_port <= dst_port))) {
-            (Self { low: src, high: dst, low_port: src_port, high_port: dst_port, protocol }, true)
+            (
+                Self {
+                    low: src,
+                    high: dst,
+                    low_port: src_port,
+                    high_port: dst_port,
+                    protocol,
+                },
+                true,
+            )
         } else {
-            (Self { low: dst, high: src, low_port: dst_port, high_port: src_port, protocol }, false)
+            (
+                Self {
+                    low: dst,
+                    high: src,
+                    low_port: dst_port,
+                    high_port: src_port,
+                    protocol,
+                },
+                false,
+            )
         }
     }
 
@@ -253,7 +295,10 @@ impl FlowKeyV6 {
         if src[0] < dst[0] || (src[0] == dst[0] && (src[1] < dst[1] || (src[1] == dst[1] && ports_in_order(ports)))) {
             ([src[0], src[1], dst[0], dst[1], join(ports, protocol)], true)
         } else {
-            ([dst[0], dst[1], src[0], src[1], join(ports.rotate_left(16), protocol)], false)
+            (
+                [dst[0], dst[1], src[0], src[1], join(ports.rotate_left(16), protocol)],
+                false,
+            )
         }
     }
 
@@ -261,7 +306,13 @@ impl FlowKeyV6 {
     #[inline(always)]
     pub const fn to_image(&self) -> ImageV6 {
         let (low, high) = (join_address(self.low), join_address(self.high));
-        [low[0], low[1], high[0], high[1], join(join_ports(self.low_port, self.high_port), self.protocol)]
+        [
+            low[0],
+            low[1],
+            high[0],
+            high[1],
+            join(join_ports(self.low_port, self.high_port), self.protocol),
+        ]
     }
 
     /// Fingerprint stored in the value, see [`Flow::check`].
@@ -280,7 +331,11 @@ impl FlowKeyV6 {
 /// Two words that follow each other in memory.
 #[inline(always)]
 pub const fn join(first: u32, second: u32) -> u64 {
-    if cfg!(target_endian = "little") { (second as u64) << 32 | first as u64 } else { (first as u64) << 32 | second as u64 }
+    if cfg!(target_endian = "little") {
+        (second as u64) << 32 | first as u64
+    } else {
+        (first as u64) << 32 | second as u64
+    }
 }
 
 /// An address of four words as two.
@@ -292,14 +347,22 @@ pub const fn join_address(address: [u32; 4]) -> [u64; 2] {
 /// Two ports that follow each other in memory.
 #[inline(always)]
 pub const fn join_ports(first: u16, second: u16) -> u32 {
-    if cfg!(target_endian = "little") { (second as u32) << 16 | first as u32 } else { (first as u32) << 16 | second as u32 }
+    if cfg!(target_endian = "little") {
+        (second as u32) << 16 | first as u32
+    } else {
+        (first as u32) << 16 | second as u32
+    }
 }
 
 /// Whether the first of two ports is not greater than the second.
 #[inline(always)]
 const fn ports_in_order(ports: u32) -> bool {
     let (half, other) = (ports as u16, (ports >> 16) as u16);
-    if cfg!(target_endian = "little") { half <= other } else { other <= half }
+    if cfg!(target_endian = "little") {
+        half <= other
+    } else {
+        other <= half
+    }
 }
 
 #[inline(always)]
@@ -334,8 +397,12 @@ mod tests {
         for (src_port, dst_port) in [(1_u16, 2_u16), (0x100, 1), (7, 7), (0xffff, 0)] {
             for dst in [A, [1, 2, 3, 4], [0x1234_5678, 2, 0x7fff_ffff, 9]] {
                 let (key, low) = FlowKeyV6::with_word(A, src_port, dst, dst_port, 0x0008_0001);
-                let (image, image_low) =
-                    FlowKeyV6::image(join_address(A), join_address(dst), join_ports(src_port, dst_port), 0x0008_0001);
+                let (image, image_low) = FlowKeyV6::image(
+                    join_address(A),
+                    join_address(dst),
+                    join_ports(src_port, dst_port),
+                    0x0008_0001,
+                );
                 assert_eq!((key.to_image(), low), (image, image_low));
                 let (key, low) = FlowKeyV4::with_word(A[0], src_port, dst[0], dst_port, 17);
                 let (image, image_low) = FlowKeyV4::image(A[0], dst[0], join_ports(src_port, dst_port), 17);

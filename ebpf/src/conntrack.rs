@@ -4,8 +4,9 @@ use core::ptr::addr_of;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
-    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, QUERIER_LOW, Settings, Side, TCP_ACK,
-    TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join, join_address, join_ports, protocol,
+    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, ImageV4,
+    ImageV6, QUERIER_LOW, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join, join_address,
+    join_ports, protocol,
 };
 
 use crate::atomic::compare_and_swap;
@@ -69,9 +70,17 @@ pub(crate) fn swap_word(flow: *mut Flow, check: u64, old: Word, new: Word) -> bo
 #[inline(always)]
 pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
     if egress {
-        Side { endpoint: peek!(flow, egress.endpoint), index: peek!(flow, egress.index), generation: peek!(flow, egress.generation) }
+        Side {
+            endpoint: peek!(flow, egress.endpoint),
+            index: peek!(flow, egress.index),
+            generation: peek!(flow, egress.generation),
+        }
     } else {
-        Side { endpoint: peek!(flow, ingress.endpoint), index: peek!(flow, ingress.index), generation: peek!(flow, ingress.generation) }
+        Side {
+            endpoint: peek!(flow, ingress.endpoint),
+            index: peek!(flow, ingress.index),
+            generation: peek!(flow, ingress.generation),
+        }
     }
 }
 
@@ -113,7 +122,8 @@ pub(crate) struct Key {
 /// The key that an image is.
 #[inline(always)]
 pub(crate) const fn key_v4(image: &ImageV4) -> &FlowKeyV4 {
-    const _: () = assert!(size_of::<FlowKeyV4>() == size_of::<ImageV4>() && align_of::<FlowKeyV4>() <= align_of::<ImageV4>());
+    const _: () =
+        assert!(size_of::<FlowKeyV4>() == size_of::<ImageV4>() && align_of::<FlowKeyV4>() <= align_of::<ImageV4>());
     // SAFETY: same size, no stricter alignment, and every bit pattern is a key.
     unsafe { &*core::ptr::from_ref(image).cast() }
 }
@@ -121,7 +131,8 @@ pub(crate) const fn key_v4(image: &ImageV4) -> &FlowKeyV4 {
 /// The key that an image is.
 #[inline(always)]
 pub(crate) const fn key_v6(image: &ImageV6) -> &FlowKeyV6 {
-    const _: () = assert!(size_of::<FlowKeyV6>() == size_of::<ImageV6>() && align_of::<FlowKeyV6>() <= align_of::<ImageV6>());
+    const _: () =
+        assert!(size_of::<FlowKeyV6>() == size_of::<ImageV6>() && align_of::<FlowKeyV6>() <= align_of::<ImageV6>());
     // SAFETY: as above.
     unsafe { &*core::ptr::from_ref(image).cast() }
 }
@@ -129,7 +140,11 @@ pub(crate) const fn key_v6(image: &ImageV6) -> &FlowKeyV6 {
 /// [`QUERIER_LOW`] in an image's last word, for a message from the low side (or not).
 #[inline(always)]
 const fn querier(query: u8, low: bool) -> u64 {
-    if query != QUERY_NONE && (query == QUERY_ASKS) == low { join(0, QUERIER_LOW) } else { 0 }
+    if query != QUERY_NONE && (query == QUERY_ASKS) == low {
+        join(0, QUERIER_LOW)
+    } else {
+        0
+    }
 }
 
 /// What a look into the tables gave.
@@ -147,29 +162,49 @@ impl Key {
     #[inline(always)]
     pub(crate) fn new(state: &mut State) -> Self {
         let private = state.private();
-        let (ports, word, query) = (join_ports(private.src_port, private.dst_port), private.word, private.query);
+        let (ports, word, query) = (
+            join_ports(private.src_port, private.dst_port),
+            private.word,
+            private.query,
+        );
         let tuple = state.tuple();
         if tuple.ip_version == 4 {
             let (mut image, low) = FlowKeyV4::image(tuple.src[0], tuple.dst[0], ports, word);
             image[1] |= querier(query, low);
-            Self { low, ..Self::of_v4(image) }
+            Self {
+                low,
+                ..Self::of_v4(image)
+            }
         } else {
             let (mut image, low) = FlowKeyV6::image(join_address(tuple.src), join_address(tuple.dst), ports, word);
             image[4] |= querier(query, low);
-            Self { low, ..Self::of_v6(image) }
+            Self {
+                low,
+                ..Self::of_v6(image)
+            }
         }
     }
 
     /// A key that is known; nothing is said of a direction.
     #[inline(always)]
     pub(crate) const fn of_v4(image: ImageV4) -> Self {
-        Self { image: [image[0], image[1], 0, 0, 0], v6: false, check: FlowKeyV4::check_of(&image), low: true }
+        Self {
+            image: [image[0], image[1], 0, 0, 0],
+            v6: false,
+            check: FlowKeyV4::check_of(&image),
+            low: true,
+        }
     }
 
     /// Likewise IPv6.
     #[inline(always)]
     pub(crate) const fn of_v6(image: ImageV6) -> Self {
-        Self { check: FlowKeyV6::check_of(&image), image, v6: true, low: true }
+        Self {
+            check: FlowKeyV6::check_of(&image),
+            image,
+            v6: true,
+            low: true,
+        }
     }
 
     #[inline(always)]
@@ -210,7 +245,11 @@ impl Key {
             created: peek!(flow, created),
             handshake_or_fresh: peek!(flow, handshake_or_fresh),
         };
-        is(flow, self.check).then_some(Hit { flow, established, copy })
+        is(flow, self.check).then_some(Hit {
+            flow,
+            established,
+            copy,
+        })
     }
 
     /// Established, half-open, established again: a flow that moves between the first two looks is found by the third.
@@ -259,7 +298,10 @@ impl Hit {
     #[inline(always)]
     pub(crate) const fn word(&self) -> Word {
         let copy = &self.copy;
-        Word::new(copy.last_seen, copy.flags as u32 | (copy.tcp_original as u32) << 16 | (copy.tcp_reply as u32) << 24)
+        Word::new(
+            copy.last_seen,
+            copy.flags as u32 | (copy.tcp_original as u32) << 16 | (copy.tcp_reply as u32) << 24,
+        )
     }
 
     /// Claimed by the sweeper, or silent for too long.
@@ -267,13 +309,19 @@ impl Hit {
     pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
         self.copy.flags & FLOW_DEAD != 0
             || age(now, self.copy.last_seen)
-                > Flow::timeout(self.copy.tcp_original, self.copy.tcp_reply, protocol, self.established, settings)
+                > Flow::timeout(
+                    self.copy.tcp_original,
+                    self.copy.tcp_reply,
+                    protocol,
+                    self.established,
+                    settings,
+                )
     }
 
-    /// Both ends have said that they are done, or one has reset: a SYN begins a new flow.
+    /// Both ends have said that they are done, or one has reset, or policy has revoked the flow: a SYN begins a new one.
     #[inline(always)]
     pub(crate) const fn closed(&self) -> bool {
-        self.copy.flags & FLOW_CLOSING != 0
+        self.copy.flags & (FLOW_CLOSING | FLOW_REVOKED) != 0
     }
 
     /// Notes what the packet says of the flow: that it lives, the TCP flags, the first reply; and promotes it when it is established.
@@ -281,7 +329,7 @@ impl Hit {
     pub(crate) fn track(&mut self, key: &Key, private: &Private, original: bool, settings: &Settings, now: u32) {
         let tcp = private.tcp;
         let old = self.word();
-        let mut state = old.state();
+        let mut state = old.state() & !u32::from(FLOW_REVOKED);
         let shift = if original { 16 } else { 24 };
         if !original {
             state |= u32::from(FLOW_REPLIED);
@@ -300,7 +348,11 @@ impl Hit {
         }
         let closing = state & both(TCP_RST) != 0 || state & both(TCP_FIN) == both(TCP_FIN);
         state = state & !u32::from(FLOW_CLOSING) | if closing { u32::from(FLOW_CLOSING) } else { 0 };
-        let seen = if age(now, old.seen()) >= settings.hz { now } else { old.seen() };
+        let seen = if age(now, old.seen()) >= settings.hz {
+            now
+        } else {
+            old.seen()
+        };
         let new = Word::new(seen, state);
         if new != old {
             // A lost race loses one packet's flags; the next packet brings them again, and what matters is sent until answered.
@@ -333,24 +385,42 @@ impl Hit {
         };
         // What may be VXLAN stays where every packet's destination port is looked at.
         let vxlan = private.word as u8 == protocol::UDP
-            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
+            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port
+                || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
         if answered && !vxlan {
             self.copy.handshake_or_fresh = settings.hz;
             self.promote(key, new);
         }
     }
 
+    /// Policy no longer allows the flow: see [`FLOW_REVOKED`]. Says whether that is news.
+    #[inline(always)]
+    pub(crate) fn revoke(&self, key: &Key, now: u32) -> bool {
+        let old = self.word();
+        let new = Word::new(now, old.state() | u32::from(FLOW_REVOKED));
+        // A lost race leaves it to the next packet.
+        new != old && swap_word(self.flow, key.check, old, new) && old.state() & u32::from(FLOW_REVOKED) == 0
+    }
+
     /// Marks one side as judged. The endpoint is written last: until then the side is nobody's or holds under its old generation.
     #[inline(always)]
     pub(crate) fn set_side(&mut self, key: &Key, egress: bool, side: Side) {
-        let copy = if egress { &mut self.copy.egress } else { &mut self.copy.ingress };
+        let copy = if egress {
+            &mut self.copy.egress
+        } else {
+            &mut self.copy.ingress
+        };
         *copy = side;
         if !is(self.flow, key.check) {
             return;
         }
         // SAFETY: an element of a map, aligned; verified just now to be this flow.
         unsafe {
-            let place = if egress { core::ptr::addr_of_mut!((*self.flow).egress) } else { core::ptr::addr_of_mut!((*self.flow).ingress) };
+            let place = if egress {
+                core::ptr::addr_of_mut!((*self.flow).egress)
+            } else {
+                core::ptr::addr_of_mut!((*self.flow).ingress)
+            };
             core::ptr::addr_of_mut!((*place).index).write_volatile(side.index);
             core::ptr::addr_of_mut!((*place).generation).write_volatile(side.generation);
             core::ptr::addr_of_mut!((*place).endpoint).write_volatile(side.endpoint);

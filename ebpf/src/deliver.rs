@@ -41,7 +41,14 @@ fn fits(packet: Packet, own: &Endpoint, target: &Endpoint) -> bool {
 
 /// Delivers a packet whose headers are linear to an endpoint that may be redirected to; `None` if the slow program must look closer.
 #[inline(always)]
-pub(crate) fn common(packet: Packet, data: usize, end: usize, own: &Endpoint, target: &Endpoint, family: Family) -> Option<i32> {
+pub(crate) fn common(
+    packet: Packet,
+    data: usize,
+    end: usize,
+    own: &Endpoint,
+    target: &Endpoint,
+    family: Family,
+) -> Option<i32> {
     if !fits(packet, own, target) {
         return None;
     }
@@ -62,7 +69,16 @@ pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Fam
     if !fits(packet, own, target) {
         let mut mtu = 0;
         // SAFETY: plain helper call; `mtu` lives as long as it does.
-        if unsafe { bpf_check_mtu(packet.skb().cast(), target.ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) } != 0 {
+        if unsafe {
+            bpf_check_mtu(
+                packet.skb().cast(),
+                target.ifindex,
+                &raw mut mtu,
+                0,
+                u64::from(BPF_MTU_CHK_SEGS),
+            )
+        } != 0
+        {
             return NEXT;
         }
     }
@@ -70,7 +86,11 @@ pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Fam
     if packet.data() + header > packet.data_end() && !packet.pull(header as u32) {
         return NEXT;
     }
-    if rewrite(packet.data(), packet.data_end(), target, family) { redirect(packet, target) } else { NEXT }
+    if rewrite(packet.data(), packet.data_end(), target, family) {
+        redirect(packet, target)
+    } else {
+        NEXT
+    }
 }
 
 /// Writes the link-layer header of the last hop and takes one hop off; false (and nothing written) if there is none to take.

@@ -2,13 +2,13 @@
 //! of the same hook, which begins afresh; so nothing here may decide against a packet.
 
 use felid_common::{
-    EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow, FlowKeyV4, FlowKeyV6,
-    GENERATION_EXEMPT, INGRESS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
+    EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow,
+    FlowKeyV4, FlowKeyV6, GENERATION_EXEMPT, INGRESS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
 };
 
+use crate::conntrack::{Word, key_v4, key_v6};
 use crate::deliver::{self, Family};
 use crate::packet::{L3, NEXT, Packet, now};
-use crate::conntrack::{Word, key_v4, key_v6};
 use crate::{conntrack, judge, maps};
 
 /// Runs the fast program of a hook.
@@ -19,7 +19,11 @@ pub(crate) fn run<const HOOK: u32>(packet: Packet) -> i32 {
         return verdict;
     }
     packet.set_missed(missed);
-    packet.continue_in(if HOOK == EGRESS { fixed::FROM_WORKLOAD_SLOW } else { fixed::TO_WORKLOAD_SLOW })
+    packet.continue_in(if HOOK == EGRESS {
+        fixed::FROM_WORKLOAD_SLOW
+    } else {
+        fixed::TO_WORKLOAD_SLOW
+    })
 }
 
 /// Bytes of the packet, at a constant offset below what was compared with `data_end`.
@@ -64,7 +68,14 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         *missed = true;
         return None;
     };
-    let found = Found { packet, data, end, flow, check: FlowKeyV4::check_of(&image), family: Family::V4 };
+    let found = Found {
+        packet,
+        data,
+        end,
+        flow,
+        check: FlowKeyV4::check_of(&image),
+        family: Family::V4,
+    };
     found.hit::<HOOK>(low)
 }
 
@@ -87,7 +98,14 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         *missed = true;
         return None;
     };
-    let found = Found { packet, data, end, flow, check: FlowKeyV6::check_of(&image), family: Family::V6 };
+    let found = Found {
+        packet,
+        data,
+        end,
+        flow,
+        check: FlowKeyV6::check_of(&image),
+        family: Family::V6,
+    };
     found.hit::<HOOK>(low)
 }
 
@@ -141,7 +159,11 @@ impl Found {
         // direction: fields at constant offsets instead of a choice at each.
         const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
         if (state ^ u32::from(low)) & 1 == 0 {
-            if HOOK == EGRESS { self.side::<HOOK, true>(own, word) } else { self.side::<HOOK, false>(own, word) }
+            if HOOK == EGRESS {
+                self.side::<HOOK, true>(own, word)
+            } else {
+                self.side::<HOOK, false>(own, word)
+            }
         } else if HOOK == EGRESS {
             self.side::<HOOK, false>(own, word)
         } else {
@@ -158,7 +180,11 @@ impl Found {
         // this flow's, open, and not older than a second.
         let id = packet.own_id();
         let old = negative(conntrack::read_fresh(self.flow).wrapping_sub(now().wrapping_sub(word.seen())));
-        let odd = mine.endpoint ^ id | own.id ^ id | negative(id.wrapping_sub(1)) | old | state & u32::from(FLOW_DEAD | FLOW_CLOSING);
+        let odd = mine.endpoint ^ id
+            | own.id ^ id
+            | negative(id.wrapping_sub(1))
+            | old
+            | state & u32::from(FLOW_DEAD | FLOW_CLOSING);
         let stale = mine.generation ^ judge::generation(own, MINE_IS_EGRESS);
         let other_flow = conntrack::read_check(self.flow) ^ self.check;
         if u64::from(odd | stale) | other_flow != 0 {
@@ -194,5 +220,6 @@ impl Found {
 #[inline(always)]
 fn same_mac(data: usize, own: &Endpoint) -> bool {
     let mac = own.mac;
-    read!(data, 6, u32) == u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]) && read!(data, 10, u16) == u16::from_ne_bytes([mac[4], mac[5]])
+    read!(data, 6, u32) == u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]])
+        && read!(data, 10, u16) == u16::from_ne_bytes([mac[4], mac[5]])
 }

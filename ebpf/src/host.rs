@@ -59,6 +59,13 @@ pub(crate) fn forwards(packet: Packet, state: &mut State) -> bool {
     route.__bindgen_anon_3.ipv6_src = tuple.src;
     route.__bindgen_anon_4.ipv6_dst = tuple.dst;
     // SAFETY: the helper reads and writes `route` only, whose size it is told.
-    let answer = unsafe { bpf_fib_lookup(packet.skb().cast(), &raw mut route, size_of::<Route>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) };
+    let answer = unsafe {
+        bpf_fib_lookup(
+            packet.skb().cast(),
+            &raw mut route,
+            size_of::<Route>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    };
     answer >= 0 && answer != i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) && answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
 }

@@ -62,7 +62,11 @@ fn examine(packet: Packet) -> Result<i32, Drop> {
     }
     // A workload complains about what it received, and is told about what it sent.
     let mine_is_egress = hit.original(&key) != from_workload;
-    let (mine, other) = if mine_is_egress { (hit.copy.egress, hit.copy.ingress) } else { (hit.copy.ingress, hit.copy.egress) };
+    let (mine, other) = if mine_is_egress {
+        (hit.copy.egress, hit.copy.ingress)
+    } else {
+        (hit.copy.ingress, hit.copy.egress)
+    };
     if mine.endpoint != own.id || !holds(&mine, own, mine_is_egress) {
         return Err(Drop::UnrelatedError);
     }
@@ -122,7 +126,10 @@ fn embedded(packet: Packet, state: &mut State) -> Option<()> {
         (chain.next, chain.at)
     };
     let icmp = parse::is_icmp(version, number);
-    let ported = matches!(number, protocol::TCP | protocol::UDP | protocol::UDPLITE | protocol::SCTP);
+    let ported = matches!(
+        number,
+        protocol::TCP | protocol::UDP | protocol::UDPLITE | protocol::SCTP
+    );
     if icmp {
         if l4 + 8 > end {
             return None;

@@ -3,16 +3,17 @@
 use core::ptr::addr_of;
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, GENERATION_EXEMPT, INGRESS, PEER_HOST,
-    Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed, policy_index,
+    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow,
+    GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed,
+    policy_index,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
 use crate::deliver::{self, Family};
 use crate::packet::{NEXT, Packet, count, now, scratch, settings};
 use crate::state::{
-    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE,
-    QUERY_ANSWERS, QUERY_ASKS, State,
+    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED,
+    MODE_UPDATE, QUERY_ANSWERS, QUERY_ASKS, State,
 };
 use crate::{host, maps};
 
@@ -22,7 +23,11 @@ use crate::{host, maps};
 pub(crate) fn generation(endpoint: &Endpoint, egress: bool) -> u32 {
     // SAFETY: a field of a map's element; user space may write it meanwhile, as one word.
     unsafe {
-        if egress { addr_of!(endpoint.egress_generation).read_volatile() } else { addr_of!(endpoint.ingress_generation).read_volatile() }
+        if egress {
+            addr_of!(endpoint.egress_generation).read_volatile()
+        } else {
+            addr_of!(endpoint.ingress_generation).read_volatile()
+        }
     }
 }
 
@@ -40,7 +45,9 @@ pub(crate) fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
     if peer.endpoint == 0 {
         return None;
     }
-    maps::ENDPOINTS.get(peer.endpoint).filter(|endpoint| endpoint.id == peer.id)
+    maps::ENDPOINTS
+        .get(peer.endpoint)
+        .filter(|endpoint| endpoint.id == peer.id)
 }
 
 /// Whether the address is this interface's endpoint's own.
@@ -52,7 +59,8 @@ pub(crate) fn is_own(packet: Packet, own: &Endpoint, peer: Option<&'static Peer>
 /// What the host itself generated: it came in by no interface and has the host's address.
 #[inline(always)]
 pub(crate) fn from_host(packet: Packet, version: u8, src: &[u32; 4], peer: Option<&'static Peer>) -> bool {
-    packet.ingress_ifindex() == 0 && (peer.is_some_and(|peer| peer.flags & PEER_HOST != 0) || (version == 6 && host::is_link_local(src)))
+    packet.ingress_ifindex() == 0
+        && (peer.is_some_and(|peer| peer.flags & PEER_HOST != 0) || (version == 6 && host::is_link_local(src)))
 }
 
 /// Who the two addresses of the tuple are; fills the bank and the classes.
@@ -67,7 +75,10 @@ fn look_up(state: &mut State, settings: &Settings) -> Result<Ends, Drop> {
     let tuple = state.tuple();
     tuple.bank = bank;
     tuple.verdict = 0;
-    let ends = Ends { src: maps::peer(tuple.ip_version, &tuple.src), dst: maps::peer(tuple.ip_version, &tuple.dst) };
+    let ends = Ends {
+        src: maps::peer(tuple.ip_version, &tuple.src),
+        dst: maps::peer(tuple.ip_version, &tuple.dst),
+    };
     tuple.src_class = class(ends.src, tuple.ip_version, &tuple.src, settings, bank);
     tuple.dst_class = class(ends.dst, tuple.ip_version, &tuple.dst, settings, bank);
     Ok(ends)
@@ -90,14 +101,21 @@ pub(crate) fn new_flow<const HOOK: u32>(
     own: &'static Endpoint,
     settings: &Settings,
 ) -> Result<i32, Drop> {
-    let my_side = Side { endpoint: own.id, index: packet.own_index(), generation: generation(own, HOOK == EGRESS) };
+    let my_side = Side {
+        endpoint: own.id,
+        index: packet.own_index(),
+        generation: generation(own, HOOK == EGRESS),
+    };
     let private = state.private();
     if private.query == QUERY_ANSWERS {
         // An answer that nobody asked for may be allowed, but makes no flow: the other end's query would pass as its reply.
         private.mode |= MODE_TRANSIENT;
     }
-    (private.egress, private.ingress, private.pending) =
-        if HOOK == EGRESS { (my_side, Side::default(), JUDGE_EGRESS) } else { (Side::default(), my_side, JUDGE_INGRESS) };
+    (private.egress, private.ingress, private.pending) = if HOOK == EGRESS {
+        (my_side, Side::default(), JUDGE_EGRESS)
+    } else {
+        (Side::default(), my_side, JUDGE_INGRESS)
+    };
     start::<HOOK>(packet, state, own, settings)
 }
 
@@ -123,7 +141,12 @@ pub(crate) fn again<const HOOK: u32>(
 
 /// Checks who the packet is from and to, then asks the first policy.
 #[inline(always)]
-fn start<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpoint, settings: &Settings) -> Result<i32, Drop> {
+fn start<const HOOK: u32>(
+    packet: Packet,
+    state: &mut State,
+    own: &'static Endpoint,
+    settings: &Settings,
+) -> Result<i32, Drop> {
     let ends = look_up(state, settings)?;
     let turned = state.private().mode & MODE_TURNED != 0;
     let version = state.tuple().ip_version;
@@ -143,13 +166,21 @@ fn start<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpo
                 && index != packet.own_index()
                 && own.flags & target.flags & ENDPOINT_FAST != 0
             {
-                private.ingress = Side { endpoint: target.id, index, generation: generation(target, false) };
+                private.ingress = Side {
+                    endpoint: target.id,
+                    index,
+                    generation: generation(target, false),
+                };
                 private.pending |= JUDGE_INGRESS;
                 private.mode |= MODE_FAST;
             }
         }
     } else {
-        let (mine, source) = if turned { (ends.src, ends.dst) } else { (ends.dst, ends.src) };
+        let (mine, source) = if turned {
+            (ends.src, ends.dst)
+        } else {
+            (ends.dst, ends.src)
+        };
         if let Some(endpoint) = local(source)
             && endpoint.ifindex != packet.ingress_ifindex()
         {
@@ -158,7 +189,11 @@ fn start<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpo
         let exempt = !turned && from_host(packet, version, &state.tuple().src, source);
         if !is_own(packet, own, mine) {
             // Multicast and the like: only the host itself sends that here.
-            return if exempt { Ok(NEXT) } else { Err(Drop::ForeignDestination) };
+            return if exempt {
+                Ok(NEXT)
+            } else {
+                Err(Drop::ForeignDestination)
+            };
         }
         if exempt {
             let private = state.private();
@@ -205,11 +240,18 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
         if verdict != VERDICT_ALLOW {
             if mode & (MODE_UPDATE | MODE_TRANSIENT) == MODE_UPDATE {
                 let key = Key::new(&mut state);
-                key.remove(true);
-                key.remove(false);
-                count(Event::Revoked);
+                if let Some(hit) = key.find(false)
+                    && hit.original(&key)
+                    && hit.revoke(&key, now())
+                {
+                    count(Event::Revoked);
+                }
             }
-            return Err(if egress { Drop::EgressPolicy } else { Drop::IngressPolicy });
+            return Err(if egress {
+                Drop::EgressPolicy
+            } else {
+                Drop::IngressPolicy
+            });
         }
         let private = state.private();
         let left = pending & !if egress { JUDGE_EGRESS } else { JUDGE_INGRESS };
@@ -231,10 +273,16 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
         return Ok(NEXT);
     }
     let private = state.private();
-    let side = if mode & MODE_TURNED != 0 { private.egress } else { private.ingress };
+    let side = if mode & MODE_TURNED != 0 {
+        private.egress
+    } else {
+        private.ingress
+    };
     let own = packet.own().ok_or(Drop::UnknownInterface)?;
     match maps::ENDPOINTS.get(side.index) {
-        Some(target) if target.id == side.endpoint => Ok(deliver::any(packet, own, target, Family::of(state.tuple().ip_version))),
+        Some(target) if target.id == side.endpoint => {
+            Ok(deliver::any(packet, own, target, Family::of(state.tuple().ip_version)))
+        }
         _ => Ok(NEXT),
     }
 }

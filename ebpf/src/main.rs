@@ -1,8 +1,39 @@
-//! felid's eBPF programs.
+//! felid's eBPF programs: what happens to every packet at a workload's interface.
+//!
+//! In: packets at the two hooks of a workload's host-side interface, and the tables that the agent writes ([`maps`]). Out: a verdict for each
+//! packet, flows in the conntrack tables, counters. Never: policy itself, which is in generated programs that these call in between.
+//!
+//! ```text
+//! TCX ingress (from the workload)              TCX egress (towards the workload)
+//!   stub of the endpoint                         stub of the endpoint          cb = endpoint's index and id
+//!     v                                            v
+//!   from_workload   (fast)                       to_workload   (fast)          established TCP and UDP of the usual shape
+//!     v everything else                            v
+//!   from_workload_slow                           to_workload_slow              parser (parse, fragments), conntrack
+//!     |--> neighbour  (ARP, ND, MLD)  <------------|
+//!     |--> related    (ICMP errors)   <------------|
+//!     v new flow, or one to be judged again        v
+//!   policy program(s), generated: the verdict is in the scratch
+//!     v
+//!   judged          (judge)                                                     counts, asks the next policy, enters the flow
+//!     v
+//!   redirect into the other namespace (deliver), or on through the host's stack
+//! ```
+//!
+//! Between programs the per-CPU scratch holds what was parsed ([`state`]). That is safe where programs run in softirq context or with bottom
+//! halves disabled, which both hooks do on kernels that are not PREEMPT_RT.
+//!
+//! # Minimum kernel version
+//!
+//! 6.6, for TCX; no helper used here is younger (`bpf_check_mtu` 5.12, `bpf_fib_lookup` with `BPF_FIB_LOOKUP_SKIP_NEIGH` 6.3, 64-bit
+//! compare-and-swap 5.12, BPF ISA v3 5.1). Debian 12's own 6.1 is too old.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "compare-and-swap on 32-bit words"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "compare-and-swap on 32-bit words")
+)]
 
 mod atomic;
 mod conntrack;
@@ -26,67 +57,67 @@ use packet::Packet;
 
 /// Established flows from a workload.
 #[classifier]
-pub fn from_workload(ctx: TcContext) -> i32 {
+fn from_workload(ctx: TcContext) -> i32 {
     fast::run::<{ felid_common::EGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Established flows to a workload.
 #[classifier]
-pub fn to_workload(ctx: TcContext) -> i32 {
+fn to_workload(ctx: TcContext) -> i32 {
     fast::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Everything else from a workload.
 #[classifier]
-pub fn from_workload_slow(ctx: TcContext) -> i32 {
+fn from_workload_slow(ctx: TcContext) -> i32 {
     slow::run::<{ felid_common::EGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Everything else to a workload.
 #[classifier]
-pub fn to_workload_slow(ctx: TcContext) -> i32 {
+fn to_workload_slow(ctx: TcContext) -> i32 {
     slow::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Where policy programs end.
 #[classifier]
-pub fn judged(ctx: TcContext) -> i32 {
+fn judged(ctx: TcContext) -> i32 {
     judge::judged(Packet::new(ctx.skb.skb))
 }
 
 /// ICMP errors.
 #[classifier]
-pub fn related(ctx: TcContext) -> i32 {
+fn related(ctx: TcContext) -> i32 {
     icmp_error::run(Packet::new(ctx.skb.skb))
 }
 
 /// ARP, neighbour discovery, multicast listener discovery.
 #[classifier]
-pub fn neighbour(ctx: TcContext) -> i32 {
+fn neighbour(ctx: TcContext) -> i32 {
     neighbour::run(Packet::new(ctx.skb.skb))
 }
 
 /// At interfaces that have the agent's prefix but no endpoint.
 #[classifier]
-pub fn closed(ctx: TcContext) -> i32 {
+fn closed(ctx: TcContext) -> i32 {
     Packet::new(ctx.skb.skb).drop(felid_common::Drop::UnknownInterface)
 }
 
 /// Expiry of IPv4 flows, run by user space.
 #[classifier]
-pub fn sweep_v4(ctx: TcContext) -> i32 {
+fn sweep_v4(ctx: TcContext) -> i32 {
     sweep::v4(Packet::new(ctx.skb.skb))
 }
 
 /// Expiry of IPv6 flows, run by user space.
 #[classifier]
-pub fn sweep_v6(ctx: TcContext) -> i32 {
+fn sweep_v6(ctx: TcContext) -> i32 {
     sweep::v6(Packet::new(ctx.skb.skb))
 }
 
 /// Jiffies, run by user space.
 #[classifier]
-pub fn clock(ctx: TcContext) -> i32 {
+fn clock(ctx: TcContext) -> i32 {
     sweep::clock(Packet::new(ctx.skb.skb))
 }
 

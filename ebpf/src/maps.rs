@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use felid_common::{
-    ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6, MAX_COUNTERS,
-    MAX_ENDPOINTS, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
+    ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
+    MAX_COUNTERS, MAX_ENDPOINTS, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
 };
 
 /// The programs of this crate, by their numbers in [`fixed`].
@@ -96,7 +96,11 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpu
 /// What is known of an address: its record, or `None` where it has none of its own.
 #[inline(always)]
 pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<&'static Peer> {
-    let found = if version == 4 { PEERS_V4.get_ptr(&address[0]) } else { PEERS_V6.get_ptr(address) };
+    let found = if version == 4 {
+        PEERS_V4.get_ptr(&address[0])
+    } else {
+        PEERS_V6.get_ptr(address)
+    };
     // SAFETY: a looked-up element stays readable while the program runs. User space replaces whole elements; a recycled one could
     // at worst give another address's class to a packet that raced with the change.
     found.map(|peer| unsafe { &*peer })

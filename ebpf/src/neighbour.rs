@@ -72,8 +72,27 @@ fn arp(packet: Packet, own: &Endpoint) -> Result<i32, Drop> {
     }
     let host = words(own.host_mac);
     let frame: [u16; 21] = [
-        mac[0], mac[1], mac[2], host[0], host[1], host[2], ETH_ARP, ARP_HEAD[0], ARP_HEAD[1], ARP_HEAD[2], ARP_REPLY, host[0], host[1],
-        host[2], arp[12], arp[13], mac[0], mac[1], mac[2], arp[7], arp[8],
+        mac[0],
+        mac[1],
+        mac[2],
+        host[0],
+        host[1],
+        host[2],
+        ETH_ARP,
+        ARP_HEAD[0],
+        ARP_HEAD[1],
+        ARP_HEAD[2],
+        ARP_REPLY,
+        host[0],
+        host[1],
+        host[2],
+        arp[12],
+        arp[13],
+        mac[0],
+        mac[1],
+        mac[2],
+        arp[7],
+        arp[8],
     ];
     if !packet.store(0, &frame) {
         return Err(Drop::Internal);
@@ -113,7 +132,11 @@ const fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Result<i32, Drop> {
-    let (hops, at, end) = (state.private().hops, u32::from(state.private().l4), u32::from(state.private().end));
+    let (hops, at, end) = (
+        state.private().hops,
+        u32::from(state.private().l4),
+        u32::from(state.private().end),
+    );
     let tuple = state.tuple();
     let (kind, code, src, dst) = (tuple.icmp_type, tuple.icmp_code, tuple.src, tuple.dst);
     let unspecified = is_zero(&src);
@@ -121,7 +144,11 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
 
     if (MLD_QUERY..=MLD_DONE).contains(&kind) || kind == MLD_V2_REPORT {
         // Links only: one hop (RFC 3810, 5), to a group. From `::` before the interface has an address.
-        return if hops == 1 && is_multicast_v6(&dst) && (mine || unspecified) { Ok(NEXT) } else { Err(Drop::SpoofedNeighbour) };
+        return if hops == 1 && is_multicast_v6(&dst) && (mine || unspecified) {
+            Ok(NEXT)
+        } else {
+            Err(Drop::SpoofedNeighbour)
+        };
     }
     let to_gateway = !is_zero(&own.gateway_v6) && same(&dst, &own.gateway_v6);
     let on_link = is_link_group(&dst)
@@ -132,7 +159,11 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
         return Err(Drop::SpoofedNeighbour);
     }
     if kind == ROUTER_SOLICITATION {
-        return if mine || unspecified { Ok(NEXT) } else { Err(Drop::SpoofedNeighbour) };
+        return if mine || unspecified {
+            Ok(NEXT)
+        } else {
+            Err(Drop::SpoofedNeighbour)
+        };
     }
     if kind != NEIGHBOUR_SOLICITATION && kind != NEIGHBOUR_ADVERTISEMENT {
         // Router advertisements and redirects are not a workload's to send.
@@ -144,13 +175,21 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
     let target = packet.load::<[u32; 4]>(at + 8).ok_or(Drop::Malformed)?;
     let target_mine = is_link_local(&target) || is_own(packet, own, maps::peer(6, &target));
     if kind == NEIGHBOUR_ADVERTISEMENT {
-        return if mine && target_mine { Ok(NEXT) } else { Err(Drop::SpoofedNeighbour) };
+        return if mine && target_mine {
+            Ok(NEXT)
+        } else {
+            Err(Drop::SpoofedNeighbour)
+        };
     }
     let for_gateway = !is_zero(&own.gateway_v6) && same(&target, &own.gateway_v6);
     if is_multicast_v6(&target) || !(mine || (unspecified && is_solicited_node(&dst) && (target_mine || for_gateway))) {
         return Err(Drop::SpoofedNeighbour);
     }
-    if for_gateway { advertise(packet, own, src, unspecified) } else { Ok(NEXT) }
+    if for_gateway {
+        advertise(packet, own, src, unspecified)
+    } else {
+        Ok(NEXT)
+    }
 }
 
 /// Answers a solicitation for the gateway; one from `::` (duplicate address detection) is answered to all nodes.
@@ -159,15 +198,29 @@ fn advertise(packet: Packet, own: &'static Endpoint, asker: [u32; 4], unspecifie
     const LENGTH: u32 = L3 as u32 + 40 + 32;
     const ALL_NODES: [u32; 4] = [0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()];
     let asker_mac = packet.source_mac().ok_or(Drop::Malformed)?;
-    let (dst, dst_mac) =
-        if unspecified { (ALL_NODES, [0x3333_u16.to_be(), 0, 1_u16.to_be()]) } else { (asker, asker_mac) };
+    let (dst, dst_mac) = if unspecified {
+        (ALL_NODES, [0x3333_u16.to_be(), 0, 1_u16.to_be()])
+    } else {
+        (asker, asker_mac)
+    };
     let gateway = own.gateway_v6;
     let host = words(own.host_mac);
     // Router, solicited (unless there is nobody to answer), override.
     let flags: u16 = if unspecified { 0xa000 } else { 0xe000 };
 
     let mut frame = [0_u16; LENGTH as usize / 2];
-    let head = [dst_mac[0], dst_mac[1], dst_mac[2], host[0], host[1], host[2], ETH_IPV6, 0x6000_u16.to_be(), 0, 32_u16.to_be()];
+    let head = [
+        dst_mac[0],
+        dst_mac[1],
+        dst_mac[2],
+        host[0],
+        host[1],
+        host[2],
+        ETH_IPV6,
+        0x6000_u16.to_be(),
+        0,
+        32_u16.to_be(),
+    ];
     frame[..10].copy_from_slice(&head);
     frame[10] = (u16::from(protocol::ICMPV6) << 8 | 255).to_be();
     let mut put = |at: usize, words: &[u32; 4]| {
@@ -212,6 +265,11 @@ fn advertise(packet: Packet, own: &'static Endpoint, asker: [u32; 4], unspecifie
 fn to_workload(packet: Packet, own: &'static Endpoint, state: &mut State) -> Result<i32, Drop> {
     let came_by = packet.ingress_ifindex();
     let tuple = state.tuple();
-    let answer = came_by == own.ifindex && tuple.icmp_type == NEIGHBOUR_ADVERTISEMENT && same(&tuple.src, &own.gateway_v6);
-    if came_by == 0 || answer { Ok(NEXT) } else { Err(Drop::SpoofedNeighbour) }
+    let answer =
+        came_by == own.ifindex && tuple.icmp_type == NEIGHBOUR_ADVERTISEMENT && same(&tuple.src, &own.gateway_v6);
+    if came_by == 0 || answer {
+        Ok(NEXT)
+    } else {
+        Err(Drop::SpoofedNeighbour)
+    }
 }

@@ -6,9 +6,7 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{
-    bpf_jiffies64, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes};
 use felid_common::{CB_ID, CB_INDEX, CB_REASON, CB_TARGET, Drop, Endpoint, Event, Scratch, Settings};
 
 use crate::maps;
@@ -128,7 +126,9 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn own(self) -> Option<&'static Endpoint> {
         let id = self.own_id();
-        maps::ENDPOINTS.get(self.own_index()).filter(|endpoint| endpoint.id == id && id != 0)
+        maps::ENDPOINTS
+            .get(self.own_index())
+            .filter(|endpoint| endpoint.id == id && id != 0)
     }
 
     /// Notes for the slow program whether the established table has been asked.
@@ -155,7 +155,13 @@ impl Packet {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper fills all of `value` or fails; `T` is plain data (see the callers: words and arrays of words).
         unsafe {
-            if bpf_skb_load_bytes(self.skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) == 0 {
+            if bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            ) == 0
+            {
                 Some(value.assume_init())
             } else {
                 None
@@ -174,7 +180,13 @@ impl Packet {
     pub(crate) fn store<T: Copy>(self, offset: u32, value: &T) -> bool {
         // SAFETY: the helper reads `value` only.
         unsafe {
-            bpf_skb_store_bytes(self.skb, offset, core::ptr::from_ref(value).cast(), size_of::<T>() as u32, 0) == 0
+            bpf_skb_store_bytes(
+                self.skb,
+                offset,
+                core::ptr::from_ref(value).cast(),
+                size_of::<T>() as u32,
+                0,
+            ) == 0
         }
     }
 
@@ -189,7 +201,11 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn at<T>(self, offset: usize) -> Option<*mut T> {
         let data = self.data();
-        if data + offset + size_of::<T>() > self.data_end() { None } else { Some((data + offset) as *mut T) }
+        if data + offset + size_of::<T>() > self.data_end() {
+            None
+        } else {
+            Some((data + offset) as *mut T)
+        }
     }
 
     /// Drops the packet and counts why.

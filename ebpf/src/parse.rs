@@ -37,7 +37,13 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    const WHOLE: Self = Self { offset: 0, more: false, identification: 0, protocol: 0, start: 0 };
+    const WHOLE: Self = Self {
+        offset: 0,
+        more: false,
+        identification: 0,
+        protocol: 0,
+        start: 0,
+    };
 
     #[inline(always)]
     const fn is_whole(self) -> bool {
@@ -109,7 +115,15 @@ fn v4(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
     tuple.src = [ip[3], 0, 0, 0];
     tuple.dst = [ip[4], 0, 0, 0];
     state.private().hops = byte(ip[2], 0);
-    payload(packet, state, endpoint, part.protocol, L3 as u32 + header, L3 as u32 + total, part)
+    payload(
+        packet,
+        state,
+        endpoint,
+        part.protocol,
+        L3 as u32 + header,
+        L3 as u32 + total,
+        part,
+    )
 }
 
 /// Walks the options of an IPv4 header of `header` bytes.
@@ -182,7 +196,11 @@ impl Chain {
     /// A chain that begins with header number `next` at `at`.
     #[inline(always)]
     pub(crate) const fn new(at: u32, next: u8) -> Self {
-        Self { at, next, part: Part::WHOLE }
+        Self {
+            at,
+            next,
+            part: Part::WHOLE,
+        }
     }
 
     /// Goes on to the first header that is not an extension header (in a later fragment: to what follows the fragment header).
@@ -195,7 +213,10 @@ impl Chain {
         const DESTINATION: u8 = 60;
         let mut fragmented = false;
         for n in 0..=MAX_HEADERS {
-            if !matches!(self.next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+            if !matches!(
+                self.next,
+                HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+            ) {
                 return Ok(());
             }
             if n == MAX_HEADERS {
@@ -242,7 +263,15 @@ impl Chain {
 
 /// What follows the IP headers.
 #[inline(always)]
-fn payload(packet: Packet, state: &mut State, endpoint: u32, number: u8, at: u32, end: u32, part: Part) -> Result<Kind, Drop> {
+fn payload(
+    packet: Packet,
+    state: &mut State,
+    endpoint: u32,
+    number: u8,
+    at: u32,
+    end: u32,
+    part: Part,
+) -> Result<Kind, Drop> {
     let private = state.private();
     private.l4 = at as u16;
     private.end = if end > 0xffff { 0xffff } else { end as u16 };
@@ -268,7 +297,11 @@ fn payload(packet: Packet, state: &mut State, endpoint: u32, number: u8, at: u32
 
 /// Whether this is the ICMP of that IP version (the other's number is a protocol like any unknown one).
 pub(crate) const fn is_icmp(version: u8, number: u8) -> bool {
-    if version == 4 { number == protocol::ICMP } else { number == protocol::ICMPV6 }
+    if version == 4 {
+        number == protocol::ICMP
+    } else {
+        number == protocol::ICMPV6
+    }
 }
 
 /// Reads ports (or what stands for them) and checks the header's own lengths.
@@ -384,7 +417,8 @@ pub(crate) fn set_icmp(state: &mut State, number: u8, kind: u8, code: u8, identi
 pub(crate) fn is_tunnel(state: &mut State, settings: &felid_common::Settings) -> bool {
     let tuple = state.tuple();
     let ip_in_ip = tuple.protocol == protocol::IPIP || tuple.protocol == protocol::IPV6;
-    let vxlan = tuple.protocol == protocol::UDP && settings.vxlan_port != 0 && u32::from(tuple.dst_port) == settings.vxlan_port;
+    let vxlan =
+        tuple.protocol == protocol::UDP && settings.vxlan_port != 0 && u32::from(tuple.dst_port) == settings.vxlan_port;
     (ip_in_ip && settings.flags & felid_common::SETTING_ALLOW_IPIP == 0)
         || (vxlan && settings.flags & felid_common::SETTING_ALLOW_VXLAN == 0)
 }

@@ -1,7 +1,8 @@
 //! Everything that the fast programs leave: any shape of packet, state changes, flows that are new or must be judged again.
 
 use felid_common::{
-    CB_INDEX, Drop, EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_FAST, GENERATION_EXEMPT, Settings, Side, TCP_ACK, TCP_SYN, fixed,
+    CB_INDEX, Drop, EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_FAST, GENERATION_EXEMPT, Settings, Side, TCP_ACK,
+    TCP_SYN, fixed,
 };
 
 use crate::conntrack::{Hit, Key};
@@ -42,7 +43,11 @@ fn examine<const HOOK: u32>(packet: Packet) -> Result<i32, Drop> {
 /// A MAC address as the packet's 16-bit words.
 #[inline(always)]
 pub(crate) const fn words(mac: [u8; 6]) -> [u16; 3] {
-    [u16::from_ne_bytes([mac[0], mac[1]]), u16::from_ne_bytes([mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]])]
+    [
+        u16::from_ne_bytes([mac[0], mac[1]]),
+        u16::from_ne_bytes([mac[2], mac[3]]),
+        u16::from_ne_bytes([mac[4], mac[5]]),
+    ]
 }
 
 #[inline(always)]
@@ -77,7 +82,11 @@ fn known<const HOOK: u32>(
 ) -> Result<Option<i32>, Drop> {
     let original = hit.original(key);
     let mine_is_egress = (HOOK == EGRESS) == original;
-    let (mine, other) = if mine_is_egress { (hit.copy.egress, hit.copy.ingress) } else { (hit.copy.ingress, hit.copy.egress) };
+    let (mine, other) = if mine_is_egress {
+        (hit.copy.egress, hit.copy.ingress)
+    } else {
+        (hit.copy.ingress, hit.copy.egress)
+    };
     let generation = judge::generation(own, mine_is_egress);
 
     // Against the original direction, an entry that never passed this interface says nothing about it.
@@ -98,7 +107,11 @@ fn known<const HOOK: u32>(
     }
 
     let fast = HOOK == EGRESS && hit.copy.flags & FLOW_FAST != 0;
-    let (my_bit, other_bit) = if mine_is_egress { (JUDGE_EGRESS, JUDGE_INGRESS) } else { (JUDGE_INGRESS, JUDGE_EGRESS) };
+    let (my_bit, other_bit) = if mine_is_egress {
+        (JUDGE_EGRESS, JUDGE_INGRESS)
+    } else {
+        (JUDGE_INGRESS, JUDGE_EGRESS)
+    };
     let mut pending = 0;
     let mut mode = MODE_UPDATE;
     let mut other_side = Side::default();
@@ -120,7 +133,11 @@ fn known<const HOOK: u32>(
         if other.generation != generation && other.generation != GENERATION_EXEMPT {
             pending |= other_bit;
         }
-        other_side = Side { endpoint: endpoint.id, index: other.index, generation };
+        other_side = Side {
+            endpoint: endpoint.id,
+            index: other.index,
+            generation,
+        };
         mode |= MODE_FAST;
     }
     if pending == 0 {
@@ -130,12 +147,20 @@ fn known<const HOOK: u32>(
             _ => NEXT,
         }));
     }
-    let my_side = Side { endpoint: own.id, index: packet.own_index(), generation };
+    let my_side = Side {
+        endpoint: own.id,
+        index: packet.own_index(),
+        generation,
+    };
     if !original {
         mode |= MODE_TURNED;
     }
     let private = state.private();
-    (private.egress, private.ingress) = if mine_is_egress { (my_side, other_side) } else { (other_side, my_side) };
+    (private.egress, private.ingress) = if mine_is_egress {
+        (my_side, other_side)
+    } else {
+        (other_side, my_side)
+    };
     private.pending = pending;
     private.mode |= mode;
     judge::again::<HOOK>(packet, state, own, settings).map(Some)

@@ -15,13 +15,18 @@ const LONG_AGO: u32 = 1 << 30;
 /// Deletes those of the proposed IPv4 flows that have expired.
 #[inline(always)]
 pub(crate) fn v4(packet: Packet) -> i32 {
-    let Some((header, settings)) = begin(packet) else { return 1 };
+    let Some((header, settings)) = begin(packet) else {
+        return 1;
+    };
     let mut deleted: u32 = 0;
     for n in 0..SWEEP_KEYS_V4 {
         if n >= header.count {
             break;
         }
-        let Some(image) = packet.load::<ImageV4>((size_of::<Sweep>() + n as usize * size_of::<ImageV4>()) as u32) else { break };
+        let Some(image) = packet.load::<ImageV4>((size_of::<Sweep>() + n as usize * size_of::<ImageV4>()) as u32)
+        else {
+            break;
+        };
         deleted += u32::from(expire(&Key::of_v4(image), key_v4(&image).protocol, header, settings));
     }
     end(packet, deleted)
@@ -30,13 +35,18 @@ pub(crate) fn v4(packet: Packet) -> i32 {
 /// Likewise IPv6.
 #[inline(always)]
 pub(crate) fn v6(packet: Packet) -> i32 {
-    let Some((header, settings)) = begin(packet) else { return 1 };
+    let Some((header, settings)) = begin(packet) else {
+        return 1;
+    };
     let mut deleted: u32 = 0;
     for n in 0..SWEEP_KEYS_V6 {
         if n >= header.count {
             break;
         }
-        let Some(image) = packet.load::<ImageV6>((size_of::<Sweep>() + n as usize * size_of::<ImageV6>()) as u32) else { break };
+        let Some(image) = packet.load::<ImageV6>((size_of::<Sweep>() + n as usize * size_of::<ImageV6>()) as u32)
+        else {
+            break;
+        };
         deleted += u32::from(expire(&Key::of_v6(image), key_v6(&image).protocol, header, settings));
     }
     end(packet, deleted)

@@ -18,7 +18,8 @@ const PSEUDO_MAP_FD: u8 = 1;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
-const CONTEXT: usize = CB + 5 * 4;
+/// Size of the whole: the kernel calls a shorter one an error.
+const CONTEXT: usize = 192;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,13 +45,14 @@ impl Default for FlowFilter {
 }
 
 /// States of flows, by name.
-const STATES: [FlowState; 6] = [
+const STATES: [FlowState; 7] = [
     FlowState::New,
     FlowState::Answered,
     FlowState::Established,
     FlowState::Closing,
     FlowState::Closed,
     FlowState::Reset,
+    FlowState::Revoked,
 ];
 
 /// What a filter looks at.

@@ -16,7 +16,7 @@ use felid_calc::{Calc, CalcOptions};
 use felid_compile::planner::Planner;
 use felid_compile::transaction::Transaction;
 use felid_dataplane::net::Event;
-use felid_datastore::{Batch, Problems, Update};
+use felid_datastore::{Batch, InForce, Problems, Update};
 use felid_model::{FelixConfiguration, Kind, Resource};
 use tokio::sync::mpsc;
 
@@ -395,7 +395,13 @@ impl<D: Dataplane> Pipeline<D> {
             reasons.push("the kernel has not been programmed yet".to_owned());
         }
         reasons.extend(self.failures.blocking());
-        reasons.extend(self.problems.errors().map(ToString::to_string));
+        // Where the last good version, or another file's, is in force, the node does what it was last told: a bad edit must not keep
+        // an agent from being rolled out. `felid status` and the metrics say it all the same.
+        let unmet = self
+            .problems
+            .errors()
+            .filter(|problem| !matches!(problem.in_force, InForce::LastGood | InForce::File(_)));
+        reasons.extend(unmet.map(ToString::to_string));
         reasons
     }
 }

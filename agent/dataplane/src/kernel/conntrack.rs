@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use felid_common::{
-    FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED,
+    FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED,
     SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Side, Sweep, TCP_FIN, TCP_RST, protocol,
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
@@ -41,6 +41,8 @@ pub enum FlowState {
     Closed,
     /// TCP: a RST was seen, and nothing that undoes it.
     Reset,
+    /// Policy has stopped allowing it: its packets are dropped.
+    Revoked,
 }
 
 impl FlowState {
@@ -53,6 +55,7 @@ impl FlowState {
             Self::Closing => "closing",
             Self::Closed => "closed",
             Self::Reset => "reset",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -182,6 +185,9 @@ const fn protocol_of(word: u32) -> u8 {
 }
 
 fn state(flow: &Flow, protocol: u8, table: FlowTable) -> FlowState {
+    if flow.flags & FLOW_REVOKED != 0 {
+        return FlowState::Revoked;
+    }
     let replied = flow.flags & FLOW_REPLIED != 0;
     if protocol != protocol::TCP {
         return if replied {
