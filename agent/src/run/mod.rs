@@ -25,7 +25,7 @@ mod sweeper;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use felid_compile::planner::{Planner, PlannerOptions};
@@ -219,7 +219,15 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
         kernel: kernel_config(&settings),
         route_protocol: ROUTE_PROTOCOL,
     };
+    let began = Instant::now();
     let (kernel, adopted) = felid_dataplane::Dataplane::open(&options).await?;
+    let (epoch, endpoints) = (kernel.epoch(), adopted.endpoints.len());
+    tracing::info!(
+        epoch,
+        endpoints,
+        "adopted what the kernel holds in {:.0} ms",
+        began.elapsed().as_secs_f64() * 1e3
+    );
     let planner = Planner::new(planner_options(&kernel.capacities()), adopted);
     let interval = settings.conntrack_sweep_interval;
     servers.spawn(sweeper::run(
