@@ -1,6 +1,5 @@
 //! Programs that benchmarks compare the real ones with. The agent never loads them.
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 use aya_ebpf::btf_maps::{HashMap, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_redirect_peer;
@@ -51,7 +50,7 @@ fn floor(ctx: &TcContext) -> Option<i32> {
     let protocol = read::<u8>(ctx, L3 + 9)?;
     let (src, dst) = (read::<u32>(ctx, L3 + 12)?, read::<u32>(ctx, L3 + 16)?);
     let (image, _) = FlowKeyV4::image(src, dst, read::<u32>(ctx, L4)?, u32::from(protocol));
-    let target = FLOWS.get_ptr(&image)?;
+    let target = FLOWS.get_ptr(image)?;
     // SAFETY: a looked-up element is readable; plain helper call.
     Some(unsafe { bpf_redirect_peer(*target, 0) as i32 })
 }
@@ -79,6 +78,10 @@ fn bench_fresh_flow(ctx: TcContext) -> i32 {
     }
     DROP
 }
+
+/// For checks on the host only.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

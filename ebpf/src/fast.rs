@@ -42,9 +42,9 @@ fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
     }
     // Ethertype, and in the next byte the IP version and (IPv4) the header's length: no options.
     let head = u32::from_be(read!(data, 12, u32));
-    if head >> 8 == 0x0800_45 {
+    if head >> 8 == 0x08_0045 {
         v4::<HOOK>(packet, data, end, missed)
-    } else if head >> 12 == 0x86dd_6 {
+    } else if head >> 12 == 0x8_6dd6 {
         v6::<HOOK>(packet, data, end, missed)
     } else {
         None

@@ -53,9 +53,9 @@ pub(crate) fn remember(state: &mut State, endpoint: u32, part: Part, length: u32
         protocol: u32::from(number),
     };
     let noted = if version == 4 {
-        maps::FRAGMENTS_V4.insert(&key_v4(state, endpoint, part), &value, 0)
+        maps::FRAGMENTS_V4.insert(key_v4(state, endpoint, part), value, 0)
     } else {
-        maps::FRAGMENTS_V6.insert(&key_v6(state, endpoint, part), &value, 0)
+        maps::FRAGMENTS_V6.insert(key_v6(state, endpoint, part), value, 0)
     };
     noted.map_err(|_| Drop::ConntrackFull)
 }
@@ -65,9 +65,9 @@ pub(crate) fn remember(state: &mut State, endpoint: u32, part: Part, length: u32
 pub(crate) fn recall(state: &mut State, endpoint: u32, part: Part) -> Result<(), Drop> {
     let version = state.tuple().ip_version;
     let found = if version == 4 {
-        maps::FRAGMENTS_V4.get_ptr(&key_v4(state, endpoint, part))
+        maps::FRAGMENTS_V4.get_ptr(key_v4(state, endpoint, part))
     } else {
-        maps::FRAGMENTS_V6.get_ptr(&key_v6(state, endpoint, part))
+        maps::FRAGMENTS_V6.get_ptr(key_v6(state, endpoint, part))
     };
     // SAFETY: a looked-up element stays readable while the program runs. If it is recycled meanwhile, it still holds the ports of some
     // allowed first fragment; what passes is then a later fragment that nobody can reassemble.

@@ -27,8 +27,7 @@
 //!
 //! 6.6, for TCX; no helper used here is younger (`bpf_check_mtu` 5.12, `bpf_fib_lookup` with `BPF_FIB_LOOKUP_SKIP_NEIGH` 6.3, 64-bit
 //! compare-and-swap 5.12, BPF ISA v3 5.1). Debian 12's own 6.1 is too old.
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
@@ -120,6 +119,10 @@ fn sweep_v6(ctx: TcContext) -> i32 {
 fn clock(ctx: TcContext) -> i32 {
     sweep::clock(Packet::new(ctx.skb.skb))
 }
+
+/// For checks on the host only.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

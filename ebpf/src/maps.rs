@@ -97,7 +97,7 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpu
 #[inline(always)]
 pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<&'static Peer> {
     let found = if version == 4 {
-        PEERS_V4.get_ptr(&address[0])
+        PEERS_V4.get_ptr(address[0])
     } else {
         PEERS_V6.get_ptr(address)
     };

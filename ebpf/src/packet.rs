@@ -197,17 +197,6 @@ impl Packet {
         unsafe { bpf_skb_pull_data(self.skb, length) == 0 }
     }
 
-    /// Pointer to a `T` at a constant offset of the linear data.
-    #[inline(always)]
-    pub(crate) fn at<T>(self, offset: usize) -> Option<*mut T> {
-        let data = self.data();
-        if data + offset + size_of::<T>() > self.data_end() {
-            None
-        } else {
-            Some((data + offset) as *mut T)
-        }
-    }
-
     /// Drops the packet and counts why.
     #[inline(always)]
     pub(crate) fn drop(self, reason: Drop) -> i32 {

@@ -280,7 +280,7 @@ fn payload(
     }
     // Extension headers may stand between the fragment header and L4: they are part of the datagram.
     let length = end - part.start;
-    if part.offset + length > 0xffff || (part.more && length % 8 != 0) {
+    if part.offset + length > 0xffff || (part.more && !length.is_multiple_of(8)) {
         return Err(Drop::Malformed);
     }
     if part.offset != 0 {

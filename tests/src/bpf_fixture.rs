@@ -9,12 +9,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
-use aya::EbpfLoader;
 use felid_common::{
-    CB_ID, CB_INDEX, CB_REASON, CB_TARGET, ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, NetKeyV4, NetKeyV6,
-    Peer, QUERIER_LOW, Scratch, Settings, VERDICT_ALLOW, VERDICT_DENY, fixed, policy_index, protocol,
+    CB_REASON, CB_TARGET, ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, NetKeyV4,
+    NetKeyV6, Peer, QUERIER_LOW, Scratch, Settings, fixed, policy_index, protocol,
 };
 use felid_compile::program::Insn;
 use felid_dataplane::object;
@@ -22,6 +22,9 @@ use felid_dataplane::sys::{self, RawMap};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 use zerocopy::{FromBytes as _, IntoBytes as _};
+
+#[path = "bpf_fixture_code.rs"]
+mod code;
 
 /// `TCX_NEXT`.
 pub const NEXT: i32 = -1;
@@ -66,7 +69,11 @@ impl Outcome {
     /// Asserts a drop for this reason.
     #[track_caller]
     pub fn dropped(&self, reason: Drop) {
-        assert!(self.code == DROP && self.reason == reason as u32, "expected a drop for {reason:?}, not {}", self.text());
+        assert!(
+            self.code == DROP && self.reason == reason as u32,
+            "expected a drop for {reason:?}, not {}",
+            self.text()
+        );
     }
 
     /// Asserts that the host's stack goes on.
@@ -78,7 +85,11 @@ impl Outcome {
     /// Asserts a redirect to an interface.
     #[track_caller]
     pub fn redirected(&self, ifindex: u32) {
-        assert!(self.code == REDIRECT && self.target == ifindex, "expected a redirect to {ifindex}, not {}", self.text());
+        assert!(
+            self.code == REDIRECT && self.target == ifindex,
+            "expected a redirect to {ifindex}, not {}",
+            self.text()
+        );
     }
 
     fn text(&self) -> String {
@@ -163,8 +174,10 @@ impl Fixture {
         let mut ebpf = loader.load(object::EBPF).context("load the object")?;
         let mut programs = BTreeMap::new();
         for (name, _) in PROGRAMS {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
             programs.insert(name, program.fd()?.as_fd().try_clone_to_owned()?);
         }
@@ -176,7 +189,11 @@ impl Fixture {
             let (data, cpus) = data_of(map, cpus).with_context(|| format!("map {name} is of no known kind"))?;
             maps.insert(name, RawMap::new(data, cpus)?);
         }
-        let mut fixture = Self { maps, programs, stubs: BTreeMap::new() };
+        let mut fixture = Self {
+            maps,
+            programs,
+            stubs: BTreeMap::new(),
+        };
         for (name, index) in PROGRAMS {
             if let Some(index) = index {
                 let fd = fixture.programs[name].as_raw_fd();
@@ -232,11 +249,34 @@ impl Fixture {
         let record = Self::record(n);
         let (name, index) = (format!("d{n}"), record.ifindex.to_string());
         let (peer, peer_index) = (format!("p{n}"), (record.ifindex + 1000).to_string());
-        command("ip", &["link", "add", &name, "index", &index, "type", "veth", "peer", "name", &peer, "index", &peer_index])?;
+        command(
+            "ip",
+            &[
+                "link",
+                "add",
+                &name,
+                "index",
+                &index,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &peer,
+                "index",
+                &peer_index,
+            ],
+        )?;
         command("ip", &["link", "set", &name, "up"])?;
         self.set_endpoint(n, record)?;
         for address in addresses {
-            self.peer(address, Peer { endpoint: n, id: record.id, ..Peer::default() })?;
+            self.peer(
+                address,
+                Peer {
+                    endpoint: n,
+                    id: record.id,
+                    ..Peer::default()
+                },
+            )?;
         }
         for (hook, program) in [(EGRESS, fixed::FROM_WORKLOAD), (INGRESS, fixed::TO_WORKLOAD)] {
             let insns = code::stub(n, record.id, program, self.map("fixed").fd().as_raw_fd());
@@ -274,11 +314,17 @@ impl Fixture {
         let value = ClassPair { class };
         match address.parse()? {
             IpAddr::V4(address) => {
-                let key = NetKeyV4 { prefix, address: u32::from_ne_bytes(address.octets()) };
+                let key = NetKeyV4 {
+                    prefix,
+                    address: u32::from_ne_bytes(address.octets()),
+                };
                 self.map("nets_v4").update(key.as_bytes(), value.as_bytes())?;
             }
             IpAddr::V6(address) => {
-                let key = NetKeyV6 { prefix, address: words(address.into()) };
+                let key = NetKeyV6 {
+                    prefix,
+                    address: words(address.into()),
+                };
                 self.map("nets_v6").update(key.as_bytes(), value.as_bytes())?;
             }
         }
@@ -297,13 +343,16 @@ impl Fixture {
         let insns = code::policy(policy, 2 * n + direction, scratch, fixed);
         let program = load(&insns, "policy")?;
         let index = policy_index(bank, direction, n);
-        Ok(self.map("policies").update(index.as_bytes(), program.as_raw_fd().as_bytes())?)
+        Ok(self
+            .map("policies")
+            .update(index.as_bytes(), program.as_raw_fd().as_bytes())?)
     }
 
     /// Takes a policy away, in both banks.
     pub fn no_policy(&mut self, direction: u32, n: u32) -> Result<()> {
         for bank in 0..2 {
-            self.map("policies").delete(policy_index(bank, direction, n).as_bytes())?;
+            self.map("policies")
+                .delete(policy_index(bank, direction, n).as_bytes())?;
         }
         Ok(())
     }
@@ -316,12 +365,18 @@ impl Fixture {
 
     /// A packet that the host's stack sends to a workload; `came_by` is where it came in, 0 if the host generated it.
     pub fn to_workload(&self, n: u32, came_by: u32, packet: &[u8]) -> Result<Outcome> {
-        run(self.stub(n, INGRESS), packet, &Context::new(Self::record(n).ifindex, came_by), 1)
+        run(
+            self.stub(n, INGRESS),
+            packet,
+            &Context::new(Self::record(n).ifindex, came_by),
+            1,
+        )
     }
 
     /// What the last packet left for policy programs.
     pub fn scratch(&self) -> Result<Scratch> {
-        Scratch::read_from_bytes(&self.first_cpu("scratch", 0)?[..size_of::<Scratch>()]).map_err(|_| anyhow::anyhow!("size"))
+        Scratch::read_from_bytes(&self.first_cpu("scratch", 0)?[..size_of::<Scratch>()])
+            .map_err(|_| anyhow::anyhow!("size"))
     }
 
     /// A count of dropped packets.
@@ -341,7 +396,10 @@ impl Fixture {
 
     fn count(&self, map: &str, index: u32) -> Result<u64> {
         let bytes = self.map(map).lookup(index.as_bytes())?.context("no such element")?;
-        Ok(bytes.chunks_exact(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap_or_default())).sum())
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|value| u64::from_ne_bytes(value.try_into().unwrap_or_default()))
+            .sum())
     }
 
     fn first_cpu(&self, map: &str, index: u32) -> Result<Vec<u8>> {
@@ -349,7 +407,14 @@ impl Fixture {
     }
 
     /// The entry of a flow: whether it is established, and what it holds. ICMP: an echo that `src` asked for.
-    pub fn flow(&self, protocol: u8, src: &str, src_port: u16, dst: &str, dst_port: u16) -> Result<Option<(bool, Flow)>> {
+    pub fn flow(
+        &self,
+        protocol: u8,
+        src: &str,
+        src_port: u16,
+        dst: &str,
+        dst_port: u16,
+    ) -> Result<Option<(bool, Flow)>> {
         for (established, table) in [(true, "established"), (false, "half_open")] {
             let (name, key) = key(table, protocol, src.parse()?, src_port, dst.parse()?, dst_port);
             if let Some(value) = self.map(&name).lookup(&key)? {
@@ -370,7 +435,9 @@ impl Fixture {
         dst_port: u16,
         change: impl FnOnce(&mut Flow),
     ) -> Result<()> {
-        let (established, mut flow) = self.flow(protocol, src, src_port, dst, dst_port)?.context("no such flow")?;
+        let (established, mut flow) = self
+            .flow(protocol, src, src_port, dst, dst_port)?
+            .context("no such flow")?;
         change(&mut flow);
         let table = if established { "established" } else { "half_open" };
         let (name, key) = key(table, protocol, src.parse()?, src_port, dst.parse()?, dst_port);
@@ -380,7 +447,10 @@ impl Fixture {
     /// How many flows there are: established and half-open, both families.
     pub fn flows(&self) -> Result<(usize, usize)> {
         let mut counts = [0; 4];
-        for (count, name) in counts.iter_mut().zip(["established_v4", "established_v6", "half_open_v4", "half_open_v6"]) {
+        for (count, name) in counts
+            .iter_mut()
+            .zip(["established_v4", "established_v6", "half_open_v4", "half_open_v6"])
+        {
             self.map(name).dump(|_, _| *count += 1)?;
         }
         Ok((counts[0] + counts[1], counts[2] + counts[3]))
@@ -389,7 +459,11 @@ impl Fixture {
 
 fn data_of(map: Map, cpus: usize) -> Option<(MapData, usize)> {
     Some(match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::ProgramArray(data) => (data, 1),
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::ProgramArray(data) => (data, 1),
         Map::PerCpuArray(data) => (data, cpus),
         _ => return None,
     })
@@ -461,7 +535,11 @@ pub fn run(program: &OwnedFd, packet: &[u8], context: &Context, repeat: u32) -> 
     let result = sys::test_run(program.as_fd(), packet, &context.bytes, repeat).context("test run")?;
     let cb = |word: usize| {
         let at = 48 + 4 * word;
-        result.context.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
+        result
+            .context
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u32::from_ne_bytes)
     };
     Ok(Outcome {
         code: result.result as i32,
@@ -474,88 +552,20 @@ pub fn run(program: &OwnedFd, packet: &[u8], context: &Context, repeat: u32) -> 
 
 /// Runs a command in this thread's namespace.
 pub fn command(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("run {program}"))?;
     if !output.status.success() {
-        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{program} {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
 
 fn load(insns: &[Insn], name: &str) -> Result<OwnedFd> {
     sys::load_classifier(insns, name).map_err(|error| anyhow::anyhow!("load {name}: {error:?}"))
-}
-
-/// Instructions.
-mod code {
-    use std::mem::offset_of;
-    use std::os::fd::RawFd;
-
-    use super::{CB_ID, CB_INDEX, Insn, Policy, Scratch, VERDICT_ALLOW, VERDICT_DENY, fixed};
-
-    const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-        Insn { code, dst, src, off, imm }
-    }
-
-    fn map(dst: u8, fd: RawFd) -> [Insn; 2] {
-        [insn(0x18, dst, 1, 0, fd), insn(0, 0, 0, 0, 0)]
-    }
-
-    const fn mov(dst: u8, src: u8) -> Insn {
-        insn(0xbf, dst, src, 0, 0)
-    }
-
-    const fn set(dst: u8, imm: i32) -> Insn {
-        insn(0xb7, dst, 0, 0, imm)
-    }
-
-    const fn store(dst: u8, off: usize, imm: u32) -> Insn {
-        insn(0x62, dst, 0, off as i16, imm as i32)
-    }
-
-    const fn call(helper: i32) -> Insn {
-        insn(0x85, 0, 0, 0, helper)
-    }
-
-    const EXIT: Insn = insn(0x95, 0, 0, 0, 0);
-
-    /// Goes on with an element of a program array; drops if that fails. The context is in r6.
-    fn go_on(array: RawFd, index: u32) -> Vec<Insn> {
-        let mut code = vec![mov(1, 6)];
-        code.extend(map(2, array));
-        code.extend([set(3, index as i32), call(12), set(0, super::DROP), EXIT]);
-        code
-    }
-
-    pub(super) fn stub(index: u32, id: u32, program: u32, fixed: RawFd) -> Vec<Insn> {
-        let mut code = vec![mov(6, 1), store(6, 48 + 4 * CB_INDEX, index), store(6, 48 + 4 * CB_ID, id)];
-        code.extend(go_on(fixed, program));
-        code
-    }
-
-    pub(super) fn policy(policy: Policy, counter: u32, scratch: RawFd, fixed_array: RawFd) -> Vec<Insn> {
-        let mut code = vec![mov(6, 1), insn(0x62, 10, 0, -4, 0), mov(2, 10), insn(0x07, 2, 0, 0, -4)];
-        code.extend(map(1, scratch));
-        code.extend([call(1), insn(0x55, 0, 0, 2, 0), set(0, super::DROP), EXIT]);
-        code.push(store(0, offset_of!(Scratch, counter), counter));
-        // r1 = field; where it is not what is wanted, deny.
-        let test = |size: u8, offset: usize, wanted: i32| {
-            vec![
-                insn(size, 1, 0, offset as i16, 0),
-                insn(0x15, 1, 0, 2, wanted),
-                store(0, offset_of!(Scratch, verdict), VERDICT_DENY),
-                insn(0x05, 0, 0, 1, 0),
-                store(0, offset_of!(Scratch, verdict), VERDICT_ALLOW),
-            ]
-        };
-        code.extend(match policy {
-            Policy::Allow => vec![store(0, offset_of!(Scratch, verdict), VERDICT_ALLOW)],
-            Policy::Deny => vec![store(0, offset_of!(Scratch, verdict), VERDICT_DENY)],
-            Policy::Port(port) => test(0x69, offset_of!(Scratch, dst_port), i32::from(port)),
-            Policy::SourceClass(class) => test(0x61, offset_of!(Scratch, src_class), class as i32),
-            Policy::DestinationClass(class) => test(0x61, offset_of!(Scratch, dst_class), class as i32),
-            Policy::IcmpType(kind) => test(0x71, offset_of!(Scratch, icmp_type), i32::from(kind)),
-        });
-        code.extend(go_on(fixed_array, fixed::JUDGED));
-        code
-    }
 }

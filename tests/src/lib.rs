@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+pub mod bpf_fixture;
 pub mod equivalence;
 pub mod frames;
+pub mod packet_craft;
 pub mod probe;
 pub mod sockets;
 

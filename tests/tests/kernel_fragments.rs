@@ -42,17 +42,40 @@ fn udp_head(port: u16, total: u16) -> Vec<u8> {
 fn later_fragments_follow_the_first() {
     let fixture = two();
     for pair in PAIRS {
-        fixture.from_workload(1, &fragment(pair, 7, 24, false, 17, vec![1; 10])).unwrap().dropped(Drop::UnknownFragment);
-        let first = fixture.from_workload(1, &fragment(pair, 7, 0, true, 17, udp_head(80, 34))).unwrap();
+        fixture
+            .from_workload(1, &fragment(pair, 7, 24, false, 17, vec![1; 10]))
+            .unwrap()
+            .dropped(Drop::UnknownFragment);
+        let first = fixture
+            .from_workload(1, &fragment(pair, 7, 0, true, 17, udp_head(80, 34)))
+            .unwrap();
         first.redirected(12);
         assert_eq!(fixture.scratch().unwrap().dst_port, 80);
-        fixture.from_workload(1, &fragment(pair, 7, 24, true, 17, vec![1; 8])).unwrap().redirected(12);
-        fixture.from_workload(1, &fragment(pair, 7, 32, false, 17, vec![1; 2])).unwrap().redirected(12);
+        fixture
+            .from_workload(1, &fragment(pair, 7, 24, true, 17, vec![1; 8]))
+            .unwrap()
+            .redirected(12);
+        fixture
+            .from_workload(1, &fragment(pair, 7, 32, false, 17, vec![1; 2]))
+            .unwrap()
+            .redirected(12);
         // Another datagram, another protocol, another endpoint's, the other hook's: not the same.
-        fixture.from_workload(1, &fragment(pair, 8, 24, false, 17, vec![1; 2])).unwrap().dropped(Drop::UnknownFragment);
-        fixture.from_workload(1, &fragment(pair, 7, 24, false, 6, vec![1; 2])).unwrap().dropped(Drop::UnknownFragment);
-        fixture.to_workload(2, 11, &fragment(pair, 7, 24, false, 17, vec![1; 2])).unwrap().dropped(Drop::UnknownFragment);
-        fixture.from_workload(2, &fragment(pair, 7, 24, false, 17, vec![1; 2])).unwrap().dropped(Drop::UnknownFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 8, 24, false, 17, vec![1; 2]))
+            .unwrap()
+            .dropped(Drop::UnknownFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 7, 24, false, 6, vec![1; 2]))
+            .unwrap()
+            .dropped(Drop::UnknownFragment);
+        fixture
+            .to_workload(2, 11, &fragment(pair, 7, 24, false, 17, vec![1; 2]))
+            .unwrap()
+            .dropped(Drop::UnknownFragment);
+        fixture
+            .from_workload(2, &fragment(pair, 7, 24, false, 17, vec![1; 2]))
+            .unwrap()
+            .dropped(Drop::UnknownFragment);
     }
 }
 
@@ -60,8 +83,14 @@ fn later_fragments_follow_the_first() {
 fn a_denied_first_fragment_denies_the_rest() {
     let fixture = two();
     for pair in PAIRS {
-        fixture.from_workload(1, &fragment(pair, 9, 0, true, 17, udp_head(81, 34))).unwrap().dropped(Drop::IngressPolicy);
-        fixture.from_workload(1, &fragment(pair, 9, 24, false, 17, vec![1; 10])).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &fragment(pair, 9, 0, true, 17, udp_head(81, 34)))
+            .unwrap()
+            .dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &fragment(pair, 9, 24, false, 17, vec![1; 10]))
+            .unwrap()
+            .dropped(Drop::IngressPolicy);
     }
 }
 
@@ -69,45 +98,83 @@ fn a_denied_first_fragment_denies_the_rest() {
 fn headers_are_whole_and_stay_untouched() {
     let fixture = two();
     for pair in PAIRS {
-        let tcp = Craft::new(pair.0.parse::<IpAddr>().unwrap(), pair.1.parse::<IpAddr>().unwrap()).tcp(40000, 80, SYN).payload;
+        let tcp = Craft::new(pair.0.parse::<IpAddr>().unwrap(), pair.1.parse::<IpAddr>().unwrap())
+            .tcp(40000, 80, SYN)
+            .payload;
         // A first fragment that is too short for its header, with and without all of TCP's options.
-        fixture.from_workload(1, &fragment(pair, 1, 0, true, 6, tcp[..16].to_vec())).unwrap().dropped(Drop::BadFragment);
-        fixture.from_workload(1, &fragment(pair, 1, 0, true, 17, vec![])).unwrap().dropped(Drop::BadFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 1, 0, true, 6, tcp[..16].to_vec()))
+            .unwrap()
+            .dropped(Drop::BadFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 1, 0, true, 17, vec![]))
+            .unwrap()
+            .dropped(Drop::BadFragment);
         let mut long = tcp.clone();
         long[12] = 15 << 4;
         long.extend([1; 4]);
-        fixture.from_workload(1, &fragment(pair, 1, 0, true, 6, long)).unwrap().dropped(Drop::BadFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 1, 0, true, 6, long))
+            .unwrap()
+            .dropped(Drop::BadFragment);
         let mut padded = tcp.clone();
         padded.extend([0; 4]);
-        fixture.from_workload(1, &fragment(pair, 2, 0, true, 6, padded)).unwrap().redirected(12);
+        fixture
+            .from_workload(1, &fragment(pair, 2, 0, true, 6, padded))
+            .unwrap()
+            .redirected(12);
         // One that begins inside what the first one carried could replace its header.
         for offset in [8, 16] {
-            fixture.from_workload(1, &fragment(pair, 2, offset, false, 6, vec![0; 8])).unwrap().dropped(Drop::BadFragment);
+            fixture
+                .from_workload(1, &fragment(pair, 2, offset, false, 6, vec![0; 8]))
+                .unwrap()
+                .dropped(Drop::BadFragment);
         }
-        fixture.from_workload(1, &fragment(pair, 2, 24, false, 6, vec![0; 8])).unwrap().redirected(12);
+        fixture
+            .from_workload(1, &fragment(pair, 2, 24, false, 6, vec![0; 8]))
+            .unwrap()
+            .redirected(12);
         // More than a datagram can hold; a length that only a last fragment may have.
-        fixture.from_workload(1, &fragment(pair, 2, 65528, false, 6, vec![0; 100])).unwrap().dropped(Drop::Malformed);
-        fixture.from_workload(1, &fragment(pair, 2, 24, true, 6, vec![0; 7])).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &fragment(pair, 2, 65528, false, 6, vec![0; 100]))
+            .unwrap()
+            .dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &fragment(pair, 2, 24, true, 6, vec![0; 7]))
+            .unwrap()
+            .dropped(Drop::Malformed);
         // A first fragment is judged by its own ports each time.
         let mut denied = tcp.clone();
         denied[3] = 81;
         denied.extend([0; 4]);
-        fixture.from_workload(1, &fragment(pair, 2, 0, true, 6, denied)).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &fragment(pair, 2, 0, true, 6, denied))
+            .unwrap()
+            .dropped(Drop::IngressPolicy);
     }
 }
 
 #[test]
 fn atomic_fragments_are_whole_packets() {
     let fixture = two();
-    fixture.from_workload(1, &fragment(PAIRS[1], 3, 0, false, 17, udp_head(80, 24))).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &fragment(PAIRS[1], 3, 0, false, 17, udp_head(80, 24)))
+        .unwrap()
+        .redirected(12);
     assert_eq!(fixture.map("fragments_v6").max_entries(), 256);
-    fixture.from_workload(1, &fragment(PAIRS[1], 3, 24, false, 17, vec![0; 8])).unwrap().dropped(Drop::UnknownFragment);
+    fixture
+        .from_workload(1, &fragment(PAIRS[1], 3, 24, false, 17, vec![0; 8]))
+        .unwrap()
+        .dropped(Drop::UnknownFragment);
 }
 
 #[test]
 fn extension_headers_behind_the_fragment_header() {
     let fixture = two();
-    let (src, dst) = (PAIRS[1].0.parse::<IpAddr>().unwrap(), PAIRS[1].1.parse::<IpAddr>().unwrap());
+    let (src, dst) = (
+        PAIRS[1].0.parse::<IpAddr>().unwrap(),
+        PAIRS[1].1.parse::<IpAddr>().unwrap(),
+    );
     let mut first = Craft::new(src, dst).raw(17, udp_head(80, 40));
     first.extensions = vec![fragment_header(0, true, 99), (60, vec![0; 8])];
     fixture.from_workload(1, &first.build()).unwrap().redirected(12);
@@ -117,10 +184,16 @@ fn extension_headers_behind_the_fragment_header() {
     later.extensions = vec![fragment_header(32, false, 99)];
     fixture.from_workload(1, &later.build()).unwrap().redirected(12);
     later.extensions = vec![fragment_header(24, false, 99)];
-    fixture.from_workload(1, &later.build()).unwrap().dropped(Drop::BadFragment);
+    fixture
+        .from_workload(1, &later.build())
+        .unwrap()
+        .dropped(Drop::BadFragment);
     // Twice is once too often.
     first.extensions = vec![fragment_header(0, true, 99), fragment_header(0, true, 99)];
-    fixture.from_workload(1, &first.build()).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &first.build())
+        .unwrap()
+        .dropped(Drop::Malformed);
 }
 
 #[test]
@@ -129,26 +202,56 @@ fn icmp_echo_in_fragments_but_no_errors_and_no_discovery() {
     fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
     for (pair, number, echo, error) in [(PAIRS[0], 1, 8, 3), (PAIRS[1], 58, 128, 1)] {
         fixture
-            .from_workload(1, &fragment(pair, 4, 0, true, number, vec![echo, 0, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]))
+            .from_workload(
+                1,
+                &fragment(
+                    pair,
+                    4,
+                    0,
+                    true,
+                    number,
+                    vec![echo, 0, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+                ),
+            )
             .unwrap()
             .redirected(12);
-        fixture.from_workload(1, &fragment(pair, 4, 16, false, number, vec![0; 4])).unwrap().redirected(12);
-        assert_eq!(fixture.flows().unwrap().1, if number == 1 { 1 } else { 2 }, "one flow for both");
-        fixture.from_workload(1, &fragment(pair, 5, 0, true, number, vec![error; 64])).unwrap().dropped(Drop::BadFragment);
+        fixture
+            .from_workload(1, &fragment(pair, 4, 16, false, number, vec![0; 4]))
+            .unwrap()
+            .redirected(12);
+        assert_eq!(
+            fixture.flows().unwrap().1,
+            if number == 1 { 1 } else { 2 },
+            "one flow for both"
+        );
+        fixture
+            .from_workload(1, &fragment(pair, 5, 0, true, number, vec![error; 64]))
+            .unwrap()
+            .dropped(Drop::BadFragment);
     }
-    fixture.from_workload(1, &fragment(PAIRS[1], 6, 0, true, 58, vec![135; 32])).unwrap().dropped(Drop::BadFragment);
+    fixture
+        .from_workload(1, &fragment(PAIRS[1], 6, 0, true, 58, vec![135; 32]))
+        .unwrap()
+        .dropped(Drop::BadFragment);
 }
 
 #[test]
 fn the_first_fragment_is_forgotten_after_a_minute() {
     let fixture = two();
-    fixture.from_workload(1, &fragment(PAIRS[0], 7, 0, true, 17, udp_head(80, 34))).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &fragment(PAIRS[0], 7, 0, true, 17, udp_head(80, 34)))
+        .unwrap()
+        .redirected(12);
     let map = fixture.map("fragments_v4");
     let mut found = Vec::new();
-    map.dump(|key, value| found.push((key.to_vec(), value.to_vec()))).unwrap();
+    map.dump(|key, value| found.push((key.to_vec(), value.to_vec())))
+        .unwrap();
     let (key, value) = found.pop().unwrap();
     let mut fragment_entry = Fragment::read_from_bytes(&value).unwrap();
     fragment_entry.seen = fragment_entry.seen.wrapping_sub(61 * SETTINGS.hz);
     map.update(&key, fragment_entry.as_bytes()).unwrap();
-    fixture.from_workload(1, &fragment(PAIRS[0], 7, 24, false, 17, vec![1; 10])).unwrap().dropped(Drop::UnknownFragment);
+    fixture
+        .from_workload(1, &fragment(PAIRS[0], 7, 24, false, 17, vec![1; 10]))
+        .unwrap()
+        .dropped(Drop::UnknownFragment);
 }

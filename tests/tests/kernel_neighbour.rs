@@ -39,12 +39,30 @@ fn the_gateway_answers_arp() {
     }
     assert_eq!(fixture.events(Event::ArpAnswered).unwrap(), 2);
     // Others are the host's to answer.
-    fixture.from_workload(1, &arp(1, MAC, OWN, [0; 6], Ipv4Addr::new(10, 65, 0, 3))).unwrap().passed();
-    fixture.from_workload(1, &arp(2, MAC, OWN, HOST_MAC, GATEWAY)).unwrap().passed();
-    fixture.from_workload(1, &arp(1, MAC, OWN, [0; 6], OWN)).unwrap().passed();
-    fixture.to_workload(1, 0, &arp(1, HOST_MAC, Ipv4Addr::new(192, 0, 2, 1), [0; 6], OWN)).unwrap().passed();
+    fixture
+        .from_workload(1, &arp(1, MAC, OWN, [0; 6], Ipv4Addr::new(10, 65, 0, 3)))
+        .unwrap()
+        .passed();
+    fixture
+        .from_workload(1, &arp(2, MAC, OWN, HOST_MAC, GATEWAY))
+        .unwrap()
+        .passed();
+    fixture
+        .from_workload(1, &arp(1, MAC, OWN, [0; 6], OWN))
+        .unwrap()
+        .passed();
+    fixture
+        .to_workload(1, 0, &arp(1, HOST_MAC, Ipv4Addr::new(192, 0, 2, 1), [0; 6], OWN))
+        .unwrap()
+        .passed();
     // Without a gateway there is no answer.
-    fixture.from_workload(2, &arp(1, [2, 0, 0, 0, 0, 2], Ipv4Addr::new(10, 65, 0, 3), [0; 6], GATEWAY)).unwrap().passed();
+    fixture
+        .from_workload(
+            2,
+            &arp(1, [2, 0, 0, 0, 0, 2], Ipv4Addr::new(10, 65, 0, 3), [0; 6], GATEWAY),
+        )
+        .unwrap()
+        .passed();
 }
 
 #[test]
@@ -52,7 +70,10 @@ fn arp_for_others_addresses() {
     let mut fixture = one();
     for sender in [Ipv4Addr::new(10, 65, 0, 3), GATEWAY, Ipv4Addr::new(192, 0, 2, 1)] {
         for operation in [1, 2] {
-            fixture.from_workload(1, &arp(operation, MAC, sender, [0; 6], GATEWAY)).unwrap().dropped(Drop::SpoofedArp);
+            fixture
+                .from_workload(1, &arp(operation, MAC, sender, [0; 6], GATEWAY))
+                .unwrap()
+                .dropped(Drop::SpoofedArp);
         }
     }
     // The MAC inside is not that of the frame.
@@ -65,11 +86,17 @@ fn arp_for_others_addresses() {
         packet[at] = value;
         fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
     }
-    fixture.from_workload(1, &arp(1, MAC, OWN, [0; 6], GATEWAY)[..41]).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &arp(1, MAC, OWN, [0; 6], GATEWAY)[..41])
+        .unwrap()
+        .dropped(Drop::Malformed);
     let mut record = Fixture::record(1);
     record.flags |= ENDPOINT_CHECK_MAC;
     fixture.set_endpoint(1, record).unwrap();
-    fixture.from_workload(1, &arp(1, [2, 9, 9, 9, 9, 9], OWN, [0; 6], GATEWAY)).unwrap().dropped(Drop::SpoofedMac);
+    fixture
+        .from_workload(1, &arp(1, [2, 9, 9, 9, 9, 9], OWN, [0; 6], GATEWAY))
+        .unwrap()
+        .dropped(Drop::SpoofedMac);
 }
 
 fn nd(src: &str, dst: &str, kind: u8, target: &str, hops: u8) -> Craft {
@@ -77,7 +104,9 @@ fn nd(src: &str, dst: &str, kind: u8, target: &str, hops: u8) -> Craft {
     let mut data = target.octets().to_vec();
     data.extend([1, 1]);
     data.extend(MAC);
-    Craft::new(src.parse::<IpAddr>().unwrap(), dst.parse::<IpAddr>().unwrap()).hops(hops).icmp(kind, 0, [0; 4], &data)
+    Craft::new(src.parse::<IpAddr>().unwrap(), dst.parse::<IpAddr>().unwrap())
+        .hops(hops)
+        .icmp(kind, 0, [0; 4], &data)
 }
 
 /// A correct neighbour advertisement: checks everything in it.
@@ -103,13 +132,22 @@ fn check_advertisement(packet: &[u8], to_mac: [u8; 6], to: &str, flags: u8) {
 #[test]
 fn the_gateway_answers_solicitations() {
     let fixture = one();
-    for (src, dst) in [(OWN6, "ff02::1:ff00:1"), (OWN6, GATEWAY6), ("fe80::5", "ff02::1:ff00:1")] {
-        let outcome = fixture.from_workload(1, &nd(src, dst, 135, GATEWAY6, 255).build()).unwrap();
+    for (src, dst) in [
+        (OWN6, "ff02::1:ff00:1"),
+        (OWN6, GATEWAY6),
+        ("fe80::5", "ff02::1:ff00:1"),
+    ] {
+        let outcome = fixture
+            .from_workload(1, &nd(src, dst, 135, GATEWAY6, 255).build())
+            .unwrap();
         outcome.redirected(11);
         check_advertisement(&outcome.packet, MAC, src, 0xe0);
         fixture.to_workload(1, 11, &outcome.packet).unwrap().passed();
         // Nobody else may send it there.
-        fixture.to_workload(1, 12, &outcome.packet).unwrap().dropped(Drop::SpoofedNeighbour);
+        fixture
+            .to_workload(1, 12, &outcome.packet)
+            .unwrap()
+            .dropped(Drop::SpoofedNeighbour);
     }
     // Duplicate address detection for the gateway's own address, without an option: shorter than the answer.
     let mut probe = nd("::", "ff02::1:ff00:1", 135, GATEWAY6, 255);
@@ -127,14 +165,25 @@ fn a_global_gateway_is_answered_to_its_own_address_too() {
     record.gateway_v6 = words("fd00:65::1".parse().unwrap());
     fixture.set_endpoint(1, record).unwrap();
     for dst in ["ff02::1:ff00:1", "fd00:65::1"] {
-        fixture.from_workload(1, &nd(OWN6, dst, 135, "fd00:65::1", 255).build()).unwrap().redirected(11);
+        fixture
+            .from_workload(1, &nd(OWN6, dst, 135, "fd00:65::1", 255).build())
+            .unwrap()
+            .redirected(11);
     }
 }
 
 #[test]
 fn discovery_that_is_allowed() {
     let mut fixture = one();
-    fixture.peer("2001:db8::1", Peer { flags: PEER_HOST, ..Peer::default() }).unwrap();
+    fixture
+        .peer(
+            "2001:db8::1",
+            Peer {
+                flags: PEER_HOST,
+                ..Peer::default()
+            },
+        )
+        .unwrap();
     for packet in [
         // Duplicate address detection for its own addresses.
         nd("::", "ff02::1:ff00:2", 135, OWN6, 255),
@@ -165,7 +214,10 @@ fn discovery_that_is_allowed() {
         nd("fe80::9", "ff02::1", 130, "::", 1),
     ] {
         fixture.to_workload(1, 0, &packet.build()).unwrap().passed();
-        fixture.to_workload(1, 12, &packet.build()).unwrap().dropped(Drop::SpoofedNeighbour);
+        fixture
+            .to_workload(1, 12, &packet.build())
+            .unwrap()
+            .dropped(Drop::SpoofedNeighbour);
     }
 }
 
@@ -199,9 +251,15 @@ fn discovery_that_is_not() {
         // A group cannot be looked for.
         nd(OWN6, "ff02::1:ff00:1", 135, "ff02::1", 255),
     ] {
-        fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::SpoofedNeighbour);
+        fixture
+            .from_workload(1, &packet.build())
+            .unwrap()
+            .dropped(Drop::SpoofedNeighbour);
     }
     let mut short = nd(OWN6, "ff02::1:ff00:1", 135, GATEWAY6, 255);
     short.payload.truncate(23);
-    fixture.from_workload(1, &short.build()).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &short.build())
+        .unwrap()
+        .dropped(Drop::Malformed);
 }

@@ -64,7 +64,10 @@ fn ports_of_every_protocol_that_has_them() {
         }
         lite(80, 9);
         fixture.from_workload(1, &lite(80, 7)).unwrap().dropped(Drop::Malformed);
-        fixture.from_workload(1, &lite(80, 13)).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &lite(80, 13))
+            .unwrap()
+            .dropped(Drop::Malformed);
     }
 }
 
@@ -82,7 +85,10 @@ fn ipv4_options_do_not_shift_the_ports() {
     // Bytes that look like port 80 where a parser that ignores options would read them.
     let mut packet = craft(A, B).tcp(40000, 81, SYN);
     packet.options = vec![0x44, 4, 0, 80];
-    fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::IngressPolicy);
+    fixture
+        .from_workload(1, &packet.build())
+        .unwrap()
+        .dropped(Drop::IngressPolicy);
 }
 
 #[test]
@@ -91,12 +97,18 @@ fn source_routes_and_broken_options() {
     for option in [131, 137] {
         let mut packet = craft(A, B).tcp(40000, 80, SYN);
         packet.options = vec![1, option, 7, 4, 10, 0, 0, 1];
-        fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::SourceRoute);
+        fixture
+            .from_workload(1, &packet.build())
+            .unwrap()
+            .dropped(Drop::SourceRoute);
     }
     for options in [vec![7, 1, 0, 0], vec![7, 0, 0, 0], vec![7, 9, 0, 0], vec![1, 1, 1, 7]] {
         let mut packet = craft(A, B).tcp(40000, 80, SYN);
         packet.options = options;
-        fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &packet.build())
+            .unwrap()
+            .dropped(Drop::Malformed);
     }
     // After the end of the list anything may stand.
     let mut packet = craft(A, B).tcp(40000, 80, SYN);
@@ -124,20 +136,35 @@ fn extension_headers_are_followed() {
         assert_eq!(tuple(&fixture), (protocol::UDP, 40000, 80));
         let mut packet = craft(A6, B6).udp(40000, 81, b"data");
         packet.extensions = extensions;
-        fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &packet.build())
+            .unwrap()
+            .dropped(Drop::IngressPolicy);
     }
     let mut packet = craft(A6, B6).udp(40000, 80, b"data");
     packet.extensions = vec![long.clone(); 9];
-    fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::TooManyHeaders);
+    fixture
+        .from_workload(1, &packet.build())
+        .unwrap()
+        .dropped(Drop::TooManyHeaders);
     // Hop-by-hop options stand first or not at all.
     packet.extensions = vec![long.clone(), hop];
-    fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &packet.build())
+        .unwrap()
+        .dropped(Drop::Malformed);
     // A routing header that has somewhere left to go.
     packet.extensions = vec![(43, [vec![0, 2, 0, 1], vec![0; 20]].concat())];
-    fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::SourceRoute);
+    fixture
+        .from_workload(1, &packet.build())
+        .unwrap()
+        .dropped(Drop::SourceRoute);
     // A header longer than the packet.
     packet.extensions = vec![(60, vec![0, 200, 0, 0, 0, 0, 0, 0])];
-    fixture.from_workload(1, &packet.build()).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &packet.build())
+        .unwrap()
+        .dropped(Drop::Malformed);
 }
 
 #[test]
@@ -150,10 +177,22 @@ fn lengths_that_contradict_each_other() {
             packet[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
             packet
         };
-        fixture.from_workload(1, &with_length(header + 21)).unwrap().dropped(Drop::Malformed);
-        fixture.from_workload(1, &with_length(header + 19)).unwrap().dropped(Drop::Malformed);
-        fixture.from_workload(1, &with_length(0)).unwrap().dropped(Drop::Malformed);
-        fixture.from_workload(1, &with_length(u16::MAX)).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &with_length(header + 21))
+            .unwrap()
+            .dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &with_length(header + 19))
+            .unwrap()
+            .dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &with_length(0))
+            .unwrap()
+            .dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &with_length(u16::MAX))
+            .unwrap()
+            .dropped(Drop::Malformed);
         // Padding behind the packet is Ethernet's.
         let mut padded = good.clone();
         padded.extend([0; 6]);
@@ -188,9 +227,18 @@ fn lengths_that_contradict_each_other() {
 fn the_fast_program_leaves_what_contradicts_itself() {
     let fixture = two();
     for (src, dst, length_at, header) in [(A, B, 16, 20_u16), (A6, B6, 18, 0)] {
-        fixture.from_workload(1, &craft(src, dst).tcp_with(40000, 80, SYN, 100, 0).build()).unwrap().redirected(12);
-        fixture.from_workload(2, &craft(dst, src).tcp_with(80, 40000, SYN | ACK, 500, 101).build()).unwrap().redirected(11);
-        fixture.from_workload(1, &craft(src, dst).tcp_with(40000, 80, ACK, 101, 501).build()).unwrap().redirected(12);
+        fixture
+            .from_workload(1, &craft(src, dst).tcp_with(40000, 80, SYN, 100, 0).build())
+            .unwrap()
+            .redirected(12);
+        fixture
+            .from_workload(2, &craft(dst, src).tcp_with(80, 40000, SYN | ACK, 500, 101).build())
+            .unwrap()
+            .redirected(11);
+        fixture
+            .from_workload(1, &craft(src, dst).tcp_with(40000, 80, ACK, 101, 501).build())
+            .unwrap()
+            .redirected(12);
         let good = craft(src, dst).tcp(40000, 80, ACK).build();
         fixture.from_workload(1, &good).unwrap().redirected(12);
         for length in [header + 19, header + 21, 0, u16::MAX] {
@@ -217,12 +265,21 @@ fn tags_and_other_ethertypes() {
     for kind in [[0x81, 0x00], [0x88, 0xa8], [0x88, 0xcc], [0x00, 0x2e], [0x88, 0x47]] {
         let mut packet = craft(A, B).tcp(40000, 80, SYN).build();
         packet[12..14].copy_from_slice(&kind);
-        fixture.from_workload(1, &packet).unwrap().dropped(Drop::UnknownEthertype);
-        fixture.to_workload(2, 11, &packet).unwrap().dropped(Drop::UnknownEthertype);
+        fixture
+            .from_workload(1, &packet)
+            .unwrap()
+            .dropped(Drop::UnknownEthertype);
+        fixture
+            .to_workload(2, 11, &packet)
+            .unwrap()
+            .dropped(Drop::UnknownEthertype);
     }
     let mut tagged = craft(A, B).tcp(40000, 80, SYN).build();
     tagged.splice(12..12, [0x81, 0x00, 0, 5]);
-    fixture.from_workload(1, &tagged).unwrap().dropped(Drop::UnknownEthertype);
+    fixture
+        .from_workload(1, &tagged)
+        .unwrap()
+        .dropped(Drop::UnknownEthertype);
 }
 
 #[test]
@@ -255,9 +312,15 @@ fn tunnels() {
 fn answers_to_the_tunnel_port_are_tunnels_too() {
     for (src, dst) in [(A, B), (A6, B6)] {
         let fixture = two();
-        fixture.from_workload(2, &craft(dst, src).udp(4789, 53, b"q").build()).unwrap().redirected(11);
+        fixture
+            .from_workload(2, &craft(dst, src).udp(4789, 53, b"q").build())
+            .unwrap()
+            .redirected(11);
         for _ in 0..3 {
-            fixture.from_workload(1, &craft(src, dst).udp(53, 4789, b"a").build()).unwrap().dropped(Drop::Tunnel);
+            fixture
+                .from_workload(1, &craft(src, dst).udp(53, 4789, b"a").build())
+                .unwrap()
+                .dropped(Drop::Tunnel);
         }
     }
 }
@@ -268,7 +331,13 @@ fn segmentation_offload_packets_are_read_like_others() {
     for (src, dst) in [(A, B), (A6, B6)] {
         let mut big = craft(src, dst).tcp(40000, 80, ACK);
         big.payload.extend([0; 3000]);
-        let outcome = run(fixture.stub(1, EGRESS), &big.build(), &Context::new(11, 11).segments(1000, 3), 1).unwrap();
+        let outcome = run(
+            fixture.stub(1, EGRESS),
+            &big.build(),
+            &Context::new(11, 11).segments(1000, 3),
+            1,
+        )
+        .unwrap();
         outcome.redirected(12);
         assert_eq!(tuple(&fixture), (protocol::TCP, 40000, 80));
     }
@@ -278,7 +347,15 @@ fn segmentation_offload_packets_are_read_like_others() {
 fn without_a_stub_nothing_passes() {
     let fixture = two();
     let packet = craft(A, B).tcp(40000, 80, ACK).build();
-    for name in ["from_workload", "to_workload", "from_workload_slow", "to_workload_slow", "related", "neighbour", "closed"] {
+    for name in [
+        "from_workload",
+        "to_workload",
+        "from_workload_slow",
+        "to_workload_slow",
+        "related",
+        "neighbour",
+        "closed",
+    ] {
         let outcome = run(fixture.program(name), &packet, &Context::new(11, 11), 1).unwrap();
         outcome.dropped(Drop::UnknownInterface);
     }

@@ -1,7 +1,9 @@
 //! TCP through the kernel programs: fast and slow paths, states, promotion, reuse, both families.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use felid_common::{Drop, EGRESS, Event, FLOW_FAST, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, TCP_AFTER_RST, TCP_RST, protocol::TCP};
+use felid_common::{
+    Drop, EGRESS, Event, FLOW_FAST, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, TCP_AFTER_RST, TCP_RST, protocol::TCP,
+};
 use felid_tests::bpf_fixture::{Fixture, Policy, SETTINGS};
 use felid_tests::packet_craft::{ACK, Craft, FIN, RST, SYN, checksum};
 
@@ -10,8 +12,14 @@ struct Pair {
     b: &'static str,
 }
 
-const V4: Pair = Pair { a: "10.65.0.2", b: "10.65.0.3" };
-const V6: Pair = Pair { a: "fd00:65::2", b: "fd00:65::3" };
+const V4: Pair = Pair {
+    a: "10.65.0.2",
+    b: "10.65.0.3",
+};
+const V6: Pair = Pair {
+    a: "fd00:65::2",
+    b: "fd00:65::3",
+};
 
 fn two() -> Fixture {
     let mut fixture = Fixture::new().unwrap();
@@ -21,20 +29,35 @@ fn two() -> Fixture {
 }
 
 fn packet(src: &str, dst: &str) -> Craft {
-    Craft::new(src.parse::<std::net::IpAddr>().unwrap(), dst.parse::<std::net::IpAddr>().unwrap())
+    Craft::new(
+        src.parse::<std::net::IpAddr>().unwrap(),
+        dst.parse::<std::net::IpAddr>().unwrap(),
+    )
 }
 
 /// SYN, SYN-ACK, ACK between endpoints 1 and 2 by the fast path.
 fn handshake(fixture: &Fixture, pair: &Pair) {
-    fixture.from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, SYN, 100, 0).build()).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, SYN, 100, 0).build())
+        .unwrap()
+        .redirected(12);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(!established);
     assert_eq!(flow.tcp_original, SYN);
-    fixture.from_workload(2, &packet(pair.b, pair.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(
+            2,
+            &packet(pair.b, pair.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build(),
+        )
+        .unwrap()
+        .redirected(11);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(!established);
     assert_eq!(flow.handshake_or_fresh, 501);
-    fixture.from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, ACK, 101, 501).build()).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, ACK, 101, 501).build())
+        .unwrap()
+        .redirected(12);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(established, "{flow:?}");
     assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (101, 102));
@@ -50,7 +73,11 @@ fn handshake_promotes_and_delivers_straight_into_the_other_namespace() {
         let outcome = fixture.from_workload(1, &sent).unwrap();
         outcome.redirected(12);
         assert_eq!(outcome.packet[..6], [2, 0, 0, 0, 0, 2], "the workload's MAC");
-        assert_eq!(outcome.packet[6..12], [0xee, 0xee, 0xee, 0xee, 0xee, 2], "its host side's MAC");
+        assert_eq!(
+            outcome.packet[6..12],
+            [0xee, 0xee, 0xee, 0xee, 0xee, 2],
+            "its host side's MAC"
+        );
         if pair.a.contains(':') {
             assert_eq!(outcome.packet[21], 63, "hop limit");
             assert_eq!(outcome.packet[22..], sent[22..]);
@@ -60,7 +87,9 @@ fn handshake_promotes_and_delivers_straight_into_the_other_namespace() {
             assert_eq!(outcome.packet[26..], sent[26..]);
         }
         // And back.
-        let outcome = fixture.from_workload(2, &packet(pair.b, pair.a).tcp(80, 40000, ACK).build()).unwrap();
+        let outcome = fixture
+            .from_workload(2, &packet(pair.b, pair.a).tcp(80, 40000, ACK).build())
+            .unwrap();
         outcome.redirected(11);
         assert_eq!(outcome.packet[..6], [2, 0, 0, 0, 0, 1]);
     }
@@ -89,13 +118,25 @@ fn denied_by_either_side() {
     let mut fixture = two();
     for pair in [&V4, &V6] {
         fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
-        fixture.from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build()).unwrap().dropped(Drop::EgressPolicy);
+        fixture
+            .from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build())
+            .unwrap()
+            .dropped(Drop::EgressPolicy);
         fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
         fixture.policy(INGRESS, 2, Policy::Port(81)).unwrap();
-        fixture.from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build()).unwrap().dropped(Drop::IngressPolicy);
-        fixture.from_workload(1, &packet(pair.a, pair.b).tcp(1, 81, SYN).build()).unwrap().redirected(12);
+        fixture
+            .from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build())
+            .unwrap()
+            .dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &packet(pair.a, pair.b).tcp(1, 81, SYN).build())
+            .unwrap()
+            .redirected(12);
         fixture.no_policy(INGRESS, 2).unwrap();
-        fixture.from_workload(1, &packet(pair.a, pair.b).tcp(2, 81, SYN).build()).unwrap().dropped(Drop::NoPolicy);
+        fixture
+            .from_workload(1, &packet(pair.a, pair.b).tcp(2, 81, SYN).build())
+            .unwrap()
+            .dropped(Drop::NoPolicy);
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
     }
     assert_eq!(fixture.flows().unwrap(), (0, 2));
@@ -104,15 +145,33 @@ fn denied_by_either_side() {
 #[test]
 fn a_forged_acknowledgement_does_not_promote() {
     let fixture = two();
-    fixture.from_workload(1, &packet(V4.a, V4.b).tcp_with(40000, 80, SYN, 100, 0).build()).unwrap().redirected(12);
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build()).unwrap().redirected(11);
-    fixture.from_workload(1, &packet(V4.a, V4.b).tcp_with(40000, 80, ACK, 101, 0x4000_0000).build()).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &packet(V4.a, V4.b).tcp_with(40000, 80, SYN, 100, 0).build())
+        .unwrap()
+        .redirected(12);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build())
+        .unwrap()
+        .redirected(11);
+    fixture
+        .from_workload(
+            1,
+            &packet(V4.a, V4.b).tcp_with(40000, 80, ACK, 101, 0x4000_0000).build(),
+        )
+        .unwrap()
+        .redirected(12);
     assert!(!fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
     // The responder would answer with a reset, which does not promote either.
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, RST).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, RST).build())
+        .unwrap()
+        .redirected(11);
     assert!(!fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
     // If it goes on with the connection all the same, it is one.
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .unwrap()
+        .redirected(11);
     assert!(fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
 }
 
@@ -120,17 +179,31 @@ fn a_forged_acknowledgement_does_not_promote() {
 fn a_reply_without_a_flow_is_judged_in_its_own_direction() {
     let mut fixture = two();
     fixture.policy(EGRESS, 2, Policy::Deny).unwrap();
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build()).unwrap().dropped(Drop::EgressPolicy);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build())
+        .unwrap()
+        .dropped(Drop::EgressPolicy);
     handshake(&fixture, &V4);
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .unwrap()
+        .redirected(11);
 }
 
 #[test]
 fn closing_states_and_reuse_of_ports() {
     let mut fixture = two();
     handshake(&fixture, &V4);
-    let send = |fixture: &Fixture, flags| fixture.from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build()).unwrap();
-    let reply = |fixture: &Fixture, flags| fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build()).unwrap();
+    let send = |fixture: &Fixture, flags| {
+        fixture
+            .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build())
+            .unwrap()
+    };
+    let reply = |fixture: &Fixture, flags| {
+        fixture
+            .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build())
+            .unwrap()
+    };
     // A SYN in the middle of an established connection changes nothing.
     send(&fixture, SYN).redirected(12);
     assert!(fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
@@ -147,7 +220,10 @@ fn closing_states_and_reuse_of_ports() {
     fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
     send(&fixture, SYN).redirected(12);
     let (established, flow) = fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap();
-    assert!(!established && flow.tcp_original == SYN && flow.tcp_reply == 0, "{flow:?}");
+    assert!(
+        !established && flow.tcp_original == SYN && flow.tcp_reply == 0,
+        "{flow:?}"
+    );
     assert_eq!(fixture.events(Event::Reused).unwrap(), 1);
     assert_eq!(fixture.flows().unwrap(), (0, 1));
 }
@@ -156,8 +232,14 @@ fn closing_states_and_reuse_of_ports() {
 fn the_other_end_may_reuse_the_ports_too() {
     let fixture = two();
     handshake(&fixture, &V6);
-    fixture.from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, RST).build()).unwrap().redirected(12);
-    fixture.from_workload(2, &packet(V6.b, V6.a).tcp(80, 40000, SYN).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, RST).build())
+        .unwrap()
+        .redirected(12);
+    fixture
+        .from_workload(2, &packet(V6.b, V6.a).tcp(80, 40000, SYN).build())
+        .unwrap()
+        .redirected(11);
     let (established, flow) = fixture.flow(TCP, V6.a, 40000, V6.b, 80).unwrap().unwrap();
     assert!(!established);
     assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (102, 101));
@@ -167,8 +249,18 @@ fn the_other_end_may_reuse_the_ports_too() {
 fn traffic_in_both_directions_takes_a_reset_back() {
     let fixture = two();
     handshake(&fixture, &V4);
-    let send = |flags| fixture.from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build()).unwrap().redirected(12);
-    let reply = |flags| fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build()).unwrap().redirected(11);
+    let send = |flags| {
+        fixture
+            .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build())
+            .unwrap()
+            .redirected(12)
+    };
+    let reply = |flags| {
+        fixture
+            .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build())
+            .unwrap()
+            .redirected(11)
+    };
     let flow = || fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().1;
     reply(RST);
     assert_ne!(flow().tcp_reply & TCP_RST, 0);
@@ -185,7 +277,9 @@ fn timeouts_by_state() {
     let mut fixture = two();
     let age = |fixture: &Fixture, jiffies: u32| {
         fixture
-            .edit_flow(TCP, V4.a, 40000, V4.b, 80, |flow| flow.last_seen = flow.last_seen.wrapping_sub(jiffies))
+            .edit_flow(TCP, V4.a, 40000, V4.b, 80, |flow| {
+                flow.last_seen = flow.last_seen.wrapping_sub(jiffies)
+            })
             .unwrap();
     };
     // Established: an hour. Written back only when a second old.
@@ -194,28 +288,49 @@ fn timeouts_by_state() {
     age(&fixture, SETTINGS.tcp_established - 1000);
     fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
     fixture.policy(EGRESS, 2, Policy::Deny).unwrap();
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build()).unwrap().redirected(11);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .unwrap()
+        .redirected(11);
     let after = fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().1.last_seen;
     assert!(after.wrapping_sub(before) < 100_000, "seen just now");
     age(&fixture, SETTINGS.tcp_established + 1000);
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build()).unwrap().dropped(Drop::EgressPolicy);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .unwrap()
+        .dropped(Drop::EgressPolicy);
     // After both FINs: 30 s.
-    fixture.edit_flow(TCP, V4.a, 40000, V4.b, 80, |flow| flow.last_seen = after).unwrap();
+    fixture
+        .edit_flow(TCP, V4.a, 40000, V4.b, 80, |flow| flow.last_seen = after)
+        .unwrap();
     for (n, from, to, ports) in [(1, V4.a, V4.b, (40000, 80)), (2, V4.b, V4.a, (80, 40000))] {
-        fixture.from_workload(n, &packet(from, to).tcp(ports.0, ports.1, FIN | ACK).build()).unwrap();
+        fixture
+            .from_workload(n, &packet(from, to).tcp(ports.0, ports.1, FIN | ACK).build())
+            .unwrap();
     }
     age(&fixture, SETTINGS.tcp_fin + 1000);
-    fixture.from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, ACK).build()).unwrap().dropped(Drop::EgressPolicy);
+    fixture
+        .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, ACK).build())
+        .unwrap()
+        .dropped(Drop::EgressPolicy);
 }
 
 #[test]
 fn unanswered_flows_expire_after_the_syn_timeout() {
     let fixture = two();
-    fixture.from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, SYN).build()).unwrap().redirected(12);
     fixture
-        .edit_flow(TCP, V6.a, 40000, V6.b, 80, |flow| flow.last_seen = flow.last_seen.wrapping_sub(SETTINGS.tcp_syn + 10))
+        .from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, SYN).build())
+        .unwrap()
+        .redirected(12);
+    fixture
+        .edit_flow(TCP, V6.a, 40000, V6.b, 80, |flow| {
+            flow.last_seen = flow.last_seen.wrapping_sub(SETTINGS.tcp_syn + 10)
+        })
         .unwrap();
-    fixture.from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, SYN).build()).unwrap().redirected(12);
+    fixture
+        .from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, SYN).build())
+        .unwrap()
+        .redirected(12);
     assert_eq!(fixture.events(Event::Reused).unwrap(), 1);
     assert_eq!(fixture.flows().unwrap(), (0, 1));
 }
@@ -234,7 +349,10 @@ fn through_the_stack_both_hooks_judge_their_own_side() {
         outcome.passed();
         assert_eq!(outcome.packet, syn, "untouched");
         let (_, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
-        assert_eq!((flow.egress.endpoint, flow.ingress.endpoint, flow.flags & FLOW_FAST), (101, 0, 0));
+        assert_eq!(
+            (flow.egress.endpoint, flow.ingress.endpoint, flow.flags & FLOW_FAST),
+            (101, 0, 0)
+        );
         fixture.to_workload(2, 11, &syn).unwrap().passed();
         let (_, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
         assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (101, 102));
@@ -263,10 +381,19 @@ fn an_entry_that_never_passed_this_hook_says_nothing_about_replies() {
     record.flags = 0;
     fixture.set_endpoint(2, record).unwrap();
     fixture.policy(EGRESS, 2, Policy::Deny).unwrap();
-    fixture.from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, SYN).build()).unwrap().passed();
+    fixture
+        .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, SYN).build())
+        .unwrap()
+        .passed();
     // Endpoint 2 never saw it: what it sends is its own initiative.
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build()).unwrap().dropped(Drop::EgressPolicy);
-    fixture.from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build()).unwrap().dropped(Drop::EgressPolicy);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build())
+        .unwrap()
+        .dropped(Drop::EgressPolicy);
+    fixture
+        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .unwrap()
+        .dropped(Drop::EgressPolicy);
 }
 
 #[test]
@@ -275,12 +402,23 @@ fn the_host_reaches_its_workloads_but_what_it_forwards_is_judged() {
     fixture.policy(INGRESS, 1, Policy::Deny).unwrap();
     fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
     for (host, workload) in [("192.0.2.1", V4.a), ("2001:db8::1", V6.a)] {
-        fixture.peer(host, Peer { flags: PEER_HOST, ..Peer::default() }).unwrap();
+        fixture
+            .peer(
+                host,
+                Peer {
+                    flags: PEER_HOST,
+                    ..Peer::default()
+                },
+            )
+            .unwrap();
         let syn = packet(host, workload).tcp_with(50000, 80, SYN, 1, 0).build();
         fixture.to_workload(1, 1, &syn).unwrap().dropped(Drop::IngressPolicy);
         fixture.to_workload(1, 0, &syn).unwrap().passed();
         let (_, flow) = fixture.flow(TCP, host, 50000, workload, 80).unwrap().unwrap();
-        assert_eq!((flow.ingress.endpoint, flow.ingress.generation), (101, GENERATION_EXEMPT));
+        assert_eq!(
+            (flow.ingress.endpoint, flow.ingress.generation),
+            (101, GENERATION_EXEMPT)
+        );
         let answer = packet(workload, host).tcp_with(80, 50000, SYN | ACK, 7, 2).build();
         fixture.from_workload(1, &answer).unwrap().passed();
         let ack = packet(host, workload).tcp_with(50000, 80, ACK, 2, 8).build();
@@ -290,6 +428,9 @@ fn the_host_reaches_its_workloads_but_what_it_forwards_is_judged() {
         // The same five-tuple, forwarded under the host's address: judged, and the host's flow lives on.
         fixture.to_workload(1, 1, &ack).unwrap().dropped(Drop::IngressPolicy);
         fixture.to_workload(1, 0, &ack).unwrap().passed();
-        fixture.from_workload(1, &packet(workload, host).tcp(80, 50000, ACK).build()).unwrap().passed();
+        fixture
+            .from_workload(1, &packet(workload, host).tcp(80, 50000, ACK).build())
+            .unwrap()
+            .passed();
     }
 }
