@@ -129,6 +129,8 @@ impl<'a> Bench<'a> {
             delta.endpoints.insert(old, None);
         }
         let mut probes = None;
+        // What goes back on the way of an earlier packet is a reply, and no new flow.
+        let mut sent = BTreeSet::new();
         for turn in 0..POLICIES {
             let shape = if rng.percent(3) { Shape::Large } else { Shape::Small };
             let policies = [(); 2].map(|()| Arc::new(world.policy(&mut rng, shape)));
@@ -159,6 +161,11 @@ impl<'a> Bench<'a> {
                 seen.insert(fingerprint(policy));
                 for _ in 0..PACKETS {
                     let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else { continue };
+                    let number = packet.protocol.0;
+                    if sent.contains(&(number, packet.dst, packet.dst_port, packet.src, packet.src_port)) {
+                        continue;
+                    }
+                    sent.insert((number, packet.src, packet.src_port, packet.dst, packet.dst_port));
                     let expected = evaluate(policy, &packet, &world);
                     let got = probe.run(&frame, self.uplink, came_by)?.outcome;
                     let denied = match direction {
