@@ -119,7 +119,7 @@ fn embedded(packet: Packet, state: &mut State) -> Option<()> {
         tuple.src = [ip[2], ip[3], ip[4], ip[5]];
         tuple.dst = [ip[6], ip[7], ip[8], ip[9]];
         let mut chain = Chain::new(at + 40, (u32::from_be(ip[1]) >> 8) as u8);
-        chain.walk(packet, end).ok()?;
+        chain.walk(packet, state, end).ok()?;
         if chain.part.offset != 0 {
             return None;
         }

@@ -5,7 +5,7 @@ use felid_common::{Drop, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, protocol};
 
 use crate::fragments;
 use crate::packet::{ETH_ARP, ETH_IPV4, ETH_IPV6, L3, Packet};
-use crate::state::{QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
+use crate::state::{QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State, forget};
 
 /// What to do with a packet that was understood.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ fn v4(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
         return Err(Drop::Malformed);
     }
     if header > 20 {
-        options(packet, header)?;
+        options(packet, state, header)?;
     }
     let fragment = half(ip[1], 1);
     let part = Part {
@@ -128,14 +128,16 @@ fn v4(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
 
 /// Walks the options of an IPv4 header of `header` bytes.
 #[inline(always)]
-fn options(packet: Packet, header: u32) -> Result<(), Drop> {
+fn options(packet: Packet, state: &mut State, header: u32) -> Result<(), Drop> {
     const END: u8 = 0;
     const NOP: u8 = 1;
     const LOOSE_SOURCE_ROUTE: u8 = 131;
     const STRICT_SOURCE_ROUTE: u8 = 137;
+    let place = &raw mut state.private().forgotten;
     let mut at = 20;
     // At most 40 bytes, each option at least one.
     for _ in 0..40 {
+        at = forget(place, at);
         if at >= header {
             return Ok(());
         }
@@ -178,7 +180,7 @@ fn v6(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
 
     let end = L3 as u32 + 40 + length;
     let mut chain = Chain::new(L3 as u32 + 40, byte(ip[1], 2));
-    chain.walk(packet, end)?;
+    chain.walk(packet, state, end)?;
     payload(packet, state, endpoint, chain.next, chain.at, end, chain.part)
 }
 
@@ -205,12 +207,13 @@ impl Chain {
 
     /// Goes on to the first header that is not an extension header (in a later fragment: to what follows the fragment header).
     #[inline(always)]
-    pub(crate) fn walk(&mut self, packet: Packet, end: u32) -> Result<(), Drop> {
+    pub(crate) fn walk(&mut self, packet: Packet, state: &mut State, end: u32) -> Result<(), Drop> {
         const HOP_BY_HOP: u8 = 0;
         const ROUTING: u8 = 43;
         const FRAGMENT: u8 = 44;
         const AUTHENTICATION: u8 = 51;
         const DESTINATION: u8 = 60;
+        let place = &raw mut state.private().forgotten;
         let mut fragmented = false;
         for n in 0..=MAX_HEADERS {
             if !matches!(
@@ -249,7 +252,7 @@ impl Chain {
                 _ => {}
             }
             self.next = byte(header[0], 0);
-            self.at += length;
+            self.at = forget(place, self.at + length);
             if self.at > end {
                 return Err(if fragmented { Drop::BadFragment } else { Drop::Malformed });
             }
