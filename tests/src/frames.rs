@@ -59,6 +59,17 @@ impl Frame {
         self.with_checksum(6, segment, 16)
     }
 
+    /// A TCP ACK of this number, without payload.
+    pub fn tcp_acknowledging(&self, source_port: u16, destination_port: u16, number: u32) -> Vec<u8> {
+        let mut segment = Vec::with_capacity(20);
+        segment.extend(source_port.to_be_bytes());
+        segment.extend(destination_port.to_be_bytes());
+        segment.extend(2_u32.to_be_bytes());
+        segment.extend(number.to_be_bytes());
+        segment.extend([5 << 4, 16, 0xff, 0xff, 0, 0, 0, 0]);
+        self.with_checksum(6, segment, 16)
+    }
+
     /// SCTP with an INIT or INIT ACK chunk (type 1 or 2). Its CRC is left zero: nothing on the way looks at it.
     pub fn sctp(&self, source_port: u16, destination_port: u16, chunk: u8) -> Vec<u8> {
         let mut packet = Vec::with_capacity(32);

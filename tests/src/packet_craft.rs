@@ -140,7 +140,7 @@ impl Craft {
 
     fn checked(mut self, protocol: u8, mut payload: Vec<u8>, at: usize) -> Self {
         let mut sum = vec![];
-        if !(protocol == 1) {
+        if protocol != 1 {
             match (self.src, self.dst) {
                 (IpAddr::V4(src), IpAddr::V4(dst)) => {
                     sum.extend(src.octets());

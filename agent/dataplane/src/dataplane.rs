@@ -11,15 +11,11 @@ use std::sync::Arc;
 use felid_compile::planner::Adopted;
 use felid_compile::transaction::{EndpointChange, Transaction};
 use felid_model::ResourceKey;
-use futures::StreamExt as _;
 
 use crate::error::KernelError;
 use crate::kernel::{self, Completed, Config, Flip, Kernel};
 use crate::link::{LinkState, Peer};
 use crate::net::{EndpointNet, Event, Events, Link, Net, NetError};
-
-/// Interfaces whose routes are looked at together: each costs four dumps, filtered by the kernel.
-const TOGETHER: usize = 16;
 
 /// What [`Dataplane::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -105,6 +101,8 @@ impl Dataplane {
             synced: false,
         };
         let handled = dataplane.refresh().await;
+        // Their routes are an earlier run's, whatever their names.
+        dataplane.managed = dataplane.kernel.roles().into_keys().collect();
         for error in handled.errors {
             tracing::error!(%error, "while starting");
         }
@@ -166,16 +164,31 @@ impl Dataplane {
     /// Acts on an event, and on those that have come meanwhile.
     pub async fn handle(&mut self, event: Event) -> Handled {
         let mut handled = Handled::default();
-        let mut dirty = BTreeSet::new();
+        let (mut changed, mut dirty) = (BTreeSet::new(), BTreeSet::new());
         let (mut addresses, mut resync) = (false, false);
         let mut next = Some(event);
         while let Some(event) = next {
             match event {
-                Event::Link(link) => self.link_changed(link, &mut dirty, &mut handled.errors).await,
+                Event::Link(link) => {
+                    let index = link.index;
+                    let concerns = self.concerns(&link) || self.links.get(&index).is_some_and(|old| self.concerns(old));
+                    let old = self.links.insert(index, link);
+                    if old.as_ref() != self.links.get(&index) {
+                        changed.insert(index);
+                        dirty.extend(concerns.then_some(index));
+                        // A problem is told by the name that the interface has.
+                        if let Some(old) = old {
+                            self.problems.remove(&old.name);
+                        }
+                    }
+                }
                 Event::LinkGone(index) => {
-                    self.links.remove(&index);
+                    if let Some(old) = self.links.remove(&index) {
+                        self.problems.remove(&old.name);
+                    }
                     self.peers.remove(&index);
                     self.managed.remove(&index);
+                    changed.remove(&index);
                     dirty.remove(&index);
                     handled.errors.extend(self.kernel.link_gone(index).into_iter().map(DataplaneError::from));
                 }
@@ -192,6 +205,10 @@ impl Dataplane {
         if resync {
             return self.refresh().await;
         }
+        // Closing comes first; other ends are asked for afterwards.
+        handled.errors.extend(self.tell_kernel(&changed));
+        let found = self.find_peers(&changed).await;
+        handled.errors.extend(self.tell_kernel(&found));
         if addresses {
             self.refresh_addresses(&mut handled).await;
         }
@@ -221,9 +238,10 @@ impl Dataplane {
                 // Closing what is unknown comes before finding out about other ends.
                 let states = self.links.values().map(|link| self.state(link)).collect();
                 handled.errors.extend(self.kernel.set_links(states).into_iter().map(DataplaneError::from));
-                for index in indexes {
-                    handled.errors.extend(self.find_peer(index).await);
-                }
+                let found = self.find_peers(&indexes).await;
+                handled.errors.extend(self.tell_kernel(&found));
+                let names: BTreeSet<Arc<str>> = self.links.values().map(|link| link.name.clone()).collect();
+                self.problems.retain(|name, _| names.contains(name));
             }
             Err(error) => handled.errors.push(error.into()),
         }
@@ -277,30 +295,31 @@ impl Dataplane {
         old
     }
 
-    async fn link_changed(&mut self, link: Link, dirty: &mut BTreeSet<u32>, errors: &mut Vec<DataplaneError>) {
-        let index = link.index;
-        if self.links.get(&index) == Some(&link) {
-            return;
-        }
-        if self.concerns(&link) || self.links.get(&index).is_some_and(|old| self.concerns(old)) {
-            dirty.insert(index);
-        }
-        self.links.insert(index, link.clone());
-        errors.extend(self.kernel.set_link(self.state(&link)).into_iter().map(DataplaneError::from));
-        errors.extend(self.find_peer(index).await);
+    /// Tells the kernel half of links that have changed: a burst of them in one call, which waits once and not for each.
+    fn tell_kernel(&mut self, changed: &BTreeSet<u32>) -> Vec<DataplaneError> {
+        let mut states = changed.iter().filter_map(|index| self.links.get(index)).map(|link| self.state(link));
+        let errors = match (states.next(), states.next()) {
+            (None, _) => Vec::new(),
+            (Some(state), None) => self.kernel.set_link(state),
+            (Some(_), Some(_)) => self.kernel.set_links(self.links.values().map(|link| self.state(link)).collect()),
+        };
+        errors.into_iter().map(DataplaneError::from).collect()
     }
 
-    /// Asks for the MAC address of a veth's other end, if that is in another namespace, and tells the kernel half.
-    async fn find_peer(&mut self, index: u32) -> Vec<DataplaneError> {
-        let Some(link) = self.links.get(&index).filter(|link| link.redirectable() && self.concerns(link)).cloned() else {
-            return Vec::new();
-        };
-        let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else { return Vec::new() };
-        let other = OtherEnd { place: (peer, namespace), mac: self.net.peer_mac(&link).await };
-        if self.peers.insert(index, other) == Some(other) {
-            return Vec::new();
+    /// Asks for the MAC addresses of veths' other ends in other namespaces; the links of which something new was learnt.
+    async fn find_peers(&mut self, links: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        for index in links {
+            let Some(link) = self.links.get(index).filter(|link| link.redirectable() && self.concerns(link)).cloned() else {
+                continue;
+            };
+            let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else { continue };
+            let other = OtherEnd { place: (peer, namespace), mac: self.net.peer_mac(&link).await };
+            if self.peers.insert(*index, other) != Some(other) {
+                found.insert(*index);
+            }
         }
-        self.kernel.set_link(self.state(&link)).into_iter().map(DataplaneError::from).collect()
+        found
     }
 
     fn state(&self, link: &Link) -> LinkState {
@@ -342,18 +361,11 @@ impl Dataplane {
             };
             work.push((endpoint, wanted.is_some(), link.up));
         }
-        let net = &self.net;
-        let reports: Vec<_> = futures::stream::iter(work)
-            .map(|(endpoint, wanted, up)| async move {
-                let mut errors = if wanted { net.configure_interface(&endpoint.interface) } else { Vec::new() };
-                errors.extend(net.reconcile(&endpoint, up).await.errors);
-                (endpoint, wanted, errors)
-            })
-            .buffer_unordered(TOGETHER)
-            .collect()
-            .await;
+        // One after the other: the kernel allows one dump a socket at a time.
         let mut errors = Vec::new();
-        for (endpoint, wanted, failed) in reports {
+        for (endpoint, wanted, up) in work {
+            let mut failed = if wanted { self.net.configure_interface(&endpoint.interface) } else { Vec::new() };
+            failed.extend(self.net.reconcile(&endpoint, up).await.errors);
             if wanted {
                 self.managed.insert(endpoint.ifindex);
             } else {
@@ -372,13 +384,14 @@ impl Dataplane {
 }
 
 /// Removes everything felid has put into the kernel and the host's network configuration: links, programs, maps, pins, and the routes
-/// and permanent neighbours of interfaces with its prefixes. Idempotent. What could not be removed is returned.
+/// and permanent neighbours of interfaces with its prefixes or its programs. Idempotent. What could not be removed is returned.
 pub async fn cleanup(bpffs: &Path, prefixes: &[String], route_protocol: u8) -> Result<Vec<NetError>, DataplaneError> {
+    let attached = kernel::attached(bpffs);
     kernel::cleanup(bpffs)?;
     let (net, _events) = Net::open(route_protocol)?;
     let mut errors = Vec::new();
     for link in net.links().await? {
-        if prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())) {
+        if attached.contains(&link.index) || prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())) {
             let nothing =
                 EndpointNet { ifindex: link.index, interface: link.name.clone(), addresses: Vec::new(), mac: None };
             errors.extend(net.reconcile(&nothing, link.up).await.errors);

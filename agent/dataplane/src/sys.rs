@@ -13,8 +13,10 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::bpf_cmd::{self, *};
 use felid_compile::program::Insn;
 
+mod allocator;
 mod attr;
 
+pub use allocator::{return_free_memory, share_one_arena};
 use attr::{
     BatchAttr, CreateAttr, ElementAttr, InfoAttr, LinkCreateAttr, LinkUpdateAttr, LoadAttr, ObjectAttr, QueryAttr,
     RawInsn, TestAttr,

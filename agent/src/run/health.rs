@@ -50,7 +50,11 @@ impl Health {
 
     /// Why the agent is not ready; empty = it is.
     pub fn set_not_ready(&self, reasons: Vec<String>) {
-        self.lock().not_ready = reasons;
+        let mut state = self.lock();
+        // What the pipeline still finishes makes a stopping agent not ready again.
+        if !state.stopped {
+            state.not_ready = reasons;
+        }
     }
 
     /// The agent is going down.

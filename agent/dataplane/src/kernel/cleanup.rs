@@ -1,8 +1,9 @@
 //! What is there, and how to remove it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Kernel, directory, lock};
 use crate::error::{KernelError, Result};
@@ -85,6 +86,16 @@ impl Kernel {
 
 fn count_entries(path: &Path) -> Result<usize> {
     Ok(fs::read_dir(path).map_err(KernelError::file("list", path))?.count())
+}
+
+/// Indexes of the interfaces that links of any version are pinned for.
+pub fn attached(bpffs: &Path) -> BTreeSet<u32> {
+    let names = |directory: &Path| -> Vec<PathBuf> {
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let versions = names(&bpffs.join("felid"));
+    let pins = versions.iter().flat_map(|version| names(&version.join("links")));
+    pins.filter_map(|pin| pin.file_name()?.to_str()?.split('_').next()?.parse().ok()).collect()
 }
 
 /// Removes everything of every version from a bpffs: links (their interfaces are open from then on), programs, maps, directories.

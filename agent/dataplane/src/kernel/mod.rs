@@ -34,7 +34,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 pub use apply::{Completed, Flip, grace};
-pub use cleanup::{Inventory, cleanup};
+pub use cleanup::{Inventory, attached, cleanup};
 pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable, SweepStats};
 pub use endpoints::EndpointState;
 pub use links::{Foreign, Role};

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
@@ -75,6 +75,12 @@ impl Events {
 
 fn translate(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
     match payload {
+        // The bridge speaks of its ports in the same group: a port that leaves it is not gone, and half of what a link is stays unsaid.
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message))
+            if message.header.interface_family != AddressFamily::Unspec =>
+        {
+            None
+        }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Link::from_message(&message).map(Event::Link),
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => Some(Event::LinkGone(message.header.index)),
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)) => {

@@ -1,0 +1,337 @@
+//! Nanoseconds a packet, by `BPF_PROG_TEST_RUN`: the real programs and maps, loaded as the agent loads them.
+//!
+//! Method: every sample is the kernel's own mean over [`REPEAT`] runs on one buffer; printed are median, minimum and maximum of the samples,
+//! in raw nanoseconds (the empty program's included). The kinds take turns, so that a slow moment of the machine hits all alike.
+//! Repetitions change the packet: delivery counts the TTL down and writes MAC addresses. So packets start with TTL 255, and the sender's
+//! MAC address equals the one that delivery writes; every run takes the whole fast path, its MAC check included. New flows come from a
+//! program in front that counts the source port up and restores the TTL; its few nanoseconds are in the figure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::Map;
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use clap::Parser;
+use felid_common::{FlowKeyV4, protocol};
+use felid_compile::planner::{Planner, PlannerOptions};
+use felid_compile::stub::Hook;
+use felid_compile::transaction::EndpointId;
+use felid_dataplane::sys::RawMap;
+use felid_dataplane::{Config, Kernel, LinkState, Peer, object, sys};
+use felid_model::resolved::{
+    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
+};
+use felid_model::{Kind, Protocol, ResourceKey};
+use felid_tests::frames::Frame;
+use felid_tests::probe::{Outcome, Probe};
+use felid_tests::{Host, Workload};
+use serde_json::{Value, json};
+use zerocopy::IntoBytes as _;
+
+/// Runs of one sample.
+const REPEAT: u32 = 200;
+/// Samples of each kind.
+const SAMPLES: usize = 101;
+/// Samples of new flows: each run uses up a source port.
+const NEW_SAMPLES: usize = 61;
+const RULES: [u16; 4] = [1, 10, 100, 1000];
+/// What the last rule allows.
+const PORT: u16 = 8080;
+/// MAC address of both host-side interfaces, and of the sender: see above.
+const MAC: [u8; 6] = [0xee; 6];
+const TCP_ACK: u8 = 16;
+const TCP_SYN: u8 = 2;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Write the figures here as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut cpus = nix::sched::CpuSet::new();
+    cpus.set(0)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
+    let host = Host::new("felid-bench-dp")?;
+    let client = host.workload("calibench0", &["10.65.0.2", "fd00:65::2"])?;
+    let server = host.workload("calibench1", &["10.65.0.3", "fd00:65::3"])?;
+    // A program run in a namespace sees its interfaces.
+    let figures = host.namespace().run(|| Bench::new(&host, &client, &server)?.run())??;
+    if let Some(path) = arguments.json {
+        std::fs::write(&path, format!("{figures:#}\n")).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    kernel: Kernel,
+    planner: Planner,
+    bench: Ebpf,
+    client: &'a Workload,
+    server: &'a Workload,
+    from_client: Probe,
+    from_server: Probe,
+}
+
+impl<'a> Bench<'a> {
+    fn new(host: &Host, client: &'a Workload, server: &'a Workload) -> Result<Self> {
+        let mut kernel = Kernel::open(&Config { bpffs: host.bpffs().to_owned(), ..Config::default() })?;
+        let links = [client, server].map(|workload| LinkState {
+            ifindex: workload.ifindex,
+            name: workload.interface.as_str().into(),
+            mac: Some(MAC),
+            mtu: 1500,
+            peer: Some(Peer { mac: Some(workload.mac) }),
+        });
+        let errors = kernel.set_links(links.into());
+        ensure!(errors.is_empty(), "{errors:?}");
+        let options = PlannerOptions { max_slots: kernel.capacities().class_bits, ..PlannerOptions::default() };
+        let planner = Planner::new(options, kernel.adopt());
+        let mut bench = EbpfLoader::new().load(object::BENCH).context("load the bench programs")?;
+        for name in ["bench_empty", "bench_floor", "bench_fresh_flow"] {
+            classifier(&mut bench, name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        let mut this = Self {
+            from_client: Probe::new(host, &kernel, Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
+            from_server: Probe::new(host, &kernel, Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
+            kernel,
+            planner,
+            bench,
+            client,
+            server,
+        };
+        let [client_id, server_id] = this.program(1)?;
+        this.from_client = Probe::new(host, &this.kernel, Hook::FromWorkload, client_id)?;
+        this.from_server = Probe::new(host, &this.kernel, Hook::FromWorkload, server_id)?;
+        Ok(this)
+    }
+
+    fn run(mut self) -> Result<Value> {
+        println!("datapath: ns a packet, {SAMPLES} samples of {REPEAT} runs each ({NEW_SAMPLES} for new flows)\n");
+        let [v4, v6] = [self.frame(true), self.frame(false)];
+        self.establish(&v4)?;
+        self.establish(&v6)?;
+        let floor = self.floor(&v4)?;
+        let mut samples: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for _ in 0..SAMPLES {
+            let empty = self.bench_program("bench_empty", &v4.tcp(40_000, PORT, TCP_ACK), REPEAT)?;
+            samples.entry("empty").or_default().push(empty);
+            let floor = self.bench_program("bench_floor", &floor, REPEAT)?;
+            samples.entry("floor").or_default().push(floor);
+            for (name, frame) in [("established_v4", &v4), ("established_v6", &v6)] {
+                let packet = frame.tcp(40_000, PORT, TCP_ACK);
+                let run = self.from_client.repeat(&packet, self.client.ifindex, self.client.ifindex, REPEAT)?;
+                ensure!(run.outcome == Outcome::Redirect(self.server.ifindex), "{name}: {:?}", run.outcome);
+                samples.entry(name).or_default().push(run.nanoseconds);
+            }
+        }
+        let mut figures = serde_json::Map::new();
+        let mut medians = BTreeMap::new();
+        for name in ["empty", "floor", "established_v4", "established_v6"] {
+            let figure = Figure::of(samples.remove(name).unwrap_or_default());
+            figure.print(name, medians.get("floor").copied());
+            medians.insert(name, figure.median);
+            figures.insert(name.into(), figure.json());
+        }
+        let mut new_flow = serde_json::Map::new();
+        let mut at_ten = None;
+        println!();
+        for (turn, rules) in (0_u16..).zip(RULES) {
+            self.program(rules)?;
+            let mut samples = Vec::new();
+            for sample in 0..NEW_SAMPLES as u16 {
+                let first = 1024 + turn * 15_000 + sample * REPEAT as u16;
+                let packet = v4.tcp(first, PORT, TCP_SYN);
+                samples.push(self.bench_program("bench_fresh_flow", &packet, REPEAT)?);
+            }
+            let figure = Figure::of(samples);
+            figure.print(&format!("new flow, {rules} rules"), at_ten);
+            if rules == 10 {
+                at_ten = Some(figure.median);
+            }
+            new_flow.insert(rules.to_string(), figure.json());
+        }
+        println!("\nratios: of established flows to the floor, of new flows to 10 rules");
+        figures.insert("new_flow".into(), new_flow.into());
+        Ok(figures.into())
+    }
+
+    fn frame(&self, v4: bool) -> Frame {
+        let of = |workload: &Workload| workload.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+        let any = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let mut frame = Frame::new(MAC, MAC, of(self.client).unwrap_or(any), of(self.server).unwrap_or(any));
+        frame.ttl = 255;
+        frame
+    }
+
+    /// A handshake through the real programs.
+    fn establish(&self, frame: &Frame) -> Result<()> {
+        let back =
+            Frame { source: frame.destination, destination: frame.source, source_mac: self.server.mac, ..frame.clone() };
+        for (probe, workload, packet, to) in [
+            (&self.from_client, self.client, frame.tcp(40_000, PORT, TCP_SYN), self.server),
+            // Frames of the laboratory carry sequence number 1 and acknowledge nothing; the answer to 2 is a plain ACK of 2.
+            (&self.from_server, self.server, back.tcp(PORT, 40_000, TCP_SYN | TCP_ACK), self.client),
+            (&self.from_client, self.client, frame.tcp_acknowledging(40_000, PORT, 2), self.server),
+        ] {
+            let run = probe.run(&packet, workload.ifindex, workload.ifindex)?;
+            ensure!(run.outcome == Outcome::Redirect(to.ifindex), "handshake: {:?}", run.outcome);
+        }
+        let mut established = 0;
+        self.kernel.conntrack().flows(|flow| {
+            established += u32::from(flow.table == felid_dataplane::kernel::FlowTable::Established);
+        })?;
+        ensure!(established > 0, "the handshake did not establish the flow");
+        Ok(())
+    }
+
+    /// The packet of the floor program, whose table knows it.
+    fn floor(&mut self, frame: &Frame) -> Result<Vec<u8>> {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (frame.source, frame.destination) else { anyhow::bail!("IPv4 only") };
+        let word = |address: std::net::Ipv4Addr| u32::from_ne_bytes(address.octets());
+        let (key, _) = FlowKeyV4::new(word(src), 40_000_u16.to_be(), word(dst), PORT.to_be(), protocol::TCP);
+        let map = raw(&mut self.bench, "bench_flows")?;
+        map.update(key.as_bytes(), &self.server.ifindex.to_ne_bytes())?;
+        // It stays in the kernel for as long as the program that uses it.
+        Ok(frame.tcp(40_000, PORT, TCP_ACK))
+    }
+
+    fn bench_program(&mut self, name: &'static str, packet: &[u8], repeat: u32) -> Result<u32> {
+        let fresh = name == "bench_fresh_flow";
+        if fresh && let Ok(map) = raw(&mut self.bench, "bench_target") {
+            map.update(&0_u32.to_ne_bytes(), &self.from_client.program().as_fd().as_raw_fd().to_ne_bytes())?;
+            // A program array forgets everything once nobody holds it: it is held from here on.
+            std::mem::forget(map);
+        }
+        let program = classifier(&mut self.bench, name)?;
+        let fd: BorrowedFd<'_> = program.fd()?.as_fd();
+        // `ifindex` and the interface it came by, as in the probes.
+        let mut context = [0; 192];
+        context[36..40].copy_from_slice(&self.client.ifindex.to_ne_bytes());
+        context[40..44].copy_from_slice(&self.client.ifindex.to_ne_bytes());
+        let run = sys::test_run(fd, packet, &context, repeat)?;
+        let wanted = if name == "bench_empty" { 2 } else { 7 };
+        ensure!(run.result == wanted, "{name}: the last run returned {}", run.result);
+        Ok(run.duration)
+    }
+
+    /// Plans and programs both endpoints; the server's policy has so many rules, of which the last allows the client.
+    fn program(&mut self, rules: u16) -> Result<[EndpointId; 2]> {
+        let mut delta = Delta::default();
+        let group = |n: u16| SetId(format!("s:group{n}").into());
+        for n in 0..RULES[3] {
+            let others: IpAddr = [192, 0, (2 + n / 250) as u8, (n % 250) as u8].into();
+            let sets = (n + 1 < rules).then(|| Arc::new([group(n)].into()));
+            delta.members.insert(others.into(), sets);
+        }
+        let own = Arc::new([group(rules - 1)].into());
+        delta.members.extend(self.client.addresses.iter().map(|address| ((*address).into(), Some(Arc::clone(&own)))));
+        let rule = |n: u16| ResolvedRule {
+            index: n.into(),
+            action: ResolvedAction::Allow,
+            ip_version: None,
+            protocol: Some(Protocol(protocol::TCP)),
+            not_protocol: None,
+            source: ResolvedSide { sets: vec![group(n)], ..ResolvedSide::default() },
+            destination: ResolvedSide {
+                ports: vec![if n + 1 == rules { (PORT, PORT) } else { (20_000 + n, 20_000 + n) }],
+                ..ResolvedSide::default()
+            },
+        };
+        let policy = ResolvedPolicy {
+            tiers: vec![ResolvedTier {
+                name: "default".into(),
+                end_pass: false,
+                policies: vec![ResolvedRules {
+                    key: ResourceKey::new(Kind::NetworkPolicy, Some("default"), "server"),
+                    rules: Arc::new((0..rules).map(rule).collect()),
+                }],
+            }],
+            ..ResolvedPolicy::default()
+        };
+        let open = Arc::new(ResolvedPolicy {
+            profiles: vec![ResolvedRules {
+                key: ResourceKey::new(Kind::Profile, None, "open"),
+                rules: Arc::new(vec![ResolvedRule {
+                    index: 0,
+                    action: ResolvedAction::Allow,
+                    ip_version: None,
+                    protocol: None,
+                    not_protocol: None,
+                    source: ResolvedSide::default(),
+                    destination: ResolvedSide::default(),
+                }]),
+            }],
+            ..ResolvedPolicy::default()
+        });
+        let endpoint = |name: &str, workload: &Workload, mac, ingress| LocalEndpoint {
+            key: ResourceKey::new(Kind::WorkloadEndpoint, Some("default"), name),
+            interface_name: workload.interface.as_str().into(),
+            addresses: workload.addresses.clone(),
+            mac: Some(mac),
+            ipv4_gateway: None,
+            ipv6_gateway: None,
+            ports: Vec::new(),
+            profiles: Vec::new(),
+            ingress,
+            egress: open.clone(),
+        };
+        let endpoints =
+            [endpoint("client", self.client, MAC, open.clone()), endpoint("server", self.server, self.server.mac, Arc::new(policy))];
+        let keys = endpoints.clone().map(|endpoint| endpoint.key);
+        delta.endpoints.extend(endpoints.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))));
+        self.planner.update(&delta);
+        while let Some(transaction) = self.planner.plan()? {
+            let flip = self.kernel.apply(&transaction)?;
+            ensure!(flip.link_errors.is_empty(), "{:?}", flip.link_errors);
+            self.kernel.complete(&transaction)?;
+            self.planner.retired();
+        }
+        let id = |key: &ResourceKey| Ok::<_, anyhow::Error>(self.planner.endpoint(key).context("not planned")?.id);
+        Ok([id(&keys[0])?, id(&keys[1])?])
+    }
+}
+
+fn classifier<'b>(bench: &'b mut Ebpf, name: &str) -> Result<&'b mut SchedClassifier> {
+    Ok(bench.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+/// Takes a map out of the object.
+fn raw(bench: &mut Ebpf, name: &str) -> Result<RawMap> {
+    let data = match bench.take_map(name).with_context(|| format!("no map {name}"))? {
+        Map::HashMap(data) | Map::ProgramArray(data) => data,
+        other => anyhow::bail!("{name} is {other:?}"),
+    };
+    Ok(RawMap::new(data, 1)?)
+}
+
+/// Median and spread of samples.
+struct Figure {
+    median: u32,
+    min: u32,
+    max: u32,
+}
+
+impl Figure {
+    fn of(mut samples: Vec<u32>) -> Self {
+        samples.sort_unstable();
+        let at = |n: usize| samples.get(n).copied().unwrap_or_default();
+        Self { median: at(samples.len() / 2), min: at(0), max: at(samples.len().saturating_sub(1)) }
+    }
+
+    fn print(&self, name: &str, base: Option<u32>) {
+        let ratio = base.filter(|base| *base > 0).map_or_else(String::new, |base| format!("{:.2}", f64::from(self.median) / f64::from(base)));
+        println!("  {name:<22} median {:>6}   min {:>6}   max {:>6}   {ratio}", self.median, self.min, self.max);
+    }
+
+    fn json(&self) -> Value {
+        json!({"median_ns": self.median, "min_ns": self.min, "max_ns": self.max})
+    }
+}
