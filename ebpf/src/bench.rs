@@ -56,7 +56,7 @@ fn floor(ctx: &TcContext) -> Option<i32> {
 }
 
 /// Turns the test packet (IPv4 or IPv6, without options, TCP or UDP) into one of a flow that was not seen before, by counting its source
-/// port up (and, once around, its flow's destination port), restores its hop count and goes on with the program under test.
+/// port up, restores its hop count and goes on with the program under test. After 65,536 packets the caller changes the destination port.
 #[classifier]
 fn bench_fresh_flow(ctx: TcContext) -> i32 {
     let data = ctx.data();
