@@ -109,8 +109,11 @@ fn damage(random: &mut Random, packet: &mut Vec<u8>) {
     }
 }
 
-/// (source, destination, protocol, source port, destination port, version) as etherparse reads them.
-fn independent(packet: &[u8]) -> Option<([u32; 4], [u32; 4], u8, u16, u16, u8)> {
+/// Source, destination, protocol, source port, destination port, version.
+type Tuple = ([u32; 4], [u32; 4], u8, u16, u16, u8);
+
+/// The tuple as etherparse reads it.
+fn independent(packet: &[u8]) -> Option<Tuple> {
     let sliced = SlicedPacket::from_ethernet(packet).ok()?;
     let (src, dst, version): (IpAddr, IpAddr, u8) = match sliced.net? {
         NetSlice::Ipv4(ip) => (
