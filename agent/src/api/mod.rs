@@ -209,7 +209,7 @@ pub struct Flow {
     pub source: FlowEnd,
     /// Who was asked.
     pub destination: FlowEnd,
-    /// `new`, `answered`, `established`, `closing`, `closed`, `reset`.
+    /// `new`, `answered`, `established`, `closing`, `closed`, `reset`, `revoked`.
     pub state: String,
     /// Table that holds it: `half_open` or `established`.
     pub table: String,

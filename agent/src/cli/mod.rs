@@ -331,7 +331,7 @@ pub struct FlowsArgs {
     /// Only flows of this local endpoint (NAME, NAMESPACE/NAME or interface)
     #[arg(long, value_name = "ENDPOINT")]
     pub endpoint: Option<String>,
-    /// Only flows in this state: new, answered, established, closing, closed, reset
+    /// Only flows in this state: new, answered, established, closing, closed, reset, revoked
     #[arg(long, value_name = "STATE")]
     pub state: Option<String>,
     /// At most so many

@@ -79,6 +79,7 @@ impl Addresses {
 
 /// `felid run`: until SIGTERM or SIGINT.
 pub fn run(places: &Places, args: &RunArgs) -> anyhow::Result<Outcome> {
+    felid_dataplane::sys::share_one_arena();
     let config = config::gather(places, args.flags())?;
     let settings = config.settings();
     let log = logging::start(settings.log_format, settings.log_severity_screen)?;

@@ -79,6 +79,8 @@ pub struct Pipeline<D> {
     pub(super) in_sync: bool,
     pub(super) programmed: bool,
     ready: bool,
+    /// The first switch is not complete yet.
+    pub(super) starting: bool,
     pub(super) last: Option<Last>,
     pub(super) total: u64,
     pub(super) started: SystemTime,
@@ -206,6 +208,7 @@ impl<D: Dataplane> Pipeline<D> {
             in_sync: false,
             programmed: false,
             ready: false,
+            starting: true,
             last: None,
             total: 0,
             started: SystemTime::now(),

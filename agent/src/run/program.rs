@@ -126,6 +126,10 @@ impl<D: Dataplane> Pipeline<D> {
                     .apply_seconds
                     .observe(under_way.began.elapsed().as_secs_f64());
                 self.planner.retired();
+                if std::mem::take(&mut self.starting) {
+                    // What reading and planning everything for the first time took is not needed again.
+                    drop(tokio::task::spawn_blocking(felid_dataplane::sys::return_free_memory));
+                }
             }
             Err(reason) => {
                 // It stays under way: the loop waits for another grace period, then tries again.
