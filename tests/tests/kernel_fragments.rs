@@ -25,7 +25,7 @@ fn fragment(pair: (&str, &str), identification: u16, offset: u16, more: bool, nu
     if pair.0.contains(':') {
         craft.extensions = vec![fragment_header(offset, more, identification.into())];
     } else {
-        craft.fragment = (identification, offset / 8 | if more { 0x2000 } else { 0 });
+        craft.fragment = (identification, (offset / 8) | if more { 0x2000 } else { 0 });
     }
     craft.build()
 }
