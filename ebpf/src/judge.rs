@@ -4,7 +4,7 @@ use core::ptr::addr_of;
 
 use felid_common::{
     Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow,
-    GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed,
+    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed,
     policy_index,
 };
 
@@ -151,9 +151,20 @@ fn start<const HOOK: u32>(
     let turned = state.private().mode & MODE_TURNED != 0;
     let version = state.tuple().ip_version;
     if HOOK == EGRESS {
-        let mine = if turned { ends.dst } else { ends.src };
+        let (mine, theirs) = if turned { (ends.dst, ends.src) } else { (ends.src, ends.dst) };
         if !is_own(packet, own, mine) {
             return Err(Drop::SpoofedAddress);
+        }
+        if state.private().mode & (MODE_UPDATE | MODE_FAST) == MODE_UPDATE | MODE_FAST {
+            let private = state.private();
+            let side = if turned { private.egress } else { private.ingress };
+            if !theirs.is_some_and(|peer| peer.endpoint == side.index && peer.id == side.endpoint) {
+                // The other end's address has moved: its next packet begins a flow with the new owner.
+                let key = Key::new(state);
+                key.remove(true);
+                key.remove(false);
+                return Err(Drop::ForeignDestination);
+            }
         }
         if state.private().mode & (MODE_TURNED | MODE_FAST) == 0 {
             let target = local(ends.dst);
@@ -181,10 +192,20 @@ fn start<const HOOK: u32>(
         } else {
             (ends.dst, ends.src)
         };
-        if let Some(endpoint) = local(source)
-            && endpoint.ifindex != packet.ingress_ifindex()
-        {
-            return Err(Drop::SpoofedAddress);
+        if let Some(endpoint) = local(source) {
+            if endpoint.ifindex == 0 || endpoint.ifindex != packet.ingress_ifindex() {
+                return Err(Drop::SpoofedAddress);
+            }
+            let index = source.map_or(0, |peer| peer.endpoint);
+            let private = state.private();
+            if private.mode & MODE_UPDATE == 0 {
+                // Not judged here, but known: from now on the flow's packets must come from that interface.
+                private.egress = Side { endpoint: endpoint.id, index, generation: GENERATION_NONE };
+            }
+        }
+        if turned && ends.dst.is_some_and(|peer| peer.flags & PEER_HOST != 0) {
+            // The host's own packets do not renew what the workload may no longer say to it.
+            state.private().mode |= MODE_TO_HOST;
         }
         let exempt = !turned && from_host(packet, version, &state.tuple().src, source);
         if !is_own(packet, own, mine) {
@@ -242,9 +263,15 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
                 let key = Key::new(&mut state);
                 if let Some(hit) = key.find(false)
                     && hit.original(&key)
-                    && hit.revoke(&key, now())
                 {
-                    count(Event::Revoked);
+                    let judged = if egress { hit.copy.egress.endpoint } else { hit.copy.ingress.endpoint };
+                    if judged == 0 {
+                        // Never allowed at this end: there is nothing to revoke, and nothing that may stand for the flow.
+                        key.remove(true);
+                        key.remove(false);
+                    } else if hit.revoke(&key, now()) {
+                        count(Event::Revoked);
+                    }
                 }
             }
             return Err(if egress {

@@ -3,8 +3,7 @@
 //! User space proposes keys; whether an entry has expired is decided here, by the same clock and the same compare-and-swap as packets use,
 //! so that a flow that lives is never swept.
 
-use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_loop};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use felid_common::{FLOW_DEAD, ImageV4, ImageV6, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep};
 
 use crate::conntrack::{Key, Word, key_v4, key_v6, swap_word};
@@ -13,82 +12,59 @@ use crate::packet::{Packet, now, settings};
 /// How far back a claimed entry is dated: longer than any timeout may be, see [`FLOW_DEAD`].
 const LONG_AGO: u32 = 1 << 30;
 
-/// What the steps of a sweep share.
-#[repr(C)]
-struct Run {
-    packet: Packet,
-    table: u32,
-    deleted: u32,
-}
-
 /// Deletes those of the proposed IPv4 flows that have expired.
 #[inline(always)]
 pub(crate) fn v4(packet: Packet) -> i32 {
-    run(packet, step_v4, SWEEP_KEYS_V4)
+    let Some((header, settings)) = begin(packet) else {
+        return 1;
+    };
+    let mut deleted: u32 = 0;
+    for n in 0..SWEEP_KEYS_V4 {
+        if n >= header.count {
+            break;
+        }
+        let Some(image) = packet.load::<ImageV4>((size_of::<Sweep>() + n as usize * size_of::<ImageV4>()) as u32)
+        else {
+            break;
+        };
+        deleted += u32::from(expire(&Key::of_v4(image), key_v4(&image).protocol, header, settings));
+    }
+    end(packet, deleted)
 }
 
 /// Likewise IPv6.
 #[inline(always)]
 pub(crate) fn v6(packet: Packet) -> i32 {
-    run(packet, step_v6, SWEEP_KEYS_V6)
-}
-
-/// # Minimum kernel version
-///
-/// 5.17 (`bpf_loop`: the verifier looks at a step once, not at hundreds).
-#[inline(always)]
-fn run(packet: Packet, step: unsafe extern "C" fn(u32, *mut Run) -> i64, most: u32) -> i32 {
-    let Some(header) = packet.load::<Sweep>(0) else {
+    let Some((header, settings)) = begin(packet) else {
         return 1;
     };
-    let mut run = Run {
-        packet,
-        table: header.table,
-        deleted: 0,
-    };
-    let count = if header.count > most { most } else { header.count };
-    // SAFETY: the kernel calls `step` with numbers below `count` and the pointer given here, before it returns.
-    unsafe { bpf_loop(count, step as *mut c_void, (&raw mut run).cast(), 0) };
-    i32::from(!packet.store(core::mem::offset_of!(Sweep, deleted) as u32, &run.deleted))
-}
-
-/// One key. Returns 1 to stop.
-///
-/// # Safety
-///
-/// `run` is the pointer that [`run`] gave to the kernel.
-unsafe extern "C" fn step_v4(n: u32, run: *mut Run) -> i64 {
-    // SAFETY: the caller's.
-    let run = unsafe { &mut *run };
-    let at = size_of::<Sweep>() + n as usize * size_of::<ImageV4>();
-    let Some(settings) = settings() else { return 1 };
-    let Some(image) = run.packet.load::<ImageV4>(at as u32) else {
-        return 1;
-    };
-    run.deleted += u32::from(expire(&Key::of_v4(image), key_v4(&image).protocol, run.table, settings));
-    0
-}
-
-/// As [`step_v4`].
-///
-/// # Safety
-///
-/// As [`step_v4`].
-unsafe extern "C" fn step_v6(n: u32, run: *mut Run) -> i64 {
-    // SAFETY: the caller's.
-    let run = unsafe { &mut *run };
-    let at = size_of::<Sweep>() + n as usize * size_of::<ImageV6>();
-    let Some(settings) = settings() else { return 1 };
-    let Some(image) = run.packet.load::<ImageV6>(at as u32) else {
-        return 1;
-    };
-    run.deleted += u32::from(expire(&Key::of_v6(image), key_v6(&image).protocol, run.table, settings));
-    0
+    let mut deleted: u32 = 0;
+    for n in 0..SWEEP_KEYS_V6 {
+        if n >= header.count {
+            break;
+        }
+        let Some(image) = packet.load::<ImageV6>((size_of::<Sweep>() + n as usize * size_of::<ImageV6>()) as u32)
+        else {
+            break;
+        };
+        deleted += u32::from(expire(&Key::of_v6(image), key_v6(&image).protocol, header, settings));
+    }
+    end(packet, deleted)
 }
 
 #[inline(always)]
-fn expire(key: &Key, word: u32, table: u32, settings: &Settings) -> bool {
-    let established = table == SWEEP_ESTABLISHED;
+fn begin(packet: Packet) -> Option<(Sweep, &'static Settings)> {
+    Some((packet.load(0)?, settings()?))
+}
+
+#[inline(always)]
+fn end(packet: Packet, deleted: u32) -> i32 {
+    i32::from(!packet.store(core::mem::offset_of!(Sweep, deleted) as u32, &deleted))
+}
+
+#[inline(always)]
+fn expire(key: &Key, word: u32, header: Sweep, settings: &Settings) -> bool {
+    let established = header.table == SWEEP_ESTABLISHED;
     let Some(hit) = key.look(established) else { return false };
     let now = now();
     if !hit.expired(word as u8, settings, now) {

@@ -243,7 +243,7 @@ impl Endpoints {
         }
         if let (Some(state), Some(_)) = (state, mac)
             && state.peer.is_some()
-            && !self.foreign.get(&state.ifindex).is_some_and(Foreign::any)
+            && self.foreign.get(&state.ifindex).is_some_and(|foreign| !foreign.any())
         {
             flags |= ENDPOINT_FAST;
         }
