@@ -4,8 +4,8 @@ use core::ptr::addr_of;
 
 use felid_common::{
     Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow,
-    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST, VERDICT_ALLOW, fixed,
-    policy_index,
+    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST,
+    VERDICT_ALLOW, fixed, policy_index,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
@@ -151,7 +151,11 @@ fn start<const HOOK: u32>(
     let turned = state.private().mode & MODE_TURNED != 0;
     let version = state.tuple().ip_version;
     if HOOK == EGRESS {
-        let (mine, theirs) = if turned { (ends.dst, ends.src) } else { (ends.src, ends.dst) };
+        let (mine, theirs) = if turned {
+            (ends.dst, ends.src)
+        } else {
+            (ends.src, ends.dst)
+        };
         if !is_own(packet, own, mine) {
             return Err(Drop::SpoofedAddress);
         }
@@ -200,7 +204,11 @@ fn start<const HOOK: u32>(
             let private = state.private();
             if private.mode & MODE_UPDATE == 0 {
                 // Not judged here, but known: from now on the flow's packets must come from that interface.
-                private.egress = Side { endpoint: endpoint.id, index, generation: GENERATION_NONE };
+                private.egress = Side {
+                    endpoint: endpoint.id,
+                    index,
+                    generation: GENERATION_NONE,
+                };
             }
         }
         if turned && ends.dst.is_some_and(|peer| peer.flags & PEER_HOST != 0) {
@@ -264,7 +272,11 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
                 if let Some(hit) = key.find(false)
                     && hit.original(&key)
                 {
-                    let judged = if egress { hit.copy.egress.endpoint } else { hit.copy.ingress.endpoint };
+                    let judged = if egress {
+                        hit.copy.egress.endpoint
+                    } else {
+                        hit.copy.ingress.endpoint
+                    };
                     if judged == 0 {
                         // Never allowed at this end: there is nothing to revoke, and nothing that may stand for the flow.
                         key.remove(true);

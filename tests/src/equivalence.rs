@@ -77,9 +77,18 @@ impl<'a> Bench<'a> {
             ..Capacities::default()
         };
         // Everything that is not policy is out of the way.
-        let settings = Settings { host_reachable: true, allow_ipip: true, allow_vxlan: true, ..Settings::default() };
-        let config =
-            Config { bpffs: host.bpffs().to_owned(), capacities: capacities.clone(), settings, ..Config::default() };
+        let settings = Settings {
+            host_reachable: true,
+            allow_ipip: true,
+            allow_vxlan: true,
+            ..Settings::default()
+        };
+        let config = Config {
+            bpffs: host.bpffs().to_owned(),
+            capacities: capacities.clone(),
+            settings,
+            ..Config::default()
+        };
         let kernel = Kernel::open(&config)?;
         let options = PlannerOptions {
             max_slots: capacities.class_bits,
@@ -104,11 +113,15 @@ impl<'a> Bench<'a> {
     }
 
     fn run(mut self, pairs: u64, seed: u64) -> Result<Summary> {
-        let mut summary = Summary { seeds: (seed, seed), ..Summary::default() };
+        let mut summary = Summary {
+            seeds: (seed, seed),
+            ..Summary::default()
+        };
         let mut seen = BTreeSet::new();
         while summary.pairs < pairs {
             let seed = summary.seeds.1;
-            self.world(seed, &mut summary, &mut seen).with_context(|| format!("seed {seed}"))?;
+            self.world(seed, &mut summary, &mut seen)
+                .with_context(|| format!("seed {seed}"))?;
             summary.seeds.1 = seed.wrapping_add(1);
         }
         summary.policies = seen.len() as u64;
@@ -154,13 +167,18 @@ impl<'a> Bench<'a> {
                 let from = Probe::new(self.host, &self.kernel, Hook::FromWorkload, id)?;
                 probes = Some((from, Probe::new(self.host, &self.kernel, Hook::ToWorkload, id)?));
             }
-            let Some((from, to)) = &probes else { bail!("no programs") };
-            for (policy, direction, probe, came_by) in
-                [(ingress, Direction::Ingress, to, self.uplink), (egress, Direction::Egress, from, self.uplink)]
-            {
+            let Some((from, to)) = &probes else {
+                bail!("no programs")
+            };
+            for (policy, direction, probe, came_by) in [
+                (ingress, Direction::Ingress, to, self.uplink),
+                (egress, Direction::Egress, from, self.uplink),
+            ] {
                 seen.insert(fingerprint(policy));
                 for _ in 0..PACKETS {
-                    let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else { continue };
+                    let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else {
+                        continue;
+                    };
                     let number = packet.protocol.0;
                     if sent.contains(&(number, packet.dst, packet.dst_port, packet.src, packet.src_port)) {
                         continue;
@@ -172,10 +190,16 @@ impl<'a> Bench<'a> {
                         Direction::Ingress => Drop::IngressPolicy,
                         Direction::Egress => Drop::EgressPolicy,
                     };
-                    let wanted = if expected.allowed { Outcome::Next } else { Outcome::Drop(Some(denied)) };
+                    let wanted = if expected.allowed {
+                        Outcome::Next
+                    } else {
+                        Outcome::Drop(Some(denied))
+                    };
                     if got != wanted {
                         let by: &reference::Decided = &expected.by;
-                        bail!("turn {turn} {direction:?}: {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}");
+                        bail!(
+                            "turn {turn} {direction:?}: {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}"
+                        );
                     }
                     summary.pairs += 1;
                     summary.allowed += u64::from(expected.allowed);
@@ -200,12 +224,22 @@ impl<'a> Bench<'a> {
             }
         }
         let mut delta = Delta::default();
-        delta.members.extend(std::mem::take(&mut self.members).into_iter().map(|net| (net, None)));
-        delta.named_ports.extend(std::mem::take(&mut self.named_ports).into_iter().map(|port| (port, None)));
+        delta
+            .members
+            .extend(std::mem::take(&mut self.members).into_iter().map(|net| (net, None)));
+        delta.named_ports.extend(
+            std::mem::take(&mut self.named_ports)
+                .into_iter()
+                .map(|port| (port, None)),
+        );
         self.members = members.keys().copied().collect();
         self.named_ports = named.keys().copied().collect();
-        delta.members.extend(members.into_iter().map(|(net, sets)| (net, Some(Arc::new(sets)))));
-        delta.named_ports.extend(named.into_iter().map(|(port, sets)| (port, Some(Arc::new(sets)))));
+        delta
+            .members
+            .extend(members.into_iter().map(|(net, sets)| (net, Some(Arc::new(sets)))));
+        delta
+            .named_ports
+            .extend(named.into_iter().map(|(port, sets)| (port, Some(Arc::new(sets)))));
         delta
     }
 
@@ -228,7 +262,11 @@ impl<'a> Bench<'a> {
 /// A packet that the kernel reads as the reference does, and its frame.
 fn packet(world: &World, rng: &mut Rng, policy: &ResolvedPolicy, direction: Direction) -> Option<(Packet, Vec<u8>)> {
     let mut packet = world.packet(rng, policy, direction);
-    let peer = if direction == Direction::Ingress { packet.src } else { packet.dst };
+    let peer = if direction == Direction::Ingress {
+        packet.src
+    } else {
+        packet.dst
+    };
     // To itself: not a matter between two parties.
     if world.own.contains(&peer) {
         return None;

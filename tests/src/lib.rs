@@ -2,8 +2,8 @@
 //! frames, sockets.
 #![forbid(unsafe_code)]
 
-mod cluster;
 pub mod bpf_fixture;
+mod cluster;
 pub mod equivalence;
 pub mod frames;
 pub mod packet_craft;

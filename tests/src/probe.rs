@@ -63,7 +63,8 @@ impl Probe {
             insn.src = PSEUDO_MAP_FD;
             insn.imm = fixed.fd().as_fd().as_raw_fd();
         }
-        let program = sys::load_classifier(&chunk.insns, "probe").map_err(|error| anyhow::anyhow!("{}\n{}", error.error, error.log))?;
+        let program = sys::load_classifier(&chunk.insns, "probe")
+            .map_err(|error| anyhow::anyhow!("{}\n{}", error.error, error.log))?;
         Ok(Self { program })
     }
 
@@ -85,7 +86,10 @@ impl Probe {
         let run = sys::test_run(self.program.as_fd(), frame, &context, times).context("test run")?;
         let word = |n: usize| {
             let at = CB + n * 4;
-            run.context.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+            run.context
+                .get(at..at + 4)
+                .and_then(|b| b.try_into().ok())
+                .map_or(0, u32::from_ne_bytes)
         };
         let outcome = match run.result as i32 {
             -1 => Outcome::Next,
@@ -93,6 +97,10 @@ impl Probe {
             7 => Outcome::Redirect(word(CB_TARGET)),
             other => Outcome::Other(other),
         };
-        Ok(Run { outcome, data: run.data, nanoseconds: run.duration })
+        Ok(Run {
+            outcome,
+            data: run.data,
+            nanoseconds: run.duration,
+        })
     }
 }

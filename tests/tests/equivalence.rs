@@ -5,10 +5,17 @@ use felid_tests::equivalence;
 
 #[test]
 fn ten_thousand_pairs_agree() {
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() << 20;
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        << 20;
     println!("seed {seed}");
     let summary = equivalence::run(10_000, seed).unwrap();
     println!("{summary:?}");
     assert!(summary.policies >= 100, "{summary:?}");
-    assert!(summary.allowed > summary.pairs / 20 && summary.allowed < summary.pairs * 19 / 20, "{summary:?}");
+    assert!(
+        summary.allowed > summary.pairs / 20 && summary.allowed < summary.pairs * 19 / 20,
+        "{summary:?}"
+    );
 }

@@ -67,7 +67,10 @@ impl Pool {
             .unwrap();
         host.ip(&format!("link set {name} up")).unwrap();
         self.namespace(n).ip(&format!("link set p{n} up")).unwrap();
-        self.sockets.lock().unwrap().insert(n, self.namespace(n).packets(&format!("p{n}")).unwrap());
+        self.sockets
+            .lock()
+            .unwrap()
+            .insert(n, self.namespace(n).packets(&format!("p{n}")).unwrap());
     }
 
     fn delete(&self, host: &Namespace, n: usize) {
@@ -88,7 +91,13 @@ impl Pool {
                 let _ = socket.send(&frame.udp(port, ALLOWED, &who));
                 let _ = socket.send(&frame.udp(port, DENIED, &who));
                 if !friend(n) {
-                    let _ = socket.send(&Frame { source: friends, ..frame }.udp(port, ALLOWED, &who));
+                    let _ = socket.send(
+                        &Frame {
+                            source: friends,
+                            ..frame
+                        }
+                        .udp(port, ALLOWED, &who),
+                    );
                 }
             }
         }
@@ -98,7 +107,10 @@ impl Pool {
 /// Number of files below a directory.
 fn files(directory: &Path) -> usize {
     std::fs::read_dir(directory).map_or(0, |entries| {
-        entries.flatten().map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
+        entries
+            .flatten()
+            .map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 })
+            .sum()
     })
 }
 
@@ -113,7 +125,10 @@ fn inventory(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     found.insert("routes".into(), sorted(host.ip("-4 route show proto 3").unwrap()));
     found.insert("routes6".into(), sorted(host.ip("-6 route show proto 3").unwrap()));
-    found.insert("neighbours".into(), sorted(host.ip("neigh show nud permanent").unwrap()));
+    found.insert(
+        "neighbours".into(),
+        sorted(host.ip("neigh show nud permanent").unwrap()),
+    );
     found.insert("pins".into(), files(cluster.host.bpffs()).to_string());
     let status = cluster.felid_json(&["status", "-o", "json"]).unwrap();
     found.insert("kernel".into(), status["kernel"].to_string());
@@ -123,15 +138,29 @@ fn inventory(cluster: &Cluster) -> BTreeMap<String, String> {
 #[test]
 fn a_minute_of_coming_and_going() {
     let mut cluster = Cluster::new("lchurn").unwrap();
-    let witness = cluster.host.workload("caliwitness", &["10.65.0.2", "fd00:65::2"]).unwrap();
-    let steady = cluster.host.workload("calisteady", &["10.65.0.3", "fd00:65::3"]).unwrap();
+    let witness = cluster
+        .host
+        .workload("caliwitness", &["10.65.0.2", "fd00:65::2"])
+        .unwrap();
+    let steady = cluster
+        .host
+        .workload("calisteady", &["10.65.0.3", "fd00:65::3"])
+        .unwrap();
     let rules = format!(
         "  selector: app == 'witness'\n  types: [Ingress]\n  ingress:\n    - {{action: Allow, protocol: UDP, source: {{selector: role == 'friend'}}, destination: {{ports: [{ALLOWED}]}}}}\n    \
          - {{action: Allow, protocol: TCP, source: {{selector: role == 'steady'}}}}"
     );
     let records = [
-        Endpoint { labels: "app: witness", ..Endpoint::of("witness", &witness) }.yaml(),
-        Endpoint { labels: "role: steady", ..Endpoint::of("steady", &steady) }.yaml(),
+        Endpoint {
+            labels: "app: witness",
+            ..Endpoint::of("witness", &witness)
+        }
+        .yaml(),
+        Endpoint {
+            labels: "role: steady",
+            ..Endpoint::of("steady", &steady)
+        }
+        .yaml(),
         policy("default", "witness", &rules),
     ];
     cluster.write("records.yaml", &records.concat()).unwrap();
@@ -162,7 +191,9 @@ fn a_minute_of_coming_and_going() {
         });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let frame = incoming.receive(Duration::from_millis(100), |frame| ports(frame, 17).is_some()).unwrap();
+                let frame = incoming
+                    .receive(Duration::from_millis(100), |frame| ports(frame, 17).is_some())
+                    .unwrap();
                 let Some(frame) = frame else { continue };
                 let who = usize::from(*frame.last().unwrap());
                 if ports(&frame, 17).unwrap().1 == ALLOWED && friend(who) {
@@ -178,7 +209,11 @@ fn a_minute_of_coming_and_going() {
         while Instant::now() < end {
             let n = rng.below(ENDPOINTS);
             if rng.below(2) == 0 {
-                if links[n] { pool.delete(host, n) } else { pool.create(host, n) }
+                if links[n] {
+                    pool.delete(host, n)
+                } else {
+                    pool.create(host, n)
+                }
                 links[n] = !links[n];
             } else {
                 let file = format!("churn{n}.yaml");
@@ -212,9 +247,16 @@ fn a_minute_of_coming_and_going() {
         stop.store(true, Ordering::Relaxed);
     });
 
-    println!("{} changes, {} permitted packets", changes.into_inner(), permitted.load(Ordering::Relaxed));
+    println!(
+        "{} changes, {} permitted packets",
+        changes.into_inner(),
+        permitted.load(Ordering::Relaxed)
+    );
     assert_eq!(unpermitted.into_inner().unwrap(), [], "(endpoint, ports) that passed");
-    assert!(permitted.into_inner() > 100, "friends were hardly ever heard: what would the test show?");
+    assert!(
+        permitted.into_inner() > 100,
+        "friends were hardly ever heard: what would the test show?"
+    );
     let mut after = BTreeMap::new();
     let same = cluster.eventually("the kernel holds what it held before", || {
         after = inventory(&cluster);

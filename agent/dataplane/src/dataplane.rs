@@ -124,8 +124,11 @@ impl Dataplane {
         for change in transaction.endpoints.values() {
             let EndpointChange::Set(plan) = change else { continue };
             let endpoint = &plan.endpoint;
-            let wanted =
-                Wanted { key: endpoint.key.clone(), addresses: endpoint.addresses.clone(), mac: endpoint.mac };
+            let wanted = Wanted {
+                key: endpoint.key.clone(),
+                addresses: endpoint.addresses.clone(),
+                mac: endpoint.mac,
+            };
             let name = &endpoint.interface_name;
             if self.wanted.get(name) == Some(&wanted) {
                 continue;
@@ -190,7 +193,9 @@ impl Dataplane {
                     self.managed.remove(&index);
                     changed.remove(&index);
                     dirty.remove(&index);
-                    handled.errors.extend(self.kernel.link_gone(index).into_iter().map(DataplaneError::from));
+                    handled
+                        .errors
+                        .extend(self.kernel.link_gone(index).into_iter().map(DataplaneError::from));
                 }
                 Event::Addresses => addresses = true,
                 Event::Routes(index) => {
@@ -228,7 +233,9 @@ impl Dataplane {
     /// Looks at everything again: links, addresses, sysctls, routes and neighbours.
     pub async fn refresh(&mut self) -> Handled {
         let mut handled = Handled::default();
-        handled.errors.extend(self.net.enable_forwarding().into_iter().map(DataplaneError::from));
+        handled
+            .errors
+            .extend(self.net.enable_forwarding().into_iter().map(DataplaneError::from));
         match self.net.links().await {
             Ok(links) => {
                 self.links = links.into_iter().map(|link| (link.index, link)).collect();
@@ -237,7 +244,9 @@ impl Dataplane {
                 self.managed.retain(|index| indexes.contains(index));
                 // Closing what is unknown comes before finding out about other ends.
                 let states = self.links.values().map(|link| self.state(link)).collect();
-                handled.errors.extend(self.kernel.set_links(states).into_iter().map(DataplaneError::from));
+                handled
+                    .errors
+                    .extend(self.kernel.set_links(states).into_iter().map(DataplaneError::from));
                 let found = self.find_peers(&indexes).await;
                 handled.errors.extend(self.tell_kernel(&found));
                 let names: BTreeSet<Arc<str>> = self.links.values().map(|link| link.name.clone()).collect();
@@ -247,7 +256,12 @@ impl Dataplane {
         }
         self.refresh_addresses(&mut handled).await;
         if self.synced {
-            let all: Vec<u32> = self.links.values().filter(|link| self.concerns(link)).map(|link| link.index).collect();
+            let all: Vec<u32> = self
+                .links
+                .values()
+                .filter(|link| self.concerns(link))
+                .map(|link| link.index)
+                .collect();
             handled.errors.extend(self.reconcile(all).await);
         }
         handled
@@ -277,7 +291,10 @@ impl Dataplane {
     fn concerns(&self, link: &Link) -> bool {
         self.wanted.contains_key(&link.name)
             || self.managed.contains(&link.index)
-            || self.prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str()))
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| link.name.starts_with(prefix.as_str()))
     }
 
     /// Takes the interfaces away that an endpoint had, but for one.
@@ -297,11 +314,16 @@ impl Dataplane {
 
     /// Tells the kernel half of links that have changed: a burst of them in one call, which waits once and not for each.
     fn tell_kernel(&mut self, changed: &BTreeSet<u32>) -> Vec<DataplaneError> {
-        let mut states = changed.iter().filter_map(|index| self.links.get(index)).map(|link| self.state(link));
+        let mut states = changed
+            .iter()
+            .filter_map(|index| self.links.get(index))
+            .map(|link| self.state(link));
         let errors = match (states.next(), states.next()) {
             (None, _) => Vec::new(),
             (Some(state), None) => self.kernel.set_link(state),
-            (Some(_), Some(_)) => self.kernel.set_links(self.links.values().map(|link| self.state(link)).collect()),
+            (Some(_), Some(_)) => self
+                .kernel
+                .set_links(self.links.values().map(|link| self.state(link)).collect()),
         };
         errors.into_iter().map(DataplaneError::from).collect()
     }
@@ -310,11 +332,21 @@ impl Dataplane {
     async fn find_peers(&mut self, links: &BTreeSet<u32>) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
         for index in links {
-            let Some(link) = self.links.get(index).filter(|link| link.redirectable() && self.concerns(link)).cloned() else {
+            let Some(link) = self
+                .links
+                .get(index)
+                .filter(|link| link.redirectable() && self.concerns(link))
+                .cloned()
+            else {
                 continue;
             };
-            let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else { continue };
-            let other = OtherEnd { place: (peer, namespace), mac: self.net.peer_mac(&link).await };
+            let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else {
+                continue;
+            };
+            let other = OtherEnd {
+                place: (peer, namespace),
+                mac: self.net.peer_mac(&link).await,
+            };
             if self.peers.insert(*index, other) != Some(other) {
                 found.insert(*index);
             }
@@ -330,7 +362,9 @@ impl Dataplane {
             name: link.name.clone(),
             mac: link.mac,
             mtu: link.mtu,
-            peer: link.redirectable().then(|| Peer { mac: known.and_then(|other| other.mac) }),
+            peer: link.redirectable().then(|| Peer {
+                mac: known.and_then(|other| other.mac),
+            }),
         }
     }
 
@@ -364,7 +398,11 @@ impl Dataplane {
         // One after the other: the kernel allows one dump a socket at a time.
         let mut errors = Vec::new();
         for (endpoint, wanted, up) in work {
-            let mut failed = if wanted { self.net.configure_interface(&endpoint.interface) } else { Vec::new() };
+            let mut failed = if wanted {
+                self.net.configure_interface(&endpoint.interface)
+            } else {
+                Vec::new()
+            };
             failed.extend(self.net.reconcile(&endpoint, up).await.errors);
             if wanted {
                 self.managed.insert(endpoint.ifindex);
@@ -392,8 +430,12 @@ pub async fn cleanup(bpffs: &Path, prefixes: &[String], route_protocol: u8) -> R
     let mut errors = Vec::new();
     for link in net.links().await? {
         if attached.contains(&link.index) || prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())) {
-            let nothing =
-                EndpointNet { ifindex: link.index, interface: link.name.clone(), addresses: Vec::new(), mac: None };
+            let nothing = EndpointNet {
+                ifindex: link.index,
+                interface: link.name.clone(),
+                addresses: Vec::new(),
+                mac: None,
+            };
             errors.extend(net.reconcile(&nothing, link.up).await.errors);
         }
     }

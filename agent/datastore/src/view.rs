@@ -89,7 +89,10 @@ impl PartialEq for Docs {
 
 impl Docs {
     fn new(list: Vec<Doc>) -> Self {
-        let mut docs = Self { list, ..Self::default() };
+        let mut docs = Self {
+            list,
+            ..Self::default()
+        };
         for (place, doc) in docs.list.iter().enumerate() {
             if let Some(key) = doc.key() {
                 docs.places.entry(key.clone()).or_default().push(place);
@@ -115,7 +118,11 @@ impl Docs {
     /// Takes the text of the resource's document with this digest, or copies it.
     pub(crate) fn text(&mut self, key: &ResourceKey, digest: Digest, take: bool) -> Option<Arc<str>> {
         let list = &self.list;
-        let place = self.places.get(key)?.iter().find(|place| list.get(**place).is_some_and(|doc| doc.digest == digest))?;
+        let place = self
+            .places
+            .get(key)?
+            .iter()
+            .find(|place| list.get(**place).is_some_and(|doc| doc.digest == digest))?;
         let doc = self.list.get_mut(*place)?;
         if take { doc.text.take() } else { doc.text.clone() }
     }

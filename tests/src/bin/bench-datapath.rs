@@ -24,7 +24,8 @@ use felid_compile::transaction::EndpointId;
 use felid_dataplane::sys::RawMap;
 use felid_dataplane::{Config, Kernel, LinkState, Peer, object, sys};
 use felid_model::resolved::{
-    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
+    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
+    SetId,
 };
 use felid_model::{Kind, Protocol, ResourceKey};
 use felid_tests::frames::Frame;
@@ -82,21 +83,33 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(host: &Host, client: &'a Workload, server: &'a Workload) -> Result<Self> {
-        let mut kernel = Kernel::open(&Config { bpffs: host.bpffs().to_owned(), ..Config::default() })?;
+        let mut kernel = Kernel::open(&Config {
+            bpffs: host.bpffs().to_owned(),
+            ..Config::default()
+        })?;
         let links = [client, server].map(|workload| LinkState {
             ifindex: workload.ifindex,
             name: workload.interface.as_str().into(),
             mac: Some(MAC),
             mtu: 1500,
-            peer: Some(Peer { mac: Some(workload.mac) }),
+            peer: Some(Peer {
+                mac: Some(workload.mac),
+            }),
         });
         let errors = kernel.set_links(links.into());
         ensure!(errors.is_empty(), "{errors:?}");
-        let options = PlannerOptions { max_slots: kernel.capacities().class_bits, ..PlannerOptions::default() };
+        let options = PlannerOptions {
+            max_slots: kernel.capacities().class_bits,
+            ..PlannerOptions::default()
+        };
         let planner = Planner::new(options, kernel.adopt());
-        let mut bench = EbpfLoader::new().load(object::BENCH).context("load the bench programs")?;
+        let mut bench = EbpfLoader::new()
+            .load(object::BENCH)
+            .context("load the bench programs")?;
         for name in ["bench_empty", "bench_floor", "bench_fresh_flow"] {
-            classifier(&mut bench, name)?.load().with_context(|| format!("load {name}"))?;
+            classifier(&mut bench, name)?
+                .load()
+                .with_context(|| format!("load {name}"))?;
         }
         let mut this = Self {
             from_client: Probe::new(host, &kernel, Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
@@ -127,8 +140,14 @@ impl<'a> Bench<'a> {
             samples.entry("floor").or_default().push(floor);
             for (name, frame) in [("established_v4", &v4), ("established_v6", &v6)] {
                 let packet = frame.tcp(40_000, PORT, TCP_ACK);
-                let run = self.from_client.repeat(&packet, self.client.ifindex, self.client.ifindex, REPEAT)?;
-                ensure!(run.outcome == Outcome::Redirect(self.server.ifindex), "{name}: {:?}", run.outcome);
+                let run = self
+                    .from_client
+                    .repeat(&packet, self.client.ifindex, self.client.ifindex, REPEAT)?;
+                ensure!(
+                    run.outcome == Outcome::Redirect(self.server.ifindex),
+                    "{name}: {:?}",
+                    run.outcome
+                );
                 samples.entry(name).or_default().push(run.nanoseconds);
             }
         }
@@ -164,7 +183,13 @@ impl<'a> Bench<'a> {
     }
 
     fn frame(&self, v4: bool) -> Frame {
-        let of = |workload: &Workload| workload.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+        let of = |workload: &Workload| {
+            workload
+                .addresses
+                .iter()
+                .copied()
+                .find(|address| address.is_ipv4() == v4)
+        };
         let any = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
         let mut frame = Frame::new(MAC, MAC, of(self.client).unwrap_or(any), of(self.server).unwrap_or(any));
         frame.ttl = 255;
@@ -173,16 +198,39 @@ impl<'a> Bench<'a> {
 
     /// A handshake through the real programs.
     fn establish(&self, frame: &Frame) -> Result<()> {
-        let back =
-            Frame { source: frame.destination, destination: frame.source, source_mac: self.server.mac, ..frame.clone() };
+        let back = Frame {
+            source: frame.destination,
+            destination: frame.source,
+            source_mac: self.server.mac,
+            ..frame.clone()
+        };
         for (probe, workload, packet, to) in [
-            (&self.from_client, self.client, frame.tcp(40_000, PORT, TCP_SYN), self.server),
+            (
+                &self.from_client,
+                self.client,
+                frame.tcp(40_000, PORT, TCP_SYN),
+                self.server,
+            ),
             // Frames of the laboratory carry sequence number 1 and acknowledge nothing; the answer to 2 is a plain ACK of 2.
-            (&self.from_server, self.server, back.tcp(PORT, 40_000, TCP_SYN | TCP_ACK), self.client),
-            (&self.from_client, self.client, frame.tcp_acknowledging(40_000, PORT, 2), self.server),
+            (
+                &self.from_server,
+                self.server,
+                back.tcp(PORT, 40_000, TCP_SYN | TCP_ACK),
+                self.client,
+            ),
+            (
+                &self.from_client,
+                self.client,
+                frame.tcp_acknowledging(40_000, PORT, 2),
+                self.server,
+            ),
         ] {
             let run = probe.run(&packet, workload.ifindex, workload.ifindex)?;
-            ensure!(run.outcome == Outcome::Redirect(to.ifindex), "handshake: {:?}", run.outcome);
+            ensure!(
+                run.outcome == Outcome::Redirect(to.ifindex),
+                "handshake: {:?}",
+                run.outcome
+            );
         }
         let mut established = 0;
         self.kernel.conntrack().flows(|flow| {
@@ -194,7 +242,9 @@ impl<'a> Bench<'a> {
 
     /// The packet of the floor program, whose table knows it.
     fn floor(&mut self, frame: &Frame) -> Result<Vec<u8>> {
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (frame.source, frame.destination) else { anyhow::bail!("IPv4 only") };
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (frame.source, frame.destination) else {
+            anyhow::bail!("IPv4 only")
+        };
         let word = |address: std::net::Ipv4Addr| u32::from_ne_bytes(address.octets());
         let (key, _) = FlowKeyV4::new(word(src), 40_000_u16.to_be(), word(dst), PORT.to_be(), protocol::TCP);
         let map = raw(&mut self.bench, "bench_flows")?;
@@ -206,7 +256,10 @@ impl<'a> Bench<'a> {
     fn bench_program(&mut self, name: &'static str, packet: &[u8], repeat: u32) -> Result<u32> {
         let fresh = name == "bench_fresh_flow";
         if fresh && let Ok(map) = raw(&mut self.bench, "bench_target") {
-            map.update(&0_u32.to_ne_bytes(), &self.from_client.program().as_fd().as_raw_fd().to_ne_bytes())?;
+            map.update(
+                &0_u32.to_ne_bytes(),
+                &self.from_client.program().as_fd().as_raw_fd().to_ne_bytes(),
+            )?;
             // A program array forgets everything once nobody holds it: it is held from here on.
             std::mem::forget(map);
         }
@@ -232,16 +285,28 @@ impl<'a> Bench<'a> {
             delta.members.insert(others.into(), sets);
         }
         let own = Arc::new([group(rules - 1)].into());
-        delta.members.extend(self.client.addresses.iter().map(|address| ((*address).into(), Some(Arc::clone(&own)))));
+        delta.members.extend(
+            self.client
+                .addresses
+                .iter()
+                .map(|address| ((*address).into(), Some(Arc::clone(&own)))),
+        );
         let rule = |n: u16| ResolvedRule {
             index: n.into(),
             action: ResolvedAction::Allow,
             ip_version: None,
             protocol: Some(Protocol(protocol::TCP)),
             not_protocol: None,
-            source: ResolvedSide { sets: vec![group(n)], ..ResolvedSide::default() },
+            source: ResolvedSide {
+                sets: vec![group(n)],
+                ..ResolvedSide::default()
+            },
             destination: ResolvedSide {
-                ports: vec![if n + 1 == rules { (PORT, PORT) } else { (20_000 + n, 20_000 + n) }],
+                ports: vec![if n + 1 == rules {
+                    (PORT, PORT)
+                } else {
+                    (20_000 + n, 20_000 + n)
+                }],
                 ..ResolvedSide::default()
             },
         };
@@ -283,10 +348,14 @@ impl<'a> Bench<'a> {
             ingress,
             egress: open.clone(),
         };
-        let endpoints =
-            [endpoint("client", self.client, MAC, open.clone()), endpoint("server", self.server, self.server.mac, Arc::new(policy))];
+        let endpoints = [
+            endpoint("client", self.client, MAC, open.clone()),
+            endpoint("server", self.server, self.server.mac, Arc::new(policy)),
+        ];
         let keys = endpoints.clone().map(|endpoint| endpoint.key);
-        delta.endpoints.extend(endpoints.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))));
+        delta
+            .endpoints
+            .extend(endpoints.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))));
         self.planner.update(&delta);
         while let Some(transaction) = self.planner.plan()? {
             let flip = self.kernel.apply(&transaction)?;
@@ -300,7 +369,10 @@ impl<'a> Bench<'a> {
 }
 
 fn classifier<'b>(bench: &'b mut Ebpf, name: &str) -> Result<&'b mut SchedClassifier> {
-    Ok(bench.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+    Ok(bench
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?)
 }
 
 /// Takes a map out of the object.
@@ -323,12 +395,21 @@ impl Figure {
     fn of(mut samples: Vec<u32>) -> Self {
         samples.sort_unstable();
         let at = |n: usize| samples.get(n).copied().unwrap_or_default();
-        Self { median: at(samples.len() / 2), min: at(0), max: at(samples.len().saturating_sub(1)) }
+        Self {
+            median: at(samples.len() / 2),
+            min: at(0),
+            max: at(samples.len().saturating_sub(1)),
+        }
     }
 
     fn print(&self, name: &str, base: Option<u32>) {
-        let ratio = base.filter(|base| *base > 0).map_or_else(String::new, |base| format!("{:.2}", f64::from(self.median) / f64::from(base)));
-        println!("  {name:<22} median {:>6}   min {:>6}   max {:>6}   {ratio}", self.median, self.min, self.max);
+        let ratio = base.filter(|base| *base > 0).map_or_else(String::new, |base| {
+            format!("{:.2}", f64::from(self.median) / f64::from(base))
+        });
+        println!(
+            "  {name:<22} median {:>6}   min {:>6}   max {:>6}   {ratio}",
+            self.median, self.min, self.max
+        );
     }
 
     fn json(&self) -> Value {

@@ -18,7 +18,12 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let seed = match arguments.seed {
         Some(seed) => seed,
-        None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() << 20,
+        None => {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)?
+                .as_secs()
+                << 20
+        }
     };
     println!("{} pairs from seed {seed}", arguments.pairs);
     let start = std::time::Instant::now();

@@ -91,11 +91,17 @@ fn count_entries(path: &Path) -> Result<usize> {
 /// Indexes of the interfaces that links of any version are pinned for.
 pub fn attached(bpffs: &Path) -> BTreeSet<u32> {
     let names = |directory: &Path| -> Vec<PathBuf> {
-        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect()
     };
     let versions = names(&bpffs.join("felid"));
     let pins = versions.iter().flat_map(|version| names(&version.join("links")));
-    pins.filter_map(|pin| pin.file_name()?.to_str()?.split('_').next()?.parse().ok()).collect()
+    pins.filter_map(|pin| pin.file_name()?.to_str()?.split('_').next()?.parse().ok())
+        .collect()
 }
 
 /// Removes everything of every version from a bpffs: links (their interfaces are open from then on), programs, maps, directories.

@@ -73,7 +73,10 @@ impl Net {
     pub async fn peer_mac(&self, link: &Link) -> Option<[u8; 6]> {
         let mut request = self.handle.link().get().match_index(link.peer_index?);
         if let Some(namespace) = link.peer_namespace {
-            request.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+            request
+                .message_mut()
+                .attributes
+                .push(LinkAttribute::IfNetnsId(namespace));
         }
         let peer = request.execute().try_next().await.ok()??;
         Link::from_message(&peer)?.mac

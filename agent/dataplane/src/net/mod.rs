@@ -58,7 +58,10 @@ impl NetError {
     /// The errno of a netlink answer, as a positive number.
     fn errno(&self) -> Option<i32> {
         match self {
-            NetError::Netlink { source: rtnetlink::Error::NetlinkError(message), .. } => message.code.map(|code| -code.get()),
+            NetError::Netlink {
+                source: rtnetlink::Error::NetlinkError(message),
+                ..
+            } => message.code.map(|code| -code.get()),
             _ => None,
         }
     }
@@ -80,20 +83,39 @@ impl Net {
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
         tokio::spawn(connection);
         let events = Events::open()?;
-        Ok((Self { handle, protocol, sysctls: Sysctls::default() }, events))
+        Ok((
+            Self {
+                handle,
+                protocol,
+                sysctls: Sysctls::default(),
+            },
+            events,
+        ))
     }
 
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let messages: Vec<_> =
-            self.handle.link().get().execute().try_collect().await.map_err(NetError::netlink("list links"))?;
+        let messages: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::netlink("list links"))?;
         Ok(messages.iter().filter_map(Link::from_message).collect())
     }
 
     /// Addresses of the host itself, on any of its links.
     pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>, NetError> {
-        let messages: Vec<_> =
-            self.handle.address().get().execute().try_collect().await.map_err(NetError::netlink("list addresses"))?;
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::netlink("list addresses"))?;
         // On point-to-point links IFA_ADDRESS is the other end's; IFA_LOCAL is the host's wherever it is there.
         Ok(messages
             .iter()

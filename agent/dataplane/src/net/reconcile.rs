@@ -7,7 +7,9 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Net, NetError};
@@ -83,7 +85,11 @@ impl Net {
                 let route = self.route(address, desired.ifindex);
                 let added = self.handle.route().add(route).replace().execute().await;
                 report.count(
-                    absent(added, format!("add route {address} dev {}", desired.interface), &[libc::ENODEV, libc::ENETDOWN]),
+                    absent(
+                        added,
+                        format!("add route {address} dev {}", desired.interface),
+                        &[libc::ENODEV, libc::ENETDOWN],
+                    ),
                     false,
                 );
             }
@@ -100,7 +106,11 @@ impl Net {
     }
 
     /// Felid's own routes out of an interface, by destination.
-    async fn routes(&self, desired: &EndpointNet, family: AddressFamily) -> Result<BTreeMap<IpAddr, RouteMessage>, NetError> {
+    async fn routes(
+        &self,
+        desired: &EndpointNet,
+        family: AddressFamily,
+    ) -> Result<BTreeMap<IpAddr, RouteMessage>, NetError> {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -114,7 +124,9 @@ impl Net {
         };
         Ok(messages
             .into_iter()
-            .filter(|message| u8::from(message.header.protocol) == self.protocol && message.header.kind == RouteType::Unicast)
+            .filter(|message| {
+                u8::from(message.header.protocol) == self.protocol && message.header.kind == RouteType::Unicast
+            })
             .filter(|message| message.attributes.contains(&RouteAttribute::Oif(desired.ifindex)))
             .filter_map(|message| {
                 let destination = message.attributes.iter().find_map(|attribute| match attribute {
@@ -122,7 +134,8 @@ impl Net {
                     RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
                     _ => None,
                 });
-                let whole = message.header.destination_prefix_length == if family == AddressFamily::Inet { 32 } else { 128 };
+                let whole =
+                    message.header.destination_prefix_length == if family == AddressFamily::Inet { 32 } else { 128 };
                 destination.filter(|_| whole).map(|destination| (destination, message))
             })
             .collect())
@@ -188,7 +201,10 @@ impl Net {
         family: AddressFamily,
     ) -> Result<BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>, NetError> {
         let mut request = self.handle.neighbours().get().set_address_family(family);
-        request.message_mut().attributes.push(NeighbourAttribute::IfIndex(desired.ifindex));
+        request
+            .message_mut()
+            .attributes
+            .push(NeighbourAttribute::IfIndex(desired.ifindex));
         let listed: Result<Vec<_>, _> = request.execute().try_collect().await;
         let what = format!("list neighbours of {}", desired.interface);
         let messages = match listed.map_err(NetError::netlink(what)) {
@@ -197,7 +213,9 @@ impl Net {
         };
         Ok(messages
             .into_iter()
-            .filter(|message| message.header.ifindex == desired.ifindex && message.header.state == NeighbourState::Permanent)
+            .filter(|message| {
+                message.header.ifindex == desired.ifindex && message.header.state == NeighbourState::Permanent
+            })
             .filter_map(|message| {
                 let address = message.attributes.iter().find_map(|attribute| match attribute {
                     NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
@@ -215,7 +233,11 @@ impl Net {
 }
 
 fn addresses(desired: &EndpointNet, family: AddressFamily) -> impl Iterator<Item = IpAddr> + '_ {
-    desired.addresses.iter().copied().filter(move |address| address.is_ipv4() == (family == AddressFamily::Inet))
+    desired
+        .addresses
+        .iter()
+        .copied()
+        .filter(move |address| address.is_ipv4() == (family == AddressFamily::Inet))
 }
 
 /// Whether it was done; `false` for answers that only say that the thing, or its interface, is not there (any more).

@@ -14,7 +14,9 @@ pub struct Sysctls {
 impl Default for Sysctls {
     /// `/proc/sys`: the network part shows the namespace of the calling thread.
     fn default() -> Self {
-        Self { root: "/proc/sys".into() }
+        Self {
+            root: "/proc/sys".into(),
+        }
     }
 }
 
@@ -47,7 +49,9 @@ impl Sysctls {
 
     /// Host-wide settings; what failed.
     pub(super) fn host(&self) -> Vec<NetError> {
-        HOST.iter().filter_map(|(path, value)| self.set((*path).into(), value).err()).collect()
+        HOST.iter()
+            .filter_map(|(path, value)| self.set((*path).into(), value).err())
+            .collect()
     }
 
     /// Settings of one interface; what failed. An interface that vanished meanwhile is no failure.
@@ -69,7 +73,12 @@ impl Sysctls {
                 }
                 _ => "",
             };
-            NetError::Sysctl { path: file.display().to_string(), value, source, hint }
+            NetError::Sysctl {
+                path: file.display().to_string(),
+                value,
+                source,
+                hint,
+            }
         };
         match std::fs::read_to_string(&file) {
             Ok(present) if present.trim() == value => Ok(()),
@@ -103,7 +112,11 @@ mod tests {
         let sysctls = Sysctls::below(root.path());
         assert!(sysctls.interface("cali0.1").is_empty());
         assert_eq!(std::fs::read_to_string(conf.join("proxy_arp")).unwrap(), "1");
-        assert_eq!(std::fs::read_to_string(conf.join("forwarding")).unwrap(), "1\n", "left as it was");
+        assert_eq!(
+            std::fs::read_to_string(conf.join("forwarding")).unwrap(),
+            "1\n",
+            "left as it was"
+        );
         assert!(!conf.join("rp_filter").exists(), "what the kernel lacks is not made");
         assert!(sysctls.interface("gone").is_empty());
     }

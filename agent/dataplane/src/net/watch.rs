@@ -3,8 +3,8 @@
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_packet_route::route::RouteAttribute;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 
@@ -81,17 +81,21 @@ fn translate(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
         {
             None
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Link::from_message(&message).map(Event::Link),
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => Some(Event::LinkGone(message.header.index)),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+            Link::from_message(&message).map(Event::Link)
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+            Some(Event::LinkGone(message.header.index))
+        }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)) => {
             Some(Event::Addresses)
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)) => {
-            message.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(Event::Routes(*index)),
-                _ => None,
-            })
-        }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message),
+        ) => message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(Event::Routes(*index)),
+            _ => None,
+        }),
         NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(Event::Resync),
         _ => None,
     }
