@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use aya::maps::MapData;
+use felid_dataplane::sys::RawMap;
 use felid_lab::records::{Endpoint, policy};
 use felid_tests::frames::{Frame, ports};
 use felid_tests::netns::HOST_MAC;
@@ -46,7 +48,7 @@ fn mac(n: usize) -> [u8; 6] {
 }
 
 fn friend(n: usize) -> bool {
-    n % 2 == 0
+    n.is_multiple_of(2)
 }
 
 /// Interfaces of the churn: created and deleted in a namespace of the pool; senders for those that are there.
@@ -131,7 +133,22 @@ fn inventory(cluster: &Cluster) -> BTreeMap<String, String> {
     );
     found.insert("pins".into(), files(cluster.host.bpffs()).to_string());
     let status = cluster.felid_json(&["status", "-o", "json"]).unwrap();
-    found.insert("kernel".into(), status["kernel"].to_string());
+    found.insert("counts".into(), status["counts"].to_string());
+    // The tables themselves, not what the agent believes of them.
+    for name in ["peers_v4", "peers_v6", "nets_v4", "nets_v6", "named_ports", "endpoints"] {
+        let pin = cluster
+            .host
+            .bpffs()
+            .join(format!("felid/v{}/maps/{name}", felid_common::ABI_VERSION));
+        let map = RawMap::new(MapData::from_pin(&pin).unwrap(), 1).unwrap();
+        let mut used = 0;
+        map.dump(|_, value| {
+            // An array's elements are always there; a record with an id is in use.
+            used += usize::from(name != "endpoints" || value.iter().take(4).any(|byte| *byte != 0));
+        })
+        .unwrap();
+        found.insert(name.into(), used.to_string());
+    }
     found
 }
 
@@ -172,7 +189,7 @@ fn a_minute_of_coming_and_going() {
         namespaces: (0..NAMESPACES).map(|_| Namespace::new("lchurn-p").unwrap()).collect(),
         sockets: Mutex::default(),
     };
-    let seed = Instant::now().elapsed().subsec_nanos().into();
+    let seed = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
     let mut rng = Rng(seed | 0x9e37_79b9_7f4a_7c15);
     println!("seed {}", rng.0);
     let stop = AtomicBool::new(false);

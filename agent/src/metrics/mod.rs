@@ -2,7 +2,7 @@
 //!
 //! In: observations by the running agent, samples of the kernel's counters. Out: the text of `/metrics`. Names that begin with
 //! `felix_` mean what Felix means by them; felid's own begin with `felid_`. Label sets are bounded: reasons, events, states and
-//! tables are fixed lists, policies are limited ([`policies`]). docs/metrics.md lists them all; a test compares.
+//! tables are fixed lists, policies are limited (`policies.rs`). docs/metrics.md lists them all; a test compares.
 
 mod policies;
 mod process;

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use felid_calc::Problem;
-use felid_common::{GENERATION_EXEMPT, GENERATION_NONE, Side};
 use felid_compile::listing::listing;
 use felid_compile::program::RuleRef;
 use felid_compile::transaction::ProgramId;
-use felid_dataplane::kernel::{EndpointState, FlowInfo};
+use felid_dataplane::kernel::EndpointState;
+use felid_model::ResourceKey;
 use felid_model::resolved::{LocalEndpoint, ResolvedPolicy};
-use felid_model::{Protocol, ResourceKey};
 
-use crate::api::{self, Direction, Endpoint, Flow, FlowEnd, Flows, ProgramLine, ProgramListing, Status, Way};
+use crate::api::{self, Direction, Endpoint, Flows, ProgramLine, ProgramListing, Status, Way};
 use crate::metrics::{KernelSample, PolicySample};
 
 use super::dataplane::Dataplane;
-use super::flows::{FlowFacts, FlowFilter};
+use super::flows::{FlowFilter, Names, describe, facts, full_name, is_named};
 use super::handle::{Question, Refusal, Reply};
 use super::pipeline::Pipeline;
 
@@ -434,84 +433,4 @@ fn mac_text(mac: [u8; 6]) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect::<Vec<_>>()
         .join(":")
-}
-
-/// `namespace/name`.
-fn full_name(key: &ResourceKey) -> String {
-    match &key.namespace {
-        Some(namespace) => format!("{namespace}/{}", key.name),
-        None => key.name.to_string(),
-    }
-}
-
-/// Whether a user may mean this endpoint: its name, `namespace/name`, or its interface.
-fn is_named(key: &ResourceKey, interface: &str, name: &str) -> bool {
-    *key.name == *name || interface == name || full_name(key) == name
-}
-
-/// Endpoints by id, for flows.
-struct Names {
-    by_id: BTreeMap<u32, End>,
-}
-
-struct End {
-    key: ResourceKey,
-    interface: Arc<str>,
-    generations: [u32; 2],
-}
-
-impl End {
-    fn is_named(&self, name: &str) -> bool {
-        is_named(&self.key, &self.interface, name)
-    }
-}
-
-impl Names {
-    fn new(states: Vec<EndpointState>) -> Self {
-        let end = |state: EndpointState| End {
-            key: state.key,
-            interface: state.interface,
-            generations: state.generations,
-        };
-        Self {
-            by_id: states.into_iter().map(|state| (state.id.id, end(state))).collect(),
-        }
-    }
-}
-
-fn facts(flow: &FlowInfo) -> FlowFacts<'static> {
-    FlowFacts {
-        source: (flow.source, flow.source_port),
-        destination: (flow.destination, flow.destination_port),
-        protocol: flow.protocol,
-        state: flow.state.name(),
-    }
-}
-
-fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2]) -> Flow {
-    let judged = |side: &Side, end: Option<&End>, generation: usize| match side.generation {
-        GENERATION_NONE => "none",
-        GENERATION_EXEMPT => "exempt",
-        own => match end.and_then(|end| end.generations.get(generation)) {
-            Some(now) if *now == own => "allowed",
-            _ => "stale",
-        },
-    };
-    let flow_end = |address: std::net::IpAddr, port, side, end: Option<&End>, generation| FlowEnd {
-        address: address.to_string(),
-        port,
-        endpoint: end.map(|end| full_name(&end.key)),
-        judged: judged(side, end, generation).to_owned(),
-    };
-    Flow {
-        protocol: super::flows::protocol_name(Protocol(flow.protocol)),
-        source: flow_end(flow.source, flow.source_port, &flow.egress, source, 0),
-        destination: flow_end(flow.destination, flow.destination_port, &flow.ingress, destination, 1),
-        state: flow.state.name().to_owned(),
-        table: flow.table.name().to_owned(),
-        fast: flow.fast,
-        age_seconds: flow.age.as_secs_f64(),
-        idle_seconds: flow.idle.as_secs_f64(),
-        expires_seconds: flow.timeout.saturating_sub(flow.idle).as_secs_f64(),
-    }
 }

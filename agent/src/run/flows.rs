@@ -1,10 +1,15 @@
-//! Which flows are asked for.
+//! Which flows are asked for, and how they are shown.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use felid_dataplane::kernel::FlowState;
-use felid_model::Protocol;
+use felid_common::{GENERATION_EXEMPT, GENERATION_NONE, Side};
+use felid_dataplane::kernel::{EndpointState, FlowInfo, FlowState};
+use felid_model::{Protocol, ResourceKey};
 use ipnet::IpNet;
+
+use crate::api::{Flow, FlowEnd};
 
 use super::handle::Refusal;
 
@@ -151,6 +156,89 @@ pub fn protocol_name(protocol: Protocol) -> String {
         132 => "SCTP".to_owned(),
         136 => "UDPLite".to_owned(),
         number => number.to_string(),
+    }
+}
+
+/// `namespace/name`.
+pub(super) fn full_name(key: &ResourceKey) -> String {
+    match &key.namespace {
+        Some(namespace) => format!("{namespace}/{}", key.name),
+        None => key.name.to_string(),
+    }
+}
+
+/// Whether a user may mean this endpoint: its name, `namespace/name`, or its interface.
+pub(super) fn is_named(key: &ResourceKey, interface: &str, name: &str) -> bool {
+    *key.name == *name || interface == name || full_name(key) == name
+}
+
+/// Endpoints by id, for flows.
+pub(super) struct Names {
+    pub(super) by_id: BTreeMap<u32, End>,
+}
+
+/// What flows say of a local endpoint.
+pub(super) struct End {
+    key: ResourceKey,
+    interface: Arc<str>,
+    generations: [u32; 2],
+}
+
+impl End {
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        is_named(&self.key, &self.interface, name)
+    }
+}
+
+impl Names {
+    pub(super) fn new(states: Vec<EndpointState>) -> Self {
+        let end = |state: EndpointState| End {
+            key: state.key,
+            interface: state.interface,
+            generations: state.generations,
+        };
+        Self {
+            by_id: states.into_iter().map(|state| (state.id.id, end(state))).collect(),
+        }
+    }
+}
+
+/// What the filter looks at.
+pub(super) fn facts(flow: &FlowInfo) -> FlowFacts<'static> {
+    FlowFacts {
+        source: (flow.source, flow.source_port),
+        destination: (flow.destination, flow.destination_port),
+        protocol: flow.protocol,
+        state: flow.state.name(),
+    }
+}
+
+/// The flow as the answer shows it.
+pub(super) fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2]) -> Flow {
+    let judged = |side: &Side, end: Option<&End>, generation: usize| match side.generation {
+        GENERATION_NONE => "none",
+        GENERATION_EXEMPT => "exempt",
+        own => match end.and_then(|end| end.generations.get(generation)) {
+            Some(now) if *now == own => "allowed",
+            _ => "stale",
+        },
+    };
+    let flow_end = |address: std::net::IpAddr, port, side, end: Option<&End>, generation| FlowEnd {
+        address: address.to_string(),
+        port,
+        endpoint: end.map(|end| full_name(&end.key)),
+        judged: judged(side, end, generation).to_owned(),
+    };
+    Flow {
+        protocol: protocol_name(Protocol(flow.protocol)),
+        source: flow_end(flow.source, flow.source_port, &flow.egress, source, 0),
+        destination: flow_end(flow.destination, flow.destination_port, &flow.ingress, destination, 1),
+        state: flow.state.name().to_owned(),
+        table: flow.table.name().to_owned(),
+        fast: flow.fast,
+        age_seconds: flow.age.as_secs_f64(),
+        idle_seconds: flow.idle.as_secs_f64(),
+        expires_seconds: flow.timeout.saturating_sub(flow.idle).as_secs_f64(),
     }
 }
 
