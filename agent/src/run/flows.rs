@@ -223,7 +223,7 @@ pub(super) fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2]
             _ => "stale",
         },
     };
-    let flow_end = |address: std::net::IpAddr, port, side, end: Option<&End>, generation| FlowEnd {
+    let flow_end = |address: IpAddr, port, side, end: Option<&End>, generation| FlowEnd {
         address: address.to_string(),
         port,
         endpoint: end.map(|end| full_name(&end.key)),
