@@ -14,7 +14,7 @@ use crate::program::MapRef;
 
 /// The packet's context.
 pub(crate) const CTX: u8 = 6;
-/// [`Scratch`].
+/// [`felid_common::Scratch`].
 pub(crate) const SCRATCH: u8 = 7;
 /// Class row of the peer's address.
 pub(crate) const ROW: u8 = 8;
