@@ -131,9 +131,23 @@ fn inventory(cluster: &Cluster) -> BTreeMap<String, String> {
         "neighbours".into(),
         sorted(host.ip("neigh show nud permanent").unwrap()),
     );
-    found.insert("pins".into(), files(cluster.host.bpffs()).to_string());
+    // The sweepers are pinned when they are first used: of programs only those of policies matter.
+    let pins = cluster
+        .host
+        .bpffs()
+        .join(format!("felid/v{}/links", felid_common::ABI_VERSION));
+    found.insert("links".into(), files(&pins).to_string());
     let status = cluster.felid_json(&["status", "-o", "json"]).unwrap();
-    found.insert("counts".into(), status["counts"].to_string());
+    for name in [
+        "workloadEndpoints",
+        "localEndpoints",
+        "enforcing",
+        "waiting",
+        "sets",
+        "programs",
+    ] {
+        found.insert(name.into(), status["counts"][name].to_string());
+    }
     // The tables themselves, not what the agent believes of them.
     for name in ["peers_v4", "peers_v6", "nets_v4", "nets_v6", "named_ports", "endpoints"] {
         let pin = cluster
