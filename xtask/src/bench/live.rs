@@ -97,6 +97,14 @@ impl Lane {
         let host = Host::new(&format!("felid-bench-{name}"))?;
         let server = host.workload("calibench0", &SERVER)?;
         let client = host.workload("calibench1", &CLIENT)?;
+        // The kernel's proxy ARP does not answer for 169.254.1.1 on a host without a default route: the gateway is known to all alike.
+        for workload in [&server, &client] {
+            let mac = felid_lab::netns::mac_text(felid_lab::netns::HOST_MAC);
+            let gateway = felid_lab::netns::GATEWAY_V4;
+            workload
+                .namespace
+                .ip(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"))?;
+        }
         let mut agent = None;
         match name {
             "felid" => agent = Some(Agent::start(felid, &host, &records(&server, &client))?),
