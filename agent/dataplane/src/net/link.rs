@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use super::{Net, NetError};
+use super::Net;
 
 /// A link of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,15 +80,5 @@ impl Net {
         }
         let peer = request.execute().try_next().await.ok()??;
         Link::from_message(&peer)?.mac
-    }
-
-    /// One link by name; `None` if there is none.
-    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetError> {
-        let answer = self.handle.link().get().match_name(name).execute().try_next().await;
-        match answer.map_err(NetError::netlink(format!("look up link {name}"))) {
-            Ok(message) => Ok(message.as_ref().and_then(Link::from_message)),
-            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -39,13 +39,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds another report's findings.
-    pub fn merge(&mut self, other: Report) {
-        self.added += other.added;
-        self.deleted += other.deleted;
-        self.errors.extend(other.errors);
-    }
-
     fn count(&mut self, done: Result<bool, NetError>, deleted: bool) {
         match done {
             Ok(true) if deleted => self.deleted += 1,
