@@ -22,7 +22,7 @@ const LATER: [&str; 3] = ["icmp", "notICMP", "ipPortSets"];
 
 #[test]
 fn cases_of_the_reference() {
-    let text = include_str!("cases/polprog.json");
+    let text = include_str!("../../../tests/cases/polprog.json");
     let cases: Vec<Value> = serde_json::from_str(text).unwrap();
     let (mut judged, mut left_out) = (0, 0);
     for case in cases
