@@ -149,6 +149,8 @@ impl<'a> Bench<'a> {
             let policies = [(); 2].map(|()| Arc::new(world.policy(&mut rng, shape)));
             let [ingress, egress] = &policies;
             let endpoint = LocalEndpoint {
+                allow_spoofed_source_prefixes: Vec::new(),
+                ip_nats: Vec::new(),
                 key: key.clone(),
                 interface_name: "calieq".into(),
                 addresses: world.own.clone(),

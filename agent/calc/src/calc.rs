@@ -177,14 +177,18 @@ impl Calc {
             Some(Resource::Profile(profile)) => self.put_profile(key, Some(profile), work),
             Some(Resource::Tier(tier)) => self.put_tier(key, Some(&tier), work),
             Some(Resource::FelixConfiguration(record)) => self.config_records.put(&key.name, Some(record)),
+            // Without effect here so far.
+            Some(Resource::HostEndpoint(_) | Resource::IpPool(_) | Resource::EndpointSlice(_) | Resource::Inert(_)) => {
+            }
             None => match key.kind {
                 Kind::WorkloadEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet => self.put_item(key, None, work),
                 Kind::Profile => self.put_profile(key, None, work),
                 Kind::Tier => self.put_tier(key, None, work),
                 Kind::FelixConfiguration => self.config_records.put(&key.name, None),
-                Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
+                kind if kind.is_policy() => {
                     work.resolve.append(&mut self.policies.remove(key, &mut self.sets));
                 }
+                _ => {}
             },
         }
         None

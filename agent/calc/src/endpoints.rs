@@ -96,6 +96,7 @@ impl<'a> Sources<'a> {
             if let Some(tier) = resolved.tiers.last_mut() {
                 tier.policies.push(ResolvedRules {
                     key: entry.key.clone(),
+                    staged: false,
                     rules: rules.rules.clone(),
                 });
             }
@@ -112,6 +113,7 @@ impl<'a> Sources<'a> {
             parts.push(Part::Profile(rules.version));
             resolved.profiles.push(ResolvedRules {
                 key: profile_key(name),
+                staged: false,
                 rules: rules.rules.clone(),
             });
         }
@@ -178,6 +180,8 @@ impl<'a> Sources<'a> {
             key: endpoint.key.clone(),
             interface_name: endpoint.interface_name.as_str().into(),
             addresses,
+            allow_spoofed_source_prefixes: endpoint.allow_spoofed_source_prefixes.clone(),
+            ip_nats: endpoint.ip_nats.clone(),
             mac: endpoint.mac,
             ipv4_gateway: endpoint.ipv4_gateway,
             ipv6_gateway: endpoint.ipv6_gateway,

@@ -57,7 +57,8 @@ pub(crate) fn resolve_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut 
 fn resolve_rule(index: u32, rule: &Rule, namespace: Option<&str>, sets: &mut SetRules) -> Option<ResolvedRule> {
     let action = match (rule.action, rule.unknown_fields.is_empty()) {
         (Action::Allow, true) => ResolvedAction::Allow,
-        (Action::Allow, false) => return None,
+        (Action::Log, true) => ResolvedAction::Log,
+        (Action::Allow | Action::Log, false) => return None,
         (Action::Pass, true) => ResolvedAction::Pass,
         (Action::Deny, _) | (Action::Pass, false) => ResolvedAction::Deny,
     };
@@ -73,6 +74,8 @@ fn resolve_rule(index: u32, rule: &Rule, namespace: Option<&str>, sets: &mut Set
         ip_version: versions.only,
         protocol: rule.protocol,
         not_protocol: rule.not_protocol,
+        icmp: rule.icmp,
+        not_icmp: rule.not_icmp,
         source,
         destination,
     })

@@ -15,6 +15,7 @@ pub(crate) fn describe(rule: &ResolvedRule) -> String {
         ResolvedAction::Allow => "Allow",
         ResolvedAction::Deny => "Deny",
         ResolvedAction::Pass => "Pass",
+        ResolvedAction::Log => "Log",
     }
     .to_owned();
     if let Some(version) = rule.ip_version {

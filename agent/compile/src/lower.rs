@@ -231,6 +231,9 @@ impl View<'_> {
 
     /// The peer's side of a rule, with port terms still open.
     fn template(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
+        if rule.action == ResolvedAction::Log {
+            return None;
+        }
         if rule
             .ip_version
             .is_some_and(|version| version != if self.v4 { 4 } else { 6 })

@@ -119,6 +119,7 @@ pub fn evaluate(policy: &ResolvedPolicy, packet: &Packet, members: &impl Members
                         };
                     }
                     ResolvedAction::Pass => passed.push(by),
+                    ResolvedAction::Log => {}
                 }
             }
             None if tier.end_pass => passed.push(Decided::EndOfTier(tier.name.clone())),
@@ -160,6 +161,7 @@ fn first_match<'a>(
     lists
         .iter()
         .flat_map(|list| list.rules.iter().map(move |rule| (&list.key, rule)))
+        .filter(|(_, rule)| rule.action != ResolvedAction::Log)
         .find(|(_, rule)| matches(rule, packet, members))
 }
 

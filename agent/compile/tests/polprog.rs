@@ -157,6 +157,8 @@ fn rules(value: &Value, kind: Kind) -> ResolvedRules {
         .iter()
         .enumerate()
         .map(|(index, rule)| ResolvedRule {
+            icmp: None,
+            not_icmp: None,
             index: index as u32,
             action: match text_of(&rule["action"]) {
                 "Allow" => ResolvedAction::Allow,
@@ -174,6 +176,7 @@ fn rules(value: &Value, kind: Kind) -> ResolvedRules {
             destination: side(&rule["destination"]),
         });
     ResolvedRules {
+        staged: false,
         key,
         rules: Arc::new(rules.collect()),
     }
@@ -211,6 +214,7 @@ fn side(value: &Value) -> ResolvedSide {
         named_ports: sets("namedPortSets"),
         not_ports: ports("notPorts"),
         not_named_ports: sets("notNamedPortSets"),
+        service_ports: sets("ipPortSets"),
     }
 }
 

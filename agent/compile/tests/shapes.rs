@@ -31,6 +31,8 @@ fn set(index: usize) -> SetId {
 /// An Allow for ingress.
 fn rule(index: usize, protocol: Option<Protocol>, source: ResolvedSide, ports: &[(u16, u16)]) -> ResolvedRule {
     ResolvedRule {
+        icmp: None,
+        not_icmp: None,
         index: index as u32,
         action: ResolvedAction::Allow,
         ip_version: None,
@@ -61,6 +63,7 @@ fn policy(rules: Vec<ResolvedRule>) -> ResolvedPolicy {
         name: "default".into(),
         end_pass: false,
         policies: vec![ResolvedRules {
+            staged: false,
             key,
             rules: Arc::new(rules),
         }],

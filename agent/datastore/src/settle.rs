@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use felid_model::{Kind, Resource, ResourceKey};
+use felid_model::{Resource, ResourceKey};
 
 use crate::problem::{InForce, Problem};
 use crate::state::{Entry, Owner, Recall, Record, State};
@@ -284,8 +284,7 @@ impl State {
 /// Takes the first entry that an unreadable document may have been.
 fn take_hidden(hidden: &mut BTreeSet<ResourceKey>, doc: &Doc, is_policy: bool) -> Option<ResourceKey> {
     let fits = |key: &&ResourceKey| {
-        doc.hides.is_some_and(|hides| hides.may_be(key.kind))
-            && (!is_policy || matches!(key.kind, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy))
+        doc.hides.is_some_and(|hides| hides.may_be(key.kind)) && (!is_policy || key.kind.is_policy())
     };
     let found = hidden.iter().find(fits).cloned()?;
     hidden.remove(&found);

@@ -9,7 +9,7 @@ use crate::{Kind, ResourceKey};
 pub const API_VERSION: &str = "projectcalico.org/v3";
 
 /// Name, plural, aliases beside these (all lower case).
-const NAMES: [(Kind, &str, &str, &[&str]); 8] = [
+const NAMES: [(Kind, &str, &str, &[&str]); 22] = [
     (
         Kind::WorkloadEndpoint,
         "WorkloadEndpoint",
@@ -52,11 +52,60 @@ const NAMES: [(Kind, &str, &str, &[&str]); 8] = [
         "felixconfigurations",
         &["felixconfig", "felixconfigs", "fconfig", "fconfigs"],
     ),
+    (
+        Kind::StagedNetworkPolicy,
+        "StagedNetworkPolicy",
+        "stagednetworkpolicies",
+        &["snp", "snps"],
+    ),
+    (
+        Kind::StagedGlobalNetworkPolicy,
+        "StagedGlobalNetworkPolicy",
+        "stagedglobalnetworkpolicies",
+        &["sgnp", "sgnps"],
+    ),
+    (
+        Kind::StagedKubernetesNetworkPolicy,
+        "StagedKubernetesNetworkPolicy",
+        "stagedkubernetesnetworkpolicies",
+        &["sknp", "sknps"],
+    ),
+    (Kind::HostEndpoint, "HostEndpoint", "hostendpoints", &["hep", "heps"]),
+    (Kind::IpPool, "IPPool", "ippools", &["ipp", "ipps", "pool", "pools"]),
+    (
+        Kind::KubernetesNetworkPolicy,
+        "KubernetesNetworkPolicy",
+        "kubernetesnetworkpolicies",
+        &["knp", "knps"],
+    ),
+    (
+        Kind::AdminNetworkPolicy,
+        "AdminNetworkPolicy",
+        "adminnetworkpolicies",
+        &["anp", "anps"],
+    ),
+    (
+        Kind::BaselineAdminNetworkPolicy,
+        "BaselineAdminNetworkPolicy",
+        "baselineadminnetworkpolicies",
+        &["banp", "banps"],
+    ),
+    (
+        Kind::ClusterNetworkPolicy,
+        "ClusterNetworkPolicy",
+        "clusternetworkpolicies",
+        &[],
+    ),
+    (Kind::Namespace, "Namespace", "namespaces", &["ns"]),
+    (Kind::ServiceAccount, "ServiceAccount", "serviceaccounts", &["sa"]),
+    (Kind::Pod, "Pod", "pods", &["po"]),
+    (Kind::Service, "Service", "services", &["svc"]),
+    (Kind::EndpointSlice, "EndpointSlice", "endpointslices", &[]),
 ];
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 22] = [
         Kind::WorkloadEndpoint,
         Kind::Profile,
         Kind::NetworkPolicy,
@@ -65,9 +114,50 @@ impl Kind {
         Kind::NetworkSet,
         Kind::GlobalNetworkSet,
         Kind::FelixConfiguration,
+        Kind::StagedNetworkPolicy,
+        Kind::StagedGlobalNetworkPolicy,
+        Kind::StagedKubernetesNetworkPolicy,
+        Kind::HostEndpoint,
+        Kind::IpPool,
+        Kind::KubernetesNetworkPolicy,
+        Kind::AdminNetworkPolicy,
+        Kind::BaselineAdminNetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+        Kind::Namespace,
+        Kind::ServiceAccount,
+        Kind::Pod,
+        Kind::Service,
+        Kind::EndpointSlice,
     ];
 
-    /// The name that records carry in `kind`.
+    /// `apiVersion` of its records.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::KubernetesNetworkPolicy => "networking.k8s.io/v1",
+            Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => "policy.networking.k8s.io/v1alpha1",
+            Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Kind::Namespace | Kind::ServiceAccount | Kind::Pod | Kind::Service => "v1",
+            Kind::EndpointSlice => "discovery.k8s.io/v1",
+            _ => API_VERSION,
+        }
+    }
+
+    /// What stands in `kind` of its records. Two kinds are both written `NetworkPolicy` there.
+    pub fn record_kind(self) -> &'static str {
+        match self {
+            Kind::KubernetesNetworkPolicy => Kind::NetworkPolicy.as_str(),
+            _ => self.as_str(),
+        }
+    }
+
+    /// The kind of records with this `apiVersion` and `kind`.
+    pub fn from_record(api_version: &str, kind: &str) -> Option<Kind> {
+        Kind::ALL
+            .into_iter()
+            .find(|known| known.api_version() == api_version && known.record_kind() == kind)
+    }
+
+    /// The name that no other kind has. It is what records carry in `kind`, except `KubernetesNetworkPolicy`.
     pub fn as_str(self) -> &'static str {
         NAMES
             .iter()
@@ -85,12 +175,41 @@ impl Kind {
 
     /// Whether its resources live in namespaces.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::WorkloadEndpoint | Kind::NetworkPolicy | Kind::NetworkSet)
+        matches!(
+            self,
+            Kind::WorkloadEndpoint
+                | Kind::NetworkPolicy
+                | Kind::NetworkSet
+                | Kind::StagedNetworkPolicy
+                | Kind::StagedKubernetesNetworkPolicy
+                | Kind::KubernetesNetworkPolicy
+                | Kind::ServiceAccount
+                | Kind::Pod
+                | Kind::Service
+                | Kind::EndpointSlice
+        )
     }
 
-    /// Whether its resources are policies.
+    /// Whether its resources are policies, staged ones too.
     pub fn is_policy(self) -> bool {
-        matches!(self, Kind::NetworkPolicy | Kind::GlobalNetworkPolicy)
+        self.is_staged()
+            || matches!(
+                self,
+                Kind::NetworkPolicy
+                    | Kind::GlobalNetworkPolicy
+                    | Kind::KubernetesNetworkPolicy
+                    | Kind::AdminNetworkPolicy
+                    | Kind::BaselineAdminNetworkPolicy
+                    | Kind::ClusterNetworkPolicy
+            )
+    }
+
+    /// Whether its resources are staged policies, which are never enforced.
+    pub fn is_staged(self) -> bool {
+        matches!(
+            self,
+            Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::StagedKubernetesNetworkPolicy
+        )
     }
 
     /// The kind with exactly this name.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::{Action, EntityRule, Port, Rule};
+use crate::{Action, EntityRule, IcmpMatch, Port, Rule};
 
 impl Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -10,6 +10,7 @@ impl Display for Action {
             Action::Allow => "Allow",
             Action::Deny => "Deny",
             Action::Pass => "Pass",
+            Action::Log => "Log",
         })
     }
 }
@@ -37,6 +38,11 @@ impl Display for Rule {
         }
         if let Some(protocol) = self.not_protocol {
             write!(f, " not {protocol}")?;
+        }
+        for (word, icmp) in [("icmp", self.icmp), ("not icmp", self.not_icmp)] {
+            if let Some(icmp) = icmp {
+                write!(f, " {word} {icmp}")?;
+            }
         }
         for (word, side) in [("from", &self.source), ("to", &self.destination)] {
             if *side != EntityRule::default() {
@@ -69,8 +75,30 @@ impl Display for EntityRule {
                 }
             }
         }
+        if let Some(accounts) = &self.service_accounts {
+            f.write_str(" service accounts")?;
+            list(f, "named", &accounts.names)?;
+            if let Some(selector) = &accounts.selector {
+                write!(f, " ({})", selector.canonical())?;
+            }
+        }
+        if let Some(service) = &self.services {
+            let namespace = service.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+            write!(f, " service {}{}", namespace.unwrap_or_default(), service.name)?;
+        }
         list(f, "ports", &self.ports)?;
         list(f, "not ports", &self.not_ports)
+    }
+}
+
+/// `type 8`, `type 3 code 1` or `any`.
+impl Display for IcmpMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.icmp_type, self.code) {
+            (Some(icmp_type), Some(code)) => write!(f, "type {icmp_type} code {code}"),
+            (Some(icmp_type), None) => write!(f, "type {icmp_type}"),
+            (None, _) => f.write_str("any"),
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Protocol, ResourceKey};
+use crate::{IcmpMatch, IpNat, Protocol, ResourceKey};
 
-/// Identity of a set: `s:...` = a selector's uid; `n:...` = a named port (selector, protocol, name); `c:...` = a list of networks.
+/// Identity of a set: `s:...` = a selector's uid; `n:...` = a named port (selector, protocol, name); `c:...` = a list of networks;
+/// `v:...` = addresses behind a service; `p:...` = addresses, protocols and ports behind a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub Arc<str>);
 
@@ -45,6 +46,8 @@ pub struct ResolvedTier {
 pub struct ResolvedRules {
     /// Where they come from.
     pub key: ResourceKey,
+    /// A staged policy: what it would decide is counted, and the walk goes on with the next policy.
+    pub staged: bool,
     /// In order; `index` in each names its place in the record.
     pub rules: Arc<Vec<ResolvedRule>>,
 }
@@ -58,6 +61,8 @@ pub enum ResolvedAction {
     Deny,
     /// Leave the tier.
     Pass,
+    /// Tell of the packet, and go on with the next rule.
+    Log,
 }
 
 /// A rule. Everything that is said must hold.
@@ -73,6 +78,10 @@ pub struct ResolvedRule {
     pub protocol: Option<Protocol>,
     /// Not this protocol.
     pub not_protocol: Option<Protocol>,
+    /// ICMP type and code. A packet of another protocol than ICMP and ICMPv6 does not match.
+    pub icmp: Option<IcmpMatch>,
+    /// Not this ICMP type and code. A packet of another protocol passes.
+    pub not_icmp: Option<IcmpMatch>,
     /// Source.
     pub source: ResolvedSide,
     /// Destination.
@@ -99,6 +108,8 @@ pub struct ResolvedSide {
     pub not_ports: Vec<(u16, u16)>,
     /// (address, protocol, port) is in none of these sets.
     pub not_named_ports: Vec<SetId>,
+    /// (address, protocol, port) is in all of these sets: what stands behind services.
+    pub service_ports: Vec<SetId>,
 }
 
 /// Key of a member of a named-port set.
@@ -121,6 +132,10 @@ pub struct LocalEndpoint {
     pub interface_name: Arc<str>,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Source addresses beside its own that it may send from.
+    pub allow_spoofed_source_prefixes: Vec<IpNet>,
+    /// 1:1 translations.
+    pub ip_nats: Vec<IpNat>,
     /// The workload's MAC address, if the record names it.
     pub mac: Option<[u8; 6]>,
     /// IPv4 gateway; `None` = 169.254.1.1.

@@ -27,6 +27,34 @@ pub enum Kind {
     GlobalNetworkSet,
     /// `FelixConfiguration`.
     FelixConfiguration,
+    /// `StagedNetworkPolicy`, namespaced.
+    StagedNetworkPolicy,
+    /// `StagedGlobalNetworkPolicy`.
+    StagedGlobalNetworkPolicy,
+    /// `StagedKubernetesNetworkPolicy`, namespaced.
+    StagedKubernetesNetworkPolicy,
+    /// `HostEndpoint`: a peer of selectors; its own interface is out of felid's scope.
+    HostEndpoint,
+    /// `IPPool`.
+    IpPool,
+    /// `NetworkPolicy` of Kubernetes (networking.k8s.io/v1), namespaced.
+    KubernetesNetworkPolicy,
+    /// `AdminNetworkPolicy` (policy.networking.k8s.io/v1alpha1).
+    AdminNetworkPolicy,
+    /// `BaselineAdminNetworkPolicy` (policy.networking.k8s.io/v1alpha1).
+    BaselineAdminNetworkPolicy,
+    /// `ClusterNetworkPolicy` (policy.networking.k8s.io/v1alpha2).
+    ClusterNetworkPolicy,
+    /// `Namespace` (v1): implies the profile `kns.NAME`.
+    Namespace,
+    /// `ServiceAccount` (v1), namespaced: implies the profile `ksa.NAMESPACE.NAME`.
+    ServiceAccount,
+    /// `Pod` (v1), namespaced: implies a workload endpoint.
+    Pod,
+    /// `Service` (v1), namespaced.
+    Service,
+    /// `EndpointSlice` (discovery.k8s.io/v1), namespaced: what `services` in rules look up.
+    EndpointSlice,
 }
 
 /// What identifies a resource: kind, namespace (exactly for namespaced kinds) and name. Cheap to clone.
@@ -46,11 +74,13 @@ pub type LabelMap = BTreeMap<String, String>;
 /// One accepted document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
-    /// `WorkloadEndpoint`.
+    /// `WorkloadEndpoint` and `Pod`.
     WorkloadEndpoint(Arc<WorkloadEndpoint>),
-    /// `Profile`.
+    /// `HostEndpoint`.
+    HostEndpoint(Arc<HostEndpoint>),
+    /// `Profile`, and the profiles that `Namespace` and `ServiceAccount` imply.
     Profile(Arc<Profile>),
-    /// `NetworkPolicy` and `GlobalNetworkPolicy`.
+    /// Policies of Calico and of Kubernetes, staged ones too.
     Policy(Arc<Policy>),
     /// `Tier`.
     Tier(Arc<Tier>),
@@ -58,6 +88,12 @@ pub enum Resource {
     NetworkSet(Arc<NetworkSet>),
     /// `FelixConfiguration`.
     FelixConfiguration(Arc<FelixConfiguration>),
+    /// `IPPool`.
+    IpPool(Arc<IpPool>),
+    /// `EndpointSlice`.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// A valid record that has no effect of its own: a `Service`, a pod on the host's network, a policy for host endpoints alone.
+    Inert(ResourceKey),
     /// A policy document that was bad from the start: every endpoint that it may select is closed.
     BadPolicy(Arc<BadPolicy>),
 }
@@ -72,6 +108,10 @@ impl Resource {
             Resource::Tier(r) => &r.key,
             Resource::NetworkSet(r) => &r.key,
             Resource::FelixConfiguration(r) => &r.key,
+            Resource::HostEndpoint(r) => &r.key,
+            Resource::IpPool(r) => &r.key,
+            Resource::EndpointSlice(r) => &r.key,
+            Resource::Inert(key) => key,
             Resource::BadPolicy(r) => &r.key,
         }
     }
@@ -100,6 +140,14 @@ pub struct WorkloadEndpoint {
     pub service_account: Option<String>,
     /// Addresses of the interface: /32 and /128 only.
     pub ip_networks: Vec<IpNet>,
+    /// 1:1 translations.
+    pub ip_nats: Vec<IpNat>,
+    /// Elastic IPs, which the cloud translates: only shown.
+    pub aws_elastic_ips: Vec<IpAddr>,
+    /// Source addresses beside its own that the workload may send from; packets are judged as coming from them.
+    pub allow_spoofed_source_prefixes: Vec<IpNet>,
+    /// The record names `qosControls`, which felid does not enforce.
+    pub qos_controls: bool,
     /// Gateway for IPv4.
     pub ipv4_gateway: Option<std::net::Ipv4Addr>,
     /// Gateway for IPv6.
@@ -114,6 +162,52 @@ pub struct WorkloadEndpoint {
     pub ports: Vec<EndpointPort>,
 }
 
+/// A 1:1 translation of an endpoint's address; both are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpNat {
+    /// The endpoint's own address.
+    pub internal: IpAddr,
+    /// The address by which others know it.
+    pub external: IpAddr,
+}
+
+/// `HostEndpoint`, as far as it matters to workloads: its addresses can be selected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostEndpoint {
+    /// Identity.
+    pub key: ResourceKey,
+    /// metadata.labels.
+    pub labels: LabelMap,
+    /// `expectedIPs`.
+    pub expected_ips: Vec<IpAddr>,
+    /// Names of profiles, in order.
+    pub profiles: Vec<String>,
+    /// Named ports.
+    pub ports: Vec<EndpointPort>,
+}
+
+/// `IPPool`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpPool {
+    /// Identity.
+    pub key: ResourceKey,
+    /// Its prefix.
+    pub cidr: IpNet,
+}
+
+/// `EndpointSlice`: addresses and ports behind a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSlice {
+    /// Identity.
+    pub key: ResourceKey,
+    /// The service, by label `kubernetes.io/service-name`; `None` = no service's.
+    pub service: Option<String>,
+    /// Addresses of all its endpoints.
+    pub addresses: Vec<IpAddr>,
+    /// Ports: protocol, and number (`None` = every port).
+    pub ports: Vec<(Protocol, Option<u16>)>,
+}
+
 /// A named port of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointPort {
@@ -123,13 +217,19 @@ pub struct EndpointPort {
     pub protocol: Protocol,
     /// Port.
     pub port: u16,
+    /// Port of the host that is forwarded to it by others; only shown.
+    pub host_port: Option<u16>,
+    /// Address of the host for `host_port`; `None` = any.
+    pub host_ip: Option<IpAddr>,
 }
 
-/// `Profile`.
+/// `Profile`, or what a `Namespace` or `ServiceAccount` implies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// Identity.
+    /// Identity of the record: `Profile/NAME`, `Namespace/NAME`, `ServiceAccount/NAMESPACE/NAME`.
     pub key: ResourceKey,
+    /// The name by which endpoints refer to it. A `Profile` record of a name is in force before an implied one.
+    pub name: String,
     /// Labels that endpoints with this profile inherit.
     pub labels_to_apply: LabelMap,
     /// Rules towards the workload.
@@ -138,7 +238,7 @@ pub struct Profile {
     pub egress: Vec<Rule>,
 }
 
-/// `NetworkPolicy` (with a namespace in its key) or `GlobalNetworkPolicy` (without).
+/// A policy of any kind; confined to a namespace if its key has one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Identity.
@@ -151,6 +251,10 @@ pub struct Policy {
     pub selector: Selector,
     /// GlobalNetworkPolicy: endpoints' namespaces, as written.
     pub namespace_selector: Option<Selector>,
+    /// Endpoints' service accounts, as written (without the prefix `pcsa.`).
+    pub service_account_selector: Option<Selector>,
+    /// Judged and counted, never enforced.
+    pub staged: bool,
     /// Applies to ingress (after inference of absent types).
     pub applies_ingress: bool,
     /// Applies to egress.
@@ -245,6 +349,8 @@ pub enum Action {
     Deny,
     /// Go on with the next tier, or the profiles.
     Pass,
+    /// Tell of the packet, and go on with the next rule.
+    Log,
 }
 
 /// A rule.
@@ -252,8 +358,8 @@ pub enum Action {
 pub struct Rule {
     /// Action.
     pub action: Action,
-    /// The rule holds fields that felid does not know: an Allow never matches, a Deny matches without them, a Pass is a Deny.
-    /// Dotted paths from the rule.
+    /// The rule holds fields that felid does not know or cannot enforce (`http`): an Allow or Log never matches, a Deny matches
+    /// without them, a Pass is a Deny. Dotted paths from the rule.
     pub unknown_fields: Vec<String>,
     /// 4 or 6.
     pub ip_version: Option<u8>,
@@ -261,10 +367,41 @@ pub struct Rule {
     pub protocol: Option<Protocol>,
     /// Not this protocol.
     pub not_protocol: Option<Protocol>,
+    /// ICMP messages.
+    pub icmp: Option<IcmpMatch>,
+    /// Not these ICMP messages.
+    pub not_icmp: Option<IcmpMatch>,
     /// Where packets come from.
     pub source: EntityRule,
     /// Where packets go.
     pub destination: EntityRule,
+}
+
+/// ICMP or ICMPv6 messages, by what is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IcmpMatch {
+    /// Type; `None` = any.
+    pub icmp_type: Option<u8>,
+    /// Code; only with a type.
+    pub code: Option<u8>,
+}
+
+/// `services` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceMatch {
+    /// Name of the service.
+    pub name: String,
+    /// Its namespace; `None` = the policy's.
+    pub namespace: Option<String>,
+}
+
+/// `serviceAccounts` of a rule. What is said must all hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceAccountMatch {
+    /// One of these names, if not empty.
+    pub names: Vec<String>,
+    /// Labels of the service account.
+    pub selector: Option<Selector>,
 }
 
 /// One side of a rule.
@@ -284,6 +421,10 @@ pub struct EntityRule {
     pub ports: Vec<Port>,
     /// Not these ports.
     pub not_ports: Vec<Port>,
+    /// Endpoints that run as these service accounts.
+    pub service_accounts: Option<ServiceAccountMatch>,
+    /// What stands behind a service.
+    pub services: Option<ServiceMatch>,
 }
 
 /// A port of a rule.

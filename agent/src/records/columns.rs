@@ -13,12 +13,15 @@ pub(super) fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
     match (kind, wide) {
         (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
         (Kind::WorkloadEndpoint, true) => &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
-        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, false) => &["NAME", "TIER"],
-        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, true) => &["NAME", "TIER", "ORDER", "SELECTOR"],
+        (kind, false) if kind.is_policy() => &["NAME", "TIER"],
+        (kind, true) if kind.is_policy() => &["NAME", "TIER", "ORDER", "SELECTOR"],
         (Kind::Profile, true) => &["NAME", "LABELS"],
         (Kind::Tier, _) => &["NAME", "ORDER"],
         (Kind::NetworkSet | Kind::GlobalNetworkSet, true) => &["NAME", "NETS"],
-        (Kind::Profile | Kind::NetworkSet | Kind::GlobalNetworkSet, false) | (Kind::FelixConfiguration, _) => &["NAME"],
+        (Kind::HostEndpoint, false) => &["NAME", "NODE"],
+        (Kind::HostEndpoint, true) => &["NAME", "NODE", "INTERFACE", "IPS", "PROFILES"],
+        (Kind::IpPool, _) => &["NAME", "CIDR"],
+        _ => &["NAME"],
     }
 }
 
@@ -65,6 +68,8 @@ pub(super) fn cell(heading: &str, record: &Value) -> String {
         },
         "SELECTOR" => text(spec("selector")),
         "LABELS" => labels(spec("labelsToApply")),
+        "IPS" => list(spec("expectedIPs")),
+        "CIDR" => text(spec("cidr")),
         "NETS" => shorten(list(spec("nets"))),
         // Columns are checked before cells are asked for.
         _ => String::new(),

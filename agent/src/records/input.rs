@@ -143,7 +143,8 @@ pub(super) fn set_namespace(document: &mut Document, namespace: Option<&str>) {
     let (Some(namespace), Ok(Value::Object(content))) = (namespace, document.content.as_mut()) else {
         return;
     };
-    let kind = content.get("kind").and_then(Value::as_str).and_then(Kind::from_name);
+    let text = |key| content.get(key).and_then(Value::as_str);
+    let kind = Kind::from_record(text("apiVersion").unwrap_or_default(), text("kind").unwrap_or_default());
     if !kind.is_some_and(Kind::is_namespaced) {
         return;
     }

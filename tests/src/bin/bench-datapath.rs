@@ -292,6 +292,8 @@ impl<'a> Bench<'a> {
                 .map(|address| ((*address).into(), Some(Arc::clone(&own)))),
         );
         let rule = |n: u16| ResolvedRule {
+            icmp: None,
+            not_icmp: None,
             index: n.into(),
             action: ResolvedAction::Allow,
             ip_version: None,
@@ -315,6 +317,7 @@ impl<'a> Bench<'a> {
                 name: "default".into(),
                 end_pass: false,
                 policies: vec![ResolvedRules {
+                    staged: false,
                     key: ResourceKey::new(Kind::NetworkPolicy, Some("default"), "server"),
                     rules: Arc::new((0..rules).map(rule).collect()),
                 }],
@@ -323,8 +326,11 @@ impl<'a> Bench<'a> {
         };
         let open = Arc::new(ResolvedPolicy {
             profiles: vec![ResolvedRules {
+                staged: false,
                 key: ResourceKey::new(Kind::Profile, None, "open"),
                 rules: Arc::new(vec![ResolvedRule {
+                    icmp: None,
+                    not_icmp: None,
                     index: 0,
                     action: ResolvedAction::Allow,
                     ip_version: None,
@@ -337,6 +343,8 @@ impl<'a> Bench<'a> {
             ..ResolvedPolicy::default()
         });
         let endpoint = |name: &str, workload: &Workload, mac, ingress| LocalEndpoint {
+            allow_spoofed_source_prefixes: Vec::new(),
+            ip_nats: Vec::new(),
             key: ResourceKey::new(Kind::WorkloadEndpoint, Some("default"), name),
             interface_name: workload.interface.as_str().into(),
             addresses: workload.addresses.clone(),

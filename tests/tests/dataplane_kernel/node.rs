@@ -132,6 +132,7 @@ pub(crate) fn deny() -> ResolvedPolicy {
 
 fn rules(rules: Vec<ResolvedRule>) -> ResolvedPolicy {
     let profile = ResolvedRules {
+        staged: false,
         key: key(Kind::Profile, "p"),
         rules: Arc::new(rules),
     };
@@ -144,6 +145,8 @@ fn rules(rules: Vec<ResolvedRule>) -> ResolvedPolicy {
 
 fn rule(action: ResolvedAction, source: ResolvedSide) -> ResolvedRule {
     ResolvedRule {
+        icmp: None,
+        not_icmp: None,
         index: 0,
         action,
         ip_version: None,
@@ -157,6 +160,8 @@ fn rule(action: ResolvedAction, source: ResolvedSide) -> ResolvedRule {
 /// The endpoint of a workload, named after its interface.
 pub(crate) fn endpoint(workload: &Workload, egress: ResolvedPolicy, ingress: ResolvedPolicy) -> LocalEndpoint {
     LocalEndpoint {
+        allow_spoofed_source_prefixes: Vec::new(),
+        ip_nats: Vec::new(),
         key: key(Kind::WorkloadEndpoint, &workload.interface),
         interface_name: workload.interface.as_str().into(),
         addresses: workload.addresses.clone(),

@@ -123,6 +123,10 @@ pub(crate) fn wep(name: &str, own: &str, addresses: &str) -> WorkloadEndpoint {
     let mut all = labels(own);
     all.insert(NAMESPACE_LABEL.to_owned(), "a".to_owned());
     WorkloadEndpoint {
+        ip_nats: Vec::new(),
+        aws_elastic_ips: Vec::new(),
+        allow_spoofed_source_prefixes: Vec::new(),
+        qos_controls: false,
         key: wep_key(name),
         labels: all,
         workload: None,
@@ -155,6 +159,8 @@ pub(crate) fn in_namespace(mut wep: WorkloadEndpoint, namespace: &str) -> Worklo
 
 pub(crate) fn port(name: &str, protocol: u8, port: u16) -> EndpointPort {
     EndpointPort {
+        host_port: None,
+        host_ip: None,
         name: name.to_owned(),
         protocol: Protocol(protocol),
         port,
@@ -179,6 +185,7 @@ pub(crate) fn network_set(namespace: Option<&str>, name: &str, own: &str, networ
 pub(crate) fn profile(name: &str, apply: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Resource {
     let key = key(Kind::Profile, None, name);
     Resource::Profile(Arc::new(Profile {
+        name: name.to_owned(),
         key,
         labels_to_apply: labels(apply),
         ingress,
@@ -202,6 +209,8 @@ pub(crate) fn policy(namespace: Option<&str>, name: &str, selects: &str, ingress
         Kind::GlobalNetworkPolicy
     };
     Policy {
+        service_account_selector: None,
+        staged: false,
         key: key(kind, namespace, name),
         tier: "default".to_owned(),
         order: None,
@@ -237,6 +246,8 @@ pub(crate) fn bad(namespace: Option<&str>, name: &str, selects: Option<&str>) ->
 /// A rule without conditions.
 pub(crate) fn rule(action: Action) -> Rule {
     Rule {
+        icmp: None,
+        not_icmp: None,
         action,
         unknown_fields: Vec::new(),
         ip_version: None,

@@ -69,6 +69,8 @@ pub(crate) fn world(records: &Records) -> World {
             addresses.retain(|address| owners[address] == &wep.key);
         }
         let value = LocalEndpoint {
+            allow_spoofed_source_prefixes: Vec::new(),
+            ip_nats: Vec::new(),
             key: wep.key.clone(),
             interface_name: wep.interface_name.as_str().into(),
             addresses,
@@ -193,6 +195,7 @@ fn resolved_policy(
             });
         }
         resolved.tiers.last_mut().unwrap().policies.push(ResolvedRules {
+            staged: false,
             key: policy.key.clone(),
             rules,
         });
@@ -209,6 +212,7 @@ fn resolved_policy(
         let rules = Arc::new(resolved_rules(rules, None, sets));
         if reached && seen.insert(name) {
             resolved.profiles.push(ResolvedRules {
+                staged: false,
                 key: profile.key.clone(),
                 rules,
             });
@@ -233,7 +237,8 @@ fn resolved_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut Sets) -> V
     let mut resolved = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let action = match rule.action {
-            Action::Allow if !rule.unknown_fields.is_empty() => continue,
+            Action::Allow | Action::Log if !rule.unknown_fields.is_empty() => continue,
+            Action::Log => ResolvedAction::Log,
             Action::Allow => ResolvedAction::Allow,
             Action::Pass if rule.unknown_fields.is_empty() => ResolvedAction::Pass,
             Action::Pass | Action::Deny => ResolvedAction::Deny,
@@ -248,6 +253,8 @@ fn resolved_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut Sets) -> V
         }
         sets.extend(mine);
         resolved.push(ResolvedRule {
+            icmp: rule.icmp,
+            not_icmp: rule.not_icmp,
             index: u32::try_from(index).unwrap(),
             action,
             ip_version: (versions.len() == 1).then(|| *versions.first().unwrap()),

@@ -154,6 +154,8 @@ fn entities() -> impl Strategy<Value = EntityRule> {
                 namespace_selector,
                 ports,
                 not_ports,
+                service_accounts: None,
+                services: None,
             },
         )
 }

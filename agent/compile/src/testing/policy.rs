@@ -65,6 +65,7 @@ impl World {
             name: format!("policy{name}").into(),
         };
         ResolvedRules {
+            staged: false,
             key,
             rules: Arc::new(rules),
         }
@@ -77,6 +78,8 @@ impl World {
             _ => ResolvedAction::Pass,
         };
         let mut rule = ResolvedRule {
+            icmp: None,
+            not_icmp: None,
             index,
             action,
             ip_version: rng.percent(8).then(|| if rng.percent(50) { 4 } else { 6 }),

@@ -31,6 +31,8 @@ pub(crate) fn side(sets: &[&str], not_sets: &[&str]) -> ResolvedSide {
 
 pub(crate) fn rule(action: ResolvedAction, source: ResolvedSide, destination: ResolvedSide) -> ResolvedRule {
     ResolvedRule {
+        icmp: None,
+        not_icmp: None,
         index: 0,
         action,
         ip_version: None,
@@ -49,6 +51,7 @@ pub(crate) fn policy(tier: &str, rules: Vec<ResolvedRule>) -> Arc<ResolvedPolicy
         name: "p".into(),
     };
     let policies = vec![ResolvedRules {
+        staged: false,
         key,
         rules: Arc::new(rules),
     }];
@@ -73,6 +76,8 @@ pub(crate) fn allow(sets: &[&str]) -> Arc<ResolvedPolicy> {
 
 pub(crate) fn endpoint(name: &str, addresses: &[&str], ingress: &Arc<ResolvedPolicy>) -> LocalEndpoint {
     LocalEndpoint {
+        allow_spoofed_source_prefixes: Vec::new(),
+        ip_nats: Vec::new(),
         key: key(name),
         interface_name: format!("cali-{name}").into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),

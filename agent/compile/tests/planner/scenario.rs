@@ -155,6 +155,8 @@ impl Records {
         let ingress = policy(rng, old.as_ref().map(|old| &old.ingress));
         let egress = policy(rng, old.as_ref().map(|old| &old.egress));
         let endpoint = LocalEndpoint {
+            allow_spoofed_source_prefixes: Vec::new(),
+            ip_nats: Vec::new(),
             key: key.clone(),
             interface_name: interface,
             addresses,

@@ -64,6 +64,10 @@ pub(super) fn workload(mut root: Fields<'_>) -> Read {
             endpoint: ids.endpoint,
             service_account,
             ip_networks,
+            ip_nats: Vec::new(),
+            aws_elastic_ips: Vec::new(),
+            allow_spoofed_source_prefixes: Vec::new(),
+            qos_controls: false,
             ipv4_gateway: ipv4_gateway.and_then(|address| match address {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
@@ -293,6 +297,8 @@ fn ports(spec: &mut Fields<'_>, workload: bool) -> Vec<EndpointPort> {
                 name: name.unwrap_or_default().to_owned(),
                 protocol,
                 port,
+                host_port: None,
+                host_ip: None,
             });
         }
         fields.finish();

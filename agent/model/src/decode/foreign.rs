@@ -77,7 +77,10 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
                 let reason = format!("apiVersion {api_version} is not read: write apiVersion: {API_VERSION}");
                 return refused(reason, looks_like_policy);
             }
-            match (Kind::from_name(kind), kind) {
+            match (
+                Kind::from_record(API_VERSION, kind).filter(|kind| is_decoded(*kind)),
+                kind,
+            ) {
                 (Some(kind), _) => Form::Known(kind),
                 (None, "StagedNetworkPolicy") => Form::Staged { global: false },
                 (None, "StagedGlobalNetworkPolicy") => Form::Staged { global: true },
@@ -120,4 +123,19 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
         }
         _ => Form::Foreign,
     }
+}
+
+/// Kinds that [`super::resource`] decodes.
+fn is_decoded(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::WorkloadEndpoint
+            | Kind::Profile
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::Tier
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::FelixConfiguration
+    )
 }

@@ -228,6 +228,7 @@ fn resource(kind: Kind, root: Fields<'_>, value: &Value) -> Decoded {
         Kind::Tier => simple::tier(root),
         Kind::NetworkSet | Kind::GlobalNetworkSet => simple::network_set(kind, root),
         Kind::FelixConfiguration => felix::decode(root),
+        _ => (None, None),
     };
     match decoded {
         Some(resource) if !issues.is_fatal() => Decoded::Resource {

@@ -107,6 +107,8 @@ pub(super) fn decode(form: Form, mut root: Fields<'_>) -> Parts {
         order,
         selector,
         namespace_selector: namespace_selector.clone(),
+        service_account_selector: None,
+        staged: false,
         applies_ingress,
         applies_egress,
         ingress,

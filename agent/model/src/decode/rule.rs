@@ -109,7 +109,7 @@ fn rule(mut fields: Fields<'_>, direction: Direction, owner: Owner) -> Rule {
     unknown.collect(&fields);
     for field in &unknown.fields {
         let consequence = match action {
-            Some(Action::Allow) => "this rule never matches",
+            Some(Action::Allow | Action::Log) => "this rule never matches",
             Some(Action::Deny) => "this rule matches as if it were not there",
             Some(Action::Pass) => "this rule denies",
             None => "this rule is closed",
@@ -123,6 +123,8 @@ fn rule(mut fields: Fields<'_>, direction: Direction, owner: Owner) -> Rule {
         ip_version,
         protocol,
         not_protocol,
+        icmp: None,
+        not_icmp: None,
         source,
         destination,
     }
@@ -208,6 +210,8 @@ fn entity(
         namespace_selector: namespace_selector(&mut fields),
         ports: self::ports(&mut fields, "ports", ports),
         not_ports: self::ports(&mut fields, "notPorts", ports),
+        service_accounts: None,
+        services: None,
     };
     services(&mut fields, side, direction, owner, unknown);
     if let Some(mut accounts) = fields.object("serviceAccounts") {
