@@ -16,6 +16,26 @@ pub enum Outcome {
     Failed,
 }
 
+/// Arguments that cannot be followed, whatever there is in files, in the datastore or in the kernel.
+#[derive(Debug)]
+pub(crate) struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// An error for wrong usage, which ends with a code of its own.
+pub(crate) fn usage(reason: impl std::fmt::Display) -> anyhow::Error {
+    Usage(reason.to_string()).into()
+}
+
+/// Code for wrong usage, clap's too.
+const USAGE: u8 = 2;
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -24,7 +44,7 @@ pub fn main() -> ExitCode {
             // Help and version go to standard output, with code 0; wrong usage to standard error, with code 2. A closed pipe is
             // nobody's fault.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
     match dispatch(&cli.places, cli.command) {
@@ -33,7 +53,11 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "felid: {error:#}");
-            ExitCode::FAILURE
+            if error.chain().any(|cause| cause.is::<Usage>()) {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -48,6 +72,8 @@ fn dispatch(places: &Places, command: Command) -> anyhow::Result<Outcome> {
         Command::Replace(args) => crate::records::replace(places, &args, out),
         Command::Delete(args) => crate::records::delete(places, &args, out),
         Command::Validate(args) => crate::records::validate(&args, out),
+        Command::Selector(args) => crate::tools::selector(&args, out),
+        Command::Name(args) => crate::tools::name(places, &args, out),
         Command::Status(args) => crate::ask::status(places, &args, out),
         Command::Endpoints(args) => crate::ask::endpoints(places, &args, out),
         Command::Flows(args) => crate::ask::flows(places, &args, out),

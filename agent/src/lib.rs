@@ -9,6 +9,7 @@
 //! | [`cli`] | arguments of every command |
 //! | [`config`] | settings: flags, environment, file, record, defaults |
 //! | [`records`] | get, create, apply, replace, delete, validate |
+//! | [`tools`] | selector, name: what needs neither records nor an agent |
 //! | [`run`] | the running agent |
 //! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
 //! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod output;
 pub mod records;
 pub mod run;
+pub mod tools;
 
 mod entry;
 pub use entry::{Outcome, main};

@@ -1,5 +1,18 @@
 //! Names of `WorkloadEndpoint`s: `node-orchestrator-X-endpoint`, where X is the pod (k8s), the containerID (cni), the word
-//! `libnetwork`, or else the workload. A `-` inside a part is written `--`; no part begins or ends with one.
+//! `libnetwork`, or else the workload. A `-` inside a part is written `--`; no part begins or ends with one. And names of pods'
+//! host-side interfaces.
+
+use sha1::{Digest as _, Sha1};
+
+/// Prefix of workload interfaces unless the configuration says otherwise.
+pub const DEFAULT_INTERFACE_PREFIX: &str = "cali";
+
+/// Name of a Kubernetes pod's host-side interface: the prefix and 11 hex digits of the SHA-1 of `namespace.pod`.
+pub fn host_interface(prefix: &str, namespace: &str, pod: &str) -> String {
+    let digest = Sha1::digest(format!("{namespace}.{pod}"));
+    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}{}", digits.get(..11).unwrap_or_default())
+}
 
 /// What a name is made of. Empty = not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Endpoint names against the reference cases; kinds and protocols by name.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use felid_model::names::Identifiers;
+use felid_model::names::{self, Identifiers};
 use felid_model::{Kind, Protocol, ResourceKey};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -55,8 +55,13 @@ fn reference_cases() {
                 Ok(ids) => assert_eq!(as_json(&ids), case["ids"], "{case}"),
                 Err(_) => assert_eq!(case["error"], true, "{case}"),
             },
-            // Interfaces of pods belong to the conversion of pods.
-            "veth" => continue,
+            "veth" => {
+                let prefix = case["interfacePrefixes"][0]
+                    .as_str()
+                    .unwrap_or(names::DEFAULT_INTERFACE_PREFIX);
+                let (namespace, pod) = (case["namespace"].as_str().unwrap(), case["pod"].as_str().unwrap());
+                assert_eq!(names::host_interface(prefix, namespace, pod), name, "{case}");
+            }
             other => panic!("unknown operation {other}"),
         }
         checked += 1;
@@ -88,6 +93,124 @@ proptest! {
         let _ = Identifiers::parse(&name);
         let _ = Identifiers { node: "n".into(), ..Identifiers::default() }.matches(&name);
     }
+}
+
+#[test]
+fn names_are_built_in_the_order_of_their_parts() {
+    let build = |allow_prefix: bool, [node, orchestrator, x, endpoint]: [&str; 4]| {
+        let ids = Identifiers {
+            node: node.into(),
+            orchestrator: orchestrator.into(),
+            pod: x.into(),
+            workload: x.into(),
+            container_id: x.into(),
+            endpoint: endpoint.into(),
+        };
+        ids.name(allow_prefix).map_err(|error| error.field)
+    };
+    for (parts, whole, prefix) in [
+        (["n", "k8s", "p", "e"], Ok("n-k8s-p-e"), Ok("n-k8s-p-e")),
+        (["n", "", "p", "e"], Err("orchestrator"), Ok("n-")),
+        (["n", "k8s", "", "e"], Err("pod"), Ok("n-k8s-")),
+        (["n", "cni", "", "e"], Err("containerID"), Ok("n-cni-")),
+        (["n", "x", "", "-"], Err("workload"), Ok("n-x-")),
+        (["n", "k8s", "p", ""], Err("endpoint"), Ok("n-k8s-p-")),
+        (
+            ["n", "libnetwork", "", ""],
+            Err("endpoint"),
+            Ok("n-libnetwork-libnetwork-"),
+        ),
+        (["", "", "-", "-"], Err("node"), Err("node")),
+        (["n-", "", "", ""], Err("node"), Err("node")),
+        (["n", "-", "", ""], Err("orchestrator"), Err("orchestrator")),
+        (["n", "cni", "-c", ""], Err("containerID"), Err("containerID")),
+        (["n", "k8s", "p-", ""], Err("pod"), Err("pod")),
+        (["n", "x", "w", "e-"], Err("endpoint"), Err("endpoint")),
+        (
+            ["N o", "K8S", "a/b é", "e\t"],
+            Ok("N o-K8S-a/b é-e\t"),
+            Ok("N o-K8S-a/b é-e\t"),
+        ),
+    ] {
+        assert_eq!(build(false, parts), whole.map(str::to_owned), "{parts:?}");
+        assert_eq!(build(true, parts), prefix.map(str::to_owned), "{parts:?}");
+    }
+}
+
+#[test]
+fn names_are_split_at_single_dashes() {
+    let parts = |name: &str| as_json(&Identifiers::parse(name).unwrap());
+    for (name, expected) in [
+        ("a", json!({"node": "a"})),
+        ("-", json!({"node": "-"})),
+        ("-a", json!({"node": "-a"})),
+        ("-a-b", json!({"node": "-a", "orchestrator": "b"})),
+        ("----", json!({"node": "--"})),
+        ("a-", json!({"node": "a"})),
+        ("a--", json!({"node": "a-"})),
+        ("a---", json!({"node": "a-"})),
+        ("a---b", json!({"node": "a-", "orchestrator": "b"})),
+        ("a----b", json!({"node": "a--b"})),
+        ("é-k8s-p", json!({"node": "é", "orchestrator": "k8s", "pod": "p"})),
+        (
+            "n-k8s-p-e",
+            json!({"node": "n", "orchestrator": "k8s", "pod": "p", "endpoint": "e"}),
+        ),
+        (
+            "n-k8s--x-p",
+            json!({"node": "n", "orchestrator": "k8s-x", "workload": "p"}),
+        ),
+        ("n-libnetwork", json!({"node": "n", "orchestrator": "libnetwork"})),
+        ("n-libnetwork-", json!({"node": "n"})),
+        (
+            "n-libnetwork-libnetwork-e",
+            json!({"node": "n", "orchestrator": "libnetwork", "endpoint": "e"}),
+        ),
+        ("n-x-w-", json!({"node": "n", "orchestrator": "x", "workload": "w"})),
+    ] {
+        assert_eq!(parts(name), expected, "{name}");
+    }
+    for name in ["", "a-b-c-d-e", "a-b-c-d-"] {
+        assert!(Identifiers::parse(name).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn matching_leaves_open_what_is_not_given() {
+    let ids = |node: &str, orchestrator: &str, pod: &str, endpoint: &str| Identifiers {
+        node: node.into(),
+        orchestrator: orchestrator.into(),
+        pod: pod.into(),
+        endpoint: endpoint.into(),
+        ..Identifiers::default()
+    };
+    for (ids, name, expected) in [
+        (ids("n", "", "", ""), "n-x-w-e", Ok(true)),
+        (ids("n", "", "p", ""), "n-k8s-q-e", Ok(true)),
+        (ids("n", "k8s", "p", ""), "n-k8s-q-e", Ok(false)),
+        (ids("n", "k8s", "p", ""), "n-k8s-p--1-e", Ok(false)),
+        (ids("n", "k8s", "p-1", ""), "n-k8s-p--1-e", Ok(true)),
+        (ids("n", "libnetwork", "", ""), "n-libnetwork-other-e", Ok(false)),
+        (ids("n", "", "", ""), "n-k8s-p", Ok(false)),
+        (ids("n", "", "", ""), "n-k8s-p-e-f", Ok(false)),
+        (ids("n", "", "", ""), "", Ok(false)),
+        (ids("m", "", "", ""), "n-k8s-p-e", Ok(false)),
+        (ids("-", "", "", ""), "n-k8s-p-e", Ok(false)),
+        (ids("", "k8s", "p", "e"), "n-k8s-p-e", Err("node")),
+    ] {
+        assert_eq!(
+            ids.matches(name).map_err(|error| error.field),
+            expected,
+            "{ids:?} {name}"
+        );
+    }
+}
+
+#[test]
+fn interfaces_of_pods() {
+    assert_eq!(names::host_interface("cali", "default", "nginx"), "calic440f455693");
+    assert_eq!(names::host_interface("tap", "default", "nginx"), "tapc440f455693");
+    assert_eq!(names::host_interface("", "", "").len(), 11);
 }
 
 #[test]

@@ -64,6 +64,84 @@ fn canonical_forms() {
 }
 
 #[test]
+fn spellings() {
+    for text in [
+        "\t has(\ta ) ",
+        "all(\t)&&global( )",
+        "a\t==\t\"b\"\t",
+        "a=='b'&&c!='d'||!e in{'f'}",
+        "a contains'b'",
+        "a contains \"it's\" && b == 'say \"x\"'",
+        "a starts\twith 'b'",
+        "a startswith'b'",
+        "a ends\t \twith 'b'",
+        "a not \t in\t{\t'b'\t,\t'c'\t,\t}",
+        "a notin{'b','c'}",
+        "not in {'x'}",
+        "not not in {'x'}",
+        "contains contains 'contains'",
+        "starts starts with 'x'",
+        "has(has) && has(all) && has(in)",
+        "global == 'x'",
+        "hasx == 'x'",
+        "-./_ == ''",
+        "0 == '\n'",
+        "! ! !!a != 'b'",
+        "a in {''}",
+    ] {
+        assert!(Selector::parse(text).is_ok(), "{text:?}: {:?}", Selector::parse(text));
+    }
+    for text in [
+        "has( )",
+        "has(a b)",
+        "has(a",
+        "has('a')",
+        "has\t(a)",
+        "global ()",
+        "all(a)",
+        "all()all()",
+        "all() has(a)",
+        "Has(a)",
+        "ALL()",
+        "a CONTAINS 'b'",
+        "a Not In {'b'}",
+        "a starts-with 'b'",
+        "a starts 'b'",
+        "a not 'b'",
+        "a not contains 'b'",
+        "a in 'b'",
+        "a == {'b'}",
+        "a in {'b' , , }",
+        "a in {, 'b'}",
+        "a in {b}",
+        "a in {'b'",
+        "a in ('b')",
+        "a == 'it's'",
+        "a == `b`",
+        "a === 'b'",
+        "a !== 'b'",
+        "a & & b",
+        "a == 'b' &&",
+        "&& a == 'b'",
+        "a == 'b' && || c == 'd'",
+        "a == 'b' c == 'd'",
+        "(a == 'b'))",
+        "(a == 'b' && (c == 'd')",
+        "a == 'b'\r",
+        "a == 'b'\u{a0}",
+        "a\n== 'b'",
+        "é == 'b'",
+        "a b == 'c'",
+        "a !",
+        "a == 'b'!",
+        "{}",
+        "''",
+    ] {
+        assert!(Selector::parse(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
 fn errors_name_the_column() {
     for (text, column) in [
         ("a", 2),

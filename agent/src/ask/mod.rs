@@ -4,13 +4,12 @@ mod show;
 
 use std::io::Write;
 
-use anyhow::bail;
-
 use crate::api::{Client, Endpoint, Flows, ProgramListing, Status};
 use crate::cli::{AskArgs, EndpointsArgs, FlowsArgs, Places, ProgramArgs};
 use crate::config;
-use crate::entry::Outcome;
+use crate::entry::{Outcome, usage};
 use crate::output::{self, Format};
+use crate::run::flows::FlowFilter;
 
 /// Asks one question of the agent that uses the run directory.
 fn ask<T: serde::de::DeserializeOwned>(places: &Places, path: &str, query: &[(&str, String)]) -> anyhow::Result<T> {
@@ -95,6 +94,8 @@ pub fn flows(places: &Places, args: &FlowsArgs, out: &mut dyn Write) -> anyhow::
     ] {
         query.extend(value.iter().map(|value| (name, value.clone())));
     }
+    // The agent would say the same, if there is one.
+    FlowFilter::from_query(query.iter().map(|(name, value)| (*name, value.as_str()))).map_err(usage)?;
     let flows: Flows = ask(places, "/v1/flows", &query)?;
     if !structured(&format, &flows, out)? {
         show::flows(&flows, format == Format::Wide, out)?;
@@ -106,7 +107,10 @@ pub fn flows(places: &Places, args: &FlowsArgs, out: &mut dyn Write) -> anyhow::
 pub fn program(places: &Places, args: &ProgramArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let format = Format::parse(&args.ask.output, false)?;
     if !matches!(args.direction.as_str(), "ingress" | "egress" | "both") {
-        bail!("unknown direction {:?}: use ingress, egress or both", args.direction);
+        return Err(usage(format!(
+            "unknown direction {:?}: use ingress, egress or both",
+            args.direction
+        )));
     }
     let endpoint = match &args.namespace {
         Some(namespace) if !args.endpoint.contains('/') => format!("{namespace}/{}", args.endpoint),

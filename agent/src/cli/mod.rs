@@ -3,19 +3,21 @@
 //! Settings of the agent are kept as text here: one place ([`crate::config`]) parses them, wherever they come from.
 
 mod run;
+mod tools;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use run::RunArgs;
+pub use tools::{NameArgs, SelectorArgs};
 
 /// Exit codes, printed below every help text.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; everything asked for was found and is valid
-  1  failed: unknown name or kind, invalid record, no running agent, ... (the reason is on standard error)
-  2  wrong usage";
+  1  failed: no such record or file, invalid record, no running agent, ... (the reason is on standard error)
+  2  wrong usage: the arguments cannot be followed, whatever there is";
 
 /// Version with what a bug report needs: no git, so that a source archive builds the same.
 fn long_version() -> &'static str {
@@ -69,6 +71,12 @@ pub enum Command {
     /// Check records without writing them: every error at once
     #[command(after_help = VALIDATE_EXAMPLES)]
     Validate(ValidateArgs),
+    /// Whether a selector matches labels, or its canonical form
+    #[command(after_help = tools::SELECTOR_EXAMPLES)]
+    Selector(SelectorArgs),
+    /// The name of a workload endpoint and its host-side interface, and what a name is made of
+    #[command(after_help = tools::NAME_EXAMPLES)]
+    Name(NameArgs),
     /// What the running agent does: in sync, problems with records, counts, last programming
     #[command(after_help = STATUS_EXAMPLES)]
     Status(AskArgs),

@@ -10,6 +10,8 @@ mod value;
 
 use felid_model::FelixConfiguration;
 
+use crate::entry::usage;
+
 pub use file::read as read_file;
 pub use layer::{Layer, Settings, names};
 pub use value::{
@@ -154,13 +156,21 @@ impl Static {
     }
 }
 
-/// The layers that flags (their own and the places), environment and file make.
+/// The layers that flags (their own and the places), environment and file make. What is wrong with flags and environment is wrong
+/// usage; what is wrong with the file is a failure.
 pub fn gather<'a>(
     places: &'a crate::cli::Places,
     flags: impl IntoIterator<Item = (&'a str, Option<&'a String>)>,
 ) -> anyhow::Result<Static> {
-    let flags = from_flags(places.flags().into_iter().chain(flags))?;
-    Ok(Static::new(flags, variables(), places.config.as_deref())?)
+    let flags = from_flags(places.flags().into_iter().chain(flags)).map_err(usage)?;
+    let variables: Vec<(String, String)> = variables().collect();
+    Static::new(flags, variables.iter().cloned(), places.config.as_deref()).map_err(|error| {
+        if variables.iter().any(|(name, _)| *name == error.place) {
+            usage(error)
+        } else {
+            error.into()
+        }
+    })
 }
 
 /// The environment. Names that are not UTF-8 cannot be ours; values that are not are refused by whatever parses them.

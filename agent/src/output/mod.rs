@@ -4,10 +4,11 @@ mod progress;
 
 use std::io::Write;
 
-use anyhow::bail;
 use comfy_table::{Row, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::entry::usage;
 
 pub use progress::Progress;
 
@@ -41,10 +42,12 @@ impl Format {
                 Some(columns) if records && !columns.is_empty() => {
                     Self::Columns(columns.split(',').map(|column| column.trim().to_uppercase()).collect())
                 }
-                _ if records => {
-                    bail!("unknown output format {text:?}: use table, wide, yaml, json, name or custom-columns=...")
+                _ => {
+                    let more = if records { ", name or custom-columns=..." } else { "" };
+                    return Err(usage(format!(
+                        "unknown output format {text:?}: use table, wide, yaml, json{more}"
+                    )));
                 }
-                _ => bail!("unknown output format {text:?}: use table, wide, yaml or json"),
             },
         })
     }
@@ -54,7 +57,7 @@ impl Format {
         match text {
             "text" => Ok(false),
             "json" => Ok(true),
-            _ => bail!("unknown output format {text:?}: use text or json"),
+            _ => Err(usage(format!("unknown output format {text:?}: use text or json"))),
         }
     }
 }

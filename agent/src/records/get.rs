@@ -9,7 +9,7 @@ use felid_model::{API_VERSION, Decoded, Kind, ResourceKey, decode};
 use serde_json::{Value, json};
 
 use crate::cli::{GetArgs, Places};
-use crate::entry::Outcome;
+use crate::entry::{Outcome, usage};
 use crate::output::{self, Format, count};
 
 use super::input::{self, Names};
@@ -96,7 +96,7 @@ fn wanted(args: &GetArgs) -> anyhow::Result<Wanted> {
     let namespace = args.namespace.namespace.as_deref();
     if !args.files.files.is_empty() {
         if args.kind.is_some() {
-            bail!("name a kind or files with -f, not both");
+            return Err(usage("name a kind or files with -f, not both"));
         }
         let mut keys = Vec::new();
         for mut input in input::read(&args.files, Names::Records)? {
@@ -115,7 +115,7 @@ fn wanted(args: &GetArgs) -> anyhow::Result<Wanted> {
         return Ok(Wanted::Keys(keys));
     }
     let Some(kind) = &args.kind else {
-        bail!("name a kind, or files with -f")
+        return Err(usage("name a kind, or files with -f"));
     };
     let (kind, names) = kind_and_names(kind, &args.names)?;
     let everywhere = args.all_namespaces && kind.is_namespaced();
@@ -184,7 +184,8 @@ fn tables(
             Format::Columns(columns) => {
                 let known = columns::all(kind);
                 if let Some(unknown) = columns.iter().find(|column| !known.contains(&column.as_str())) {
-                    bail!("{kind} has no column {unknown:?}; there are {}", known.join(", "));
+                    let reason = format!("{kind} has no column {unknown:?}; there are {}", known.join(", "));
+                    return Err(usage(reason));
                 }
                 columns.iter().map(String::as_str).collect()
             }

@@ -11,11 +11,11 @@ mod write;
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use felid_model::{Kind, ResourceKey};
 
 use crate::cli::Places;
 use crate::config::{self, DatastoreUrl};
+use crate::entry::usage;
 
 pub use get::get;
 pub use validate::validate;
@@ -35,17 +35,17 @@ fn kind_and_names(kind: &str, names: &[String]) -> anyhow::Result<(Kind, Vec<Str
     };
     let Some(kind) = Kind::from_alias(alias) else {
         let known: Vec<String> = Kind::ALL.iter().map(|kind| kind.as_str().to_lowercase()).collect();
-        bail!(
+        return Err(usage(format!(
             "resource type {alias:?} is not supported; there are {}",
             known.join(", ")
-        );
+        )));
     };
     let mut all = Vec::new();
     for name in first.iter().chain(names) {
         // `felid get -o name` prints KIND/NAME, so that its output can be handed on.
         match name.split_once('/') {
             Some((alias, name)) if Kind::from_alias(alias) == Some(kind) => all.push(name.to_owned()),
-            Some((alias, _)) => bail!("{name:?}: {alias:?} is another kind than {kind}"),
+            Some((alias, _)) => return Err(usage(format!("{name:?}: {alias:?} is another kind than {kind}"))),
             None => all.push(name.clone()),
         }
     }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::bail;
 use felid_model::ResourceKey;
 
 use crate::cli::ValidateArgs;
-use crate::entry::Outcome;
+use crate::entry::{Outcome, usage};
 use crate::output::{Format, Progress, count, json_line};
 
 use super::input::{self, Names};
@@ -17,7 +16,7 @@ use super::judge::{Finding, judge, show};
 pub fn validate(args: &ValidateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
     if args.files.files.is_empty() {
-        bail!("validate what? Name files, directories or - with -f");
+        return Err(usage("validate what? Name files, directories or - with -f"));
     }
     let mut seen: BTreeMap<ResourceKey, String> = BTreeMap::new();
     let (mut good, mut bad, mut warnings) = (0, 0, 0);

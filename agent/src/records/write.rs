@@ -9,7 +9,7 @@ use felid_datastore::edit::{self, Done, Verb};
 use felid_model::{Decoded, Document, ResourceKey, decode};
 
 use crate::cli::{CreateArgs, DeleteArgs, FileArgs, Places, WriteArgs};
-use crate::entry::Outcome;
+use crate::entry::{Outcome, usage};
 use crate::output::{Format, Progress, count, json_line};
 
 use super::input::{self, Input, Names};
@@ -60,11 +60,11 @@ pub fn delete(places: &Places, args: &DeleteArgs, out: &mut dyn Write) -> anyhow
     let mut wanted: Vec<ResourceKey> = match &args.kind {
         Some(kind) => {
             if !args.write.files.files.is_empty() {
-                bail!("name a kind or files with -f, not both");
+                return Err(usage("name a kind or files with -f, not both"));
             }
             let (kind, names) = kind_and_names(kind, &args.names)?;
             if names.is_empty() {
-                bail!("delete which {kind}? Names are missing");
+                return Err(usage(format!("delete which {kind}? Names are missing")));
             }
             names
                 .iter()
@@ -102,7 +102,7 @@ pub fn delete(places: &Places, args: &DeleteArgs, out: &mut dyn Write) -> anyhow
 
 fn need_files(files: &FileArgs) -> anyhow::Result<()> {
     if files.files.is_empty() {
-        bail!("which records? Name files, directories or - with -f");
+        return Err(usage("which records? Name files, directories or - with -f"));
     }
     Ok(())
 }
