@@ -174,21 +174,33 @@ impl Calc {
             Some(Resource::BadPolicy(bad)) => return Some(Content::Bad(bad)),
             Some(Resource::WorkloadEndpoint(endpoint)) => self.put_item(key, Some(Bearer::Endpoint(endpoint)), work),
             Some(Resource::NetworkSet(set)) => self.put_item(key, Some(Bearer::Networks(set)), work),
+            Some(Resource::HostEndpoint(host)) => self.put_item(key, Some(Bearer::Host(host)), work),
+            Some(Resource::EndpointSlice(slice)) => self.members.put_slice(key, Some(slice)),
             Some(Resource::Profile(profile)) => self.put_profile(key, Some(profile), work),
             Some(Resource::Tier(tier)) => self.put_tier(key, Some(&tier), work),
             Some(Resource::FelixConfiguration(record)) => self.config_records.put(&key.name, Some(record)),
-            // Without effect here so far.
-            Some(Resource::HostEndpoint(_) | Resource::IpPool(_) | Resource::EndpointSlice(_) | Resource::Inert(_)) => {
-            }
+            // An earlier version of the record may have had an effect.
+            Some(Resource::IpPool(_) | Resource::Inert(_)) => return self.take_record(key, None, work),
             None => match key.kind {
-                Kind::WorkloadEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet => self.put_item(key, None, work),
-                Kind::Profile => self.put_profile(key, None, work),
+                Kind::WorkloadEndpoint | Kind::Pod | Kind::HostEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                    self.put_item(key, None, work);
+                }
+                Kind::Profile | Kind::Namespace | Kind::ServiceAccount => self.put_profile(key, None, work),
+                Kind::EndpointSlice => self.members.put_slice(key, None),
                 Kind::Tier => self.put_tier(key, None, work),
                 Kind::FelixConfiguration => self.config_records.put(&key.name, None),
-                kind if kind.is_policy() => {
+                Kind::NetworkPolicy
+                | Kind::GlobalNetworkPolicy
+                | Kind::StagedNetworkPolicy
+                | Kind::StagedGlobalNetworkPolicy
+                | Kind::StagedKubernetesNetworkPolicy
+                | Kind::KubernetesNetworkPolicy
+                | Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy
+                | Kind::ClusterNetworkPolicy => {
                     work.resolve.append(&mut self.policies.remove(key, &mut self.sets));
                 }
-                _ => {}
+                Kind::IpPool | Kind::Service => {}
             },
         }
         None
@@ -201,7 +213,7 @@ impl Calc {
     }
 
     fn put_profile(&mut self, key: &ResourceKey, record: Option<Arc<felid_model::Profile>>, work: &mut Work) {
-        let mut concerned = self.profiles.put(&key.name, record);
+        let mut concerned = self.profiles.put(key, record);
         work.relabel.append(&mut concerned.labels);
         work.resolve.append(&mut concerned.rules);
     }
@@ -210,7 +222,7 @@ impl Calc {
     fn put_item(&mut self, key: &ResourceKey, bearer: Option<Bearer>, work: &mut Work) {
         let bearer = bearer.filter(|bearer| match bearer {
             Bearer::Endpoint(endpoint) => !endpoint.ip_networks.is_empty(),
-            Bearer::Networks(_) => true,
+            Bearer::Networks(_) | Bearer::Host(_) => true,
         });
         let known = self.items.get(key).copied();
         let old = known.and_then(|id| self.members.bearer(id));
@@ -221,7 +233,7 @@ impl Calc {
         let old_profiles = old.map(Bearer::profiles).unwrap_or_default();
         let new_profiles = bearer.as_ref().map(Bearer::profiles).unwrap_or_default();
         self.profiles.bear(id, &old_profiles, &new_profiles);
-        if key.kind == Kind::WorkloadEndpoint {
+        if matches!(key.kind, Kind::WorkloadEndpoint | Kind::Pod) {
             self.endpoint_count += usize::from(known.is_none());
             self.endpoint_count -= usize::from(bearer.is_none());
             self.put_candidate(key, bearer.as_ref(), work);
@@ -385,7 +397,11 @@ impl Calc {
         let mut stats = Stats {
             local_endpoints: self.said.len(),
             endpoints: self.endpoint_count,
-            network_sets: self.items.len() - self.endpoint_count,
+            network_sets: self
+                .items
+                .keys()
+                .filter(|key| matches!(key.kind, Kind::NetworkSet | Kind::GlobalNetworkSet))
+                .count(),
             active_profiles,
             profiles,
             tiers: self.tiers.count(),

@@ -16,8 +16,8 @@ use crate::tiers::{TierPlace, Tiers};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Part {
     Tier(Arc<str>, bool),
-    /// Version of a policy's rules.
-    Policy(u64),
+    /// Version of a policy's rules, and whether it is staged.
+    Policy(u64, bool),
     /// Version of a profile's rules.
     Profile(u64),
 }
@@ -92,14 +92,19 @@ impl<'a> Sources<'a> {
                 });
             }
             let rules = rules.direction(ingress);
-            parts.push(Part::Policy(rules.version));
+            let staged = entry.content.is_staged();
+            parts.push(Part::Policy(rules.version, staged));
             if let Some(tier) = resolved.tiers.last_mut() {
                 tier.policies.push(ResolvedRules {
                     key: entry.key.clone(),
-                    staged: false,
+                    staged,
                     rules: rules.rules.clone(),
                 });
             }
+        }
+        for tier in &mut resolved.tiers {
+            // A tier whose policies are all staged decides nothing.
+            tier.end_pass |= tier.policies.iter().all(|policy| policy.staged);
         }
         for (position, name) in profiles.iter().enumerate() {
             // A missing profile denies what comes to it, so those after it never decide anything.
@@ -128,7 +133,7 @@ impl<'a> Sources<'a> {
     /// Why nothing may pass, if so.
     fn closed(self, policies: &[(Option<&TierPlace>, &Entry)], ingress: bool) -> Option<Arc<str>> {
         let mut reasons = BTreeMap::new();
-        for (tier, entry) in policies {
+        for (tier, entry) in policies.iter().filter(|(_, entry)| !entry.content.is_staged()) {
             match &entry.content {
                 Content::Bad(bad) => {
                     reasons.insert(&entry.key, bad.reason.clone());

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use felid_model::{EndpointPort, LabelMap, Labels, NetworkSet, Profile, ResourceKey, WorkloadEndpoint, host_net};
+use felid_model::{
+    EndpointPort, HostEndpoint, LabelMap, Labels, NetworkSet, Profile, ResourceKey, WorkloadEndpoint, host_net,
+};
 use ipnet::IpNet;
 
 /// Something that selectors select: an endpoint of any node, or a network set.
@@ -13,6 +15,8 @@ pub(crate) enum Bearer {
     Endpoint(Arc<WorkloadEndpoint>),
     /// `NetworkSet` or `GlobalNetworkSet`.
     Networks(Arc<NetworkSet>),
+    /// `HostEndpoint`: only a peer.
+    Host(Arc<HostEndpoint>),
 }
 
 impl Bearer {
@@ -21,6 +25,7 @@ impl Bearer {
         match self {
             Bearer::Endpoint(endpoint) => &endpoint.key,
             Bearer::Networks(set) => &set.key,
+            Bearer::Host(host) => &host.key,
         }
     }
 
@@ -29,6 +34,7 @@ impl Bearer {
         match self {
             Bearer::Endpoint(endpoint) => &endpoint.labels,
             Bearer::Networks(set) => &set.labels,
+            Bearer::Host(host) => &host.labels,
         }
     }
 
@@ -36,6 +42,7 @@ impl Bearer {
     pub(crate) fn profiles(&self) -> Cow<'_, [String]> {
         match self {
             Bearer::Endpoint(endpoint) => Cow::Borrowed(&endpoint.profiles),
+            Bearer::Host(host) => Cow::Borrowed(&host.profiles),
             Bearer::Networks(set) => set.key.namespace.iter().map(|ns| format!("kns.{ns}")).collect(),
         }
     }
@@ -45,6 +52,7 @@ impl Bearer {
         let mut prefixes: Vec<IpNet> = match self {
             Bearer::Endpoint(endpoint) => endpoint.ip_networks.iter().map(|net| host_net(net.addr())).collect(),
             Bearer::Networks(set) => set.nets.iter().map(IpNet::trunc).collect(),
+            Bearer::Host(host) => host.expected_ips.iter().copied().map(host_net).collect(),
         };
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -55,6 +63,7 @@ impl Bearer {
     pub(crate) fn named_ports(&self) -> impl Iterator<Item = &EndpointPort> {
         let ports = match self {
             Bearer::Endpoint(endpoint) => endpoint.ports.as_slice(),
+            Bearer::Host(host) => host.ports.as_slice(),
             Bearer::Networks(_) => &[],
         };
         ports.iter().filter(|port| !port.name.is_empty())

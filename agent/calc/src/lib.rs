@@ -58,6 +58,7 @@ mod members;
 mod policies;
 mod profiles;
 mod rules;
+mod services;
 mod sets;
 mod status;
 mod tiers;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use felid_model::resolved::{Delta, NamedPortMember, SetIds};
-use felid_model::{EndpointPort, Protocol, Selector, host_net};
+use felid_model::{EndpointPort, EndpointSlice, Protocol, ResourceKey, Selector, host_net};
 use ipnet::IpNet;
 
 use crate::ids::{IdMap, ItemId, Numbers, QueryId};
@@ -15,6 +15,7 @@ use crate::index::{Changes, LabelIndex};
 use crate::intern::{Interner, SetNumber};
 use crate::labels::{Bearer, Inherited};
 use crate::rules::{SetRule, SetRules};
+use crate::services::{ServiceChanges, Services};
 
 /// What the active sets make of one selector.
 #[derive(Debug, Default)]
@@ -41,6 +42,7 @@ impl PortSet {
 #[derive(Debug, Default)]
 struct Prefix {
     items: Vec<ItemId>,
+    /// Sets that name it themselves: lists of networks, and services.
     lists: Vec<SetNumber>,
     said: Option<Arc<SetIds>>,
 }
@@ -66,6 +68,7 @@ pub(crate) struct Members {
     prefixes: HashMap<IpNet, Prefix>,
     /// Prefixes with something said of them.
     said_prefixes: usize,
+    services: Services,
     said_ports: HashMap<NamedPortMember, Arc<SetIds>>,
     /// Items all of whose prefixes are to be worked out again.
     dirty_items: Vec<ItemId>,
@@ -85,6 +88,7 @@ impl Members {
             port_names: HashMap::new(),
             prefixes: HashMap::new(),
             said_prefixes: 0,
+            services: Services::default(),
             said_ports: HashMap::new(),
             dirty_items: Vec::new(),
             dirty_prefixes: Vec::new(),
@@ -167,6 +171,10 @@ impl Members {
                         self.dirty_prefixes.push(*net);
                     }
                 }
+                SetRule::Service { service, ports } => {
+                    let changes = self.services.stop(service, *ports);
+                    self.take_service_changes(changes);
+                }
                 SetRule::Selector(selector) => self.stop_use(selector, rule, number),
                 SetRule::NamedPort { selector, name, .. } => {
                     if let Some(count) = self.port_names.get_mut(name) {
@@ -189,7 +197,7 @@ impl Members {
         let Some(uses) = self.uses.get_mut(query) else { return };
         match rule {
             SetRule::NamedPort { .. } => uses.ports.retain(|set| set.number != number),
-            SetRule::Selector(_) | SetRule::Networks(_) => uses.addresses = None,
+            SetRule::Selector(_) | SetRule::Networks(_) | SetRule::Service { .. } => uses.addresses = None,
         }
         if uses.addresses.is_none() && uses.ports.is_empty() {
             self.uses.remove(query);
@@ -209,6 +217,10 @@ impl Members {
                         self.prefixes.entry(*net).or_default().lists.push(number);
                         self.dirty_prefixes.push(*net);
                     }
+                }
+                SetRule::Service { service, ports } => {
+                    let changes = self.services.start(service, *ports, number);
+                    self.take_service_changes(changes);
                 }
                 SetRule::Selector(selector) => {
                     let query = self.query(selector);
@@ -257,8 +269,30 @@ impl Members {
                     mark_ports(item, &mut self.dirty_ports, holds);
                 }
             }
-            SetRule::Networks(_) => {}
+            SetRule::Networks(_) | SetRule::Service { .. } => {}
         }
+    }
+
+    /// Sets an endpoint slice; `None` = gone.
+    pub(crate) fn put_slice(&mut self, key: &ResourceKey, slice: Option<Arc<EndpointSlice>>) {
+        let changes = self.services.put(key, slice);
+        self.take_service_changes(changes);
+    }
+
+    fn take_service_changes(&mut self, changes: ServiceChanges) {
+        for (number, address) in changes.addresses_gone {
+            let prefix = host_net(address);
+            if let Some(entry) = self.prefixes.get_mut(&prefix) {
+                entry.lists.retain(|list| *list != number);
+            }
+            self.dirty_prefixes.push(prefix);
+        }
+        for (number, address) in changes.addresses_new {
+            let prefix = host_net(address);
+            self.prefixes.entry(prefix).or_default().lists.push(number);
+            self.dirty_prefixes.push(prefix);
+        }
+        self.dirty_ports.extend(changes.ports);
     }
 
     /// Writes what changed since the last call.
@@ -322,6 +356,7 @@ impl Members {
                 numbers.extend(sets.map(|set| set.number));
             }
         }
+        numbers.extend(self.services.sets_of(member));
         numbers
     }
 

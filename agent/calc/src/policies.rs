@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use felid_model::{BadPolicy, NAMESPACE_LABEL, NAMESPACE_PREFIX, Policy, ResourceKey, Selector};
+use felid_model::{
+    BadPolicy, NAMESPACE_LABEL, NAMESPACE_PREFIX, Policy, ResourceKey, SERVICE_ACCOUNT_PREFIX, Selector,
+};
 
 use crate::active::{ActiveRules, Versions};
 use crate::ids::{IdMap, ItemId, Numbers, QueryId};
@@ -27,21 +29,39 @@ impl Content {
     /// In a policy's own namespaceSelector `all()` and `global()` stay what they are: every workload endpoint is in a namespace,
     /// and the reference reads `global()` there as true.
     fn selector(&self) -> Selector {
-        let (key, selector, namespaces) = match self {
-            Content::Good(policy) => (&policy.key, policy.selector.clone(), &policy.namespace_selector),
+        let (key, selector, namespaces, accounts) = match self {
+            Content::Good(policy) => (
+                &policy.key,
+                policy.selector.clone(),
+                &policy.namespace_selector,
+                &policy.service_account_selector,
+            ),
             Content::Bad(bad) => (
                 &bad.key,
                 bad.selector.clone().unwrap_or_else(Selector::all),
                 &bad.namespace_selector,
+                &None,
             ),
         };
         let confined = match &key.namespace {
             Some(namespace) => selector.and(&Selector::label_equals(NAMESPACE_LABEL, namespace)),
             None => selector,
         };
-        match namespaces {
+        let confined = match namespaces {
             Some(namespaces) => confined.and(&namespaces.with_label_prefix(NAMESPACE_PREFIX)),
             None => confined,
+        };
+        match accounts {
+            Some(accounts) => confined.and(&accounts.with_label_prefix(SERVICE_ACCOUNT_PREFIX)),
+            None => confined,
+        }
+    }
+
+    /// Whether it is only judged, never enforced. One that cannot be read closes nothing.
+    pub(crate) fn is_staged(&self) -> bool {
+        match self {
+            Content::Good(policy) => policy.staged,
+            Content::Bad(bad) => bad.key.kind.is_staged(),
         }
     }
 

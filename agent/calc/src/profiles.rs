@@ -26,6 +26,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Profiles {
     entries: BTreeMap<String, Entry>,
+    /// Records of each name: a `Profile` sorts before what a `Namespace` or `ServiceAccount` implies, and the first is in force.
+    records: BTreeMap<String, BTreeMap<ResourceKey, Arc<Profile>>>,
     /// Profiles whose rules may have to be resolved or given up.
     touched: BTreeSet<String>,
 }
@@ -41,7 +43,22 @@ pub(crate) struct Concerned {
 
 impl Profiles {
     /// Sets a record, `None` = gone.
-    pub(crate) fn put(&mut self, name: &str, record: Option<Arc<Profile>>) -> Concerned {
+    pub(crate) fn put(&mut self, key: &ResourceKey, record: Option<Arc<Profile>>) -> Concerned {
+        let name = profile_name(key);
+        let records = self.records.entry(name.clone()).or_default();
+        match record {
+            Some(record) => records.insert(key.clone(), record),
+            None => records.remove(key),
+        };
+        let first = records.values().next().cloned();
+        if records.is_empty() {
+            self.records.remove(&name);
+        }
+        self.put_first(&name, first)
+    }
+
+    /// Sets the record that is in force for a name.
+    fn put_first(&mut self, name: &str, record: Option<Arc<Profile>>) -> Concerned {
         let mut concerned = Concerned::default();
         if record.is_none() && !self.entries.contains_key(name) {
             return concerned;
@@ -142,6 +159,15 @@ impl Profiles {
             existing,
             self.entries.values().filter(|entry| entry.rules.is_some()).count(),
         )
+    }
+}
+
+/// The name of the profile that a record is, or implies.
+fn profile_name(key: &ResourceKey) -> String {
+    match (key.kind, &key.namespace) {
+        (Kind::Namespace, _) => format!("kns.{}", key.name),
+        (Kind::ServiceAccount, Some(namespace)) => format!("ksa.{namespace}.{}", key.name),
+        _ => key.name.to_string(),
     }
 }
 

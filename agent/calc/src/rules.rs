@@ -11,7 +11,10 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use felid_model::resolved::{ResolvedAction, ResolvedRule, ResolvedSide, SetId};
-use felid_model::{Action, EntityRule, NAMESPACE_LABEL, Port, Protocol, Rule, Selector};
+use felid_model::{
+    Action, EntityRule, NAMESPACE_LABEL, Port, Protocol, Rule, SERVICE_ACCOUNT_LABEL, SERVICE_ACCOUNT_PREFIX, Selector,
+    ServiceAccountMatch, ServiceMatch,
+};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha224};
 
@@ -34,6 +37,20 @@ pub(crate) enum SetRule {
     },
     /// Addresses in these networks.
     Networks(Vec<IpNet>),
+    /// What stands behind a service, by its endpoint slices.
+    Service {
+        /// Which.
+        service: ServiceName,
+        /// Its (address, protocol, port)s; else its addresses.
+        ports: bool,
+    },
+}
+
+/// A service: namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceName {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// The sets that some rules name.
@@ -67,7 +84,16 @@ fn resolve_rule(index: u32, rule: &Rule, namespace: Option<&str>, sets: &mut Set
         none: false,
     };
     let mut side = |entity| resolve_side(entity, namespace, rule.protocol, &mut versions, sets);
-    let (source, destination) = (side(&rule.source), side(&rule.destination));
+    let (mut source, mut destination) = (side(&rule.source), side(&rule.destination));
+    // A service as source is its addresses, as destination its ports too.
+    if let Some(service) = &rule.source.services {
+        source.sets.push(service_set(service, namespace, false, sets));
+    }
+    if let Some(service) = &rule.destination.services {
+        destination
+            .service_ports
+            .push(service_set(service, namespace, true, sets));
+    }
     (!versions.none).then_some(ResolvedRule {
         index,
         action,
@@ -140,21 +166,55 @@ fn resolve_side(
 
 /// What one side must be: `None` = anything, also addresses that nothing bears.
 fn positive_selector(entity: &EntityRule, namespace: Option<&str>) -> Option<Selector> {
-    let says_some = entity.selector.is_some() || entity.not_selector.is_some() || entity.namespace_selector.is_some();
+    let accounts = entity.service_accounts.as_ref().and_then(service_account_selector);
+    let selector = match (accounts, &entity.selector) {
+        (Some(accounts), Some(selector)) => Some(accounts.and(selector)),
+        (Some(accounts), None) => Some(accounts),
+        (None, selector) => selector.clone(),
+    };
+    let says_some = selector.is_some() || entity.not_selector.is_some() || entity.namespace_selector.is_some();
     let namespaces = match (&entity.namespace_selector, namespace) {
         (Some(selector), _) => Some(selector.for_namespaces()),
         (None, Some(namespace)) if says_some => Some(Selector::label_equals(NAMESPACE_LABEL, namespace)),
         _ => None,
     };
-    let positive = match (namespaces, &entity.selector) {
-        (Some(namespaces), Some(selector)) => Some(namespaces.and(selector)),
+    let positive = match (namespaces, selector) {
+        (Some(namespaces), Some(selector)) => Some(namespaces.and(&selector)),
         (Some(namespaces), None) => Some(namespaces),
-        (None, selector) => selector.clone(),
+        (None, selector) => selector,
     };
     match (positive, &entity.not_selector) {
         (Some(positive), Some(not)) => Some(positive.and(&not.negate())),
         (positive, _) => positive,
     }
+}
+
+/// Endpoints that run as such service accounts; `None` if nothing is said of them.
+fn service_account_selector(accounts: &ServiceAccountMatch) -> Option<Selector> {
+    let labels = accounts
+        .selector
+        .as_ref()
+        .map(|selector| selector.with_label_prefix(SERVICE_ACCOUNT_PREFIX));
+    let names = (!accounts.names.is_empty()).then(|| Selector::label_in(SERVICE_ACCOUNT_LABEL, &accounts.names));
+    match (labels, names) {
+        (Some(labels), Some(names)) => Some(labels.and(&names)),
+        (labels, names) => labels.or(names),
+    }
+}
+
+fn service_set(service: &ServiceMatch, namespace: Option<&str>, ports: bool, sets: &mut SetRules) -> SetId {
+    // Without any namespace there is no such service, and the set stays empty.
+    let namespace = service.namespace.as_deref().or(namespace).unwrap_or_default();
+    let prefix = if ports { "p:" } else { "v:" };
+    let id = hash_id(prefix, [namespace, service.name.as_str()].into_iter());
+    sets.entry(id.clone()).or_insert_with(|| SetRule::Service {
+        service: ServiceName {
+            namespace: namespace.into(),
+            name: service.name.as_str().into(),
+        },
+        ports,
+    });
+    id
 }
 
 fn selector_set(selector: &Selector, sets: &mut SetRules) -> SetId {

@@ -24,6 +24,8 @@ pub use requirements::Requirement;
 pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
 /// Label that holds an endpoint's orchestrator.
 pub const ORCHESTRATOR_LABEL: &str = "projectcalico.org/orchestrator";
+/// Label that holds the name of the service account that an endpoint runs as.
+pub const SERVICE_ACCOUNT_LABEL: &str = "projectcalico.org/serviceaccount";
 /// Prefix under which endpoints inherit their namespace's labels.
 pub const NAMESPACE_PREFIX: &str = "pcns.";
 /// Prefix under which endpoints inherit their service account's labels.
@@ -82,6 +84,12 @@ impl Selector {
     /// would not parse.
     pub fn label_equals(key: &str, value: &str) -> Self {
         Selector::new(Node::Eq(key.into(), value.into()))
+    }
+
+    /// `key in {"a", "b"}`; for the values the same holds as for [`Selector::label_equals`].
+    pub fn label_in(key: &str, values: &[String]) -> Self {
+        let values = values.iter().map(|value| value.as_str().into()).collect();
+        Selector::new(Node::In(key.into(), values))
     }
 
     /// `has(key)`.
