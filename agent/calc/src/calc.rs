@@ -424,6 +424,8 @@ impl Calc {
         for (entry, endpoints) in self.policies.all() {
             let policy = entry.key.clone();
             match &entry.content {
+                // A staged policy closes nothing.
+                _ if entry.content.is_staged() => {}
                 Content::Bad(bad) => problems.push(Problem::BadPolicy {
                     policy,
                     reason: bad.reason.clone(),

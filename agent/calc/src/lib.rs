@@ -5,7 +5,9 @@
 //! compiler's); no set is known by anything but its [`SetId`](felid_model::resolved::SetId).
 //!
 //! ```text
-//!   endpoints, network sets        profiles          policies, tiers       FelixConfiguration
+//!   endpoints, network sets,       profiles,         policies, tiers       FelixConfiguration
+//!   host endpoints, pods,          namespaces,
+//!   endpoint slices                service accounts
 //!            |                    labels |  rules            |                      |
 //!            v                           v     \             v                      v
 //!         items ------ labels with inheritance  \   policies per local endpoint   config

@@ -21,6 +21,7 @@ enum Set {
     Addresses(Selector),
     Ports(Selector, Option<Protocol>, String),
     Nets(Vec<IpNet>),
+    Service(String, String, bool),
 }
 
 type Sets = BTreeMap<SetId, Set>;
@@ -103,10 +104,23 @@ fn locals(records: &Records) -> BTreeMap<String, &WorkloadEndpoint> {
     interfaces.into_values().map(|wep| (wep.key.to_string(), wep)).collect()
 }
 
+/// The record of a profile: its own, else the one of a namespace or service account that implies it.
+fn profile<'a>(name: &str, records: &'a Records) -> Option<&'a Profile> {
+    let of_kind = |kind| {
+        records.values().find_map(|record| match record {
+            Resource::Profile(profile) if profile.name == name && profile.key.kind == kind => Some(&**profile),
+            _ => None,
+        })
+    };
+    [Kind::Profile, Kind::Namespace, Kind::ServiceAccount]
+        .into_iter()
+        .find_map(of_kind)
+}
+
 fn inherited(own: &LabelMap, profiles: &[String], records: &Records) -> LabelMap {
     let mut labels = own.clone();
     for name in profiles {
-        if let Some(Resource::Profile(profile)) = records.get(&key(Kind::Profile, None, name)) {
+        if let Some(profile) = profile(name, records) {
             for (key, value) in &profile.labels_to_apply {
                 labels.entry(key.clone()).or_insert_with(|| value.clone());
             }
@@ -116,9 +130,14 @@ fn inherited(own: &LabelMap, profiles: &[String], records: &Records) -> LabelMap
 }
 
 fn selects(policy: &Resource, labels: &LabelMap) -> bool {
-    let (key, own, namespaces) = match policy {
-        Resource::Policy(p) => (&p.key, Some(&p.selector), &p.namespace_selector),
-        Resource::BadPolicy(b) => (&b.key, b.selector.as_ref(), &b.namespace_selector),
+    let (key, own, namespaces, accounts) = match policy {
+        Resource::Policy(p) => (
+            &p.key,
+            Some(&p.selector),
+            &p.namespace_selector,
+            p.service_account_selector.as_ref(),
+        ),
+        Resource::BadPolicy(b) => (&b.key, b.selector.as_ref(), &b.namespace_selector, None),
         _ => return false,
     };
     let in_namespace = |ns: &Arc<str>| labels.get(NAMESPACE_LABEL).is_some_and(|have| have == &**ns);
@@ -127,6 +146,7 @@ fn selects(policy: &Resource, labels: &LabelMap) -> bool {
         && namespaces
             .as_ref()
             .is_none_or(|ns| ns.with_label_prefix(NAMESPACE_PREFIX).matches(labels))
+        && accounts.is_none_or(|accounts| accounts.with_label_prefix("pcsa.").matches(labels))
 }
 
 /// Order and end of a tier.
@@ -151,12 +171,14 @@ fn resolved_policy(
     let mut good = Vec::new();
     for policy in policies {
         match policy {
+            Resource::BadPolicy(bad) if bad.key.kind.to_string().starts_with("Staged") => {}
             Resource::BadPolicy(bad) => closed.push((bad.key.clone(), bad.reason.clone())),
             Resource::Policy(p) if (ingress && p.applies_ingress) || (!ingress && p.applies_egress) => {
                 // Its sets are active whether its tier exists or not.
                 let rules = if ingress { &p.ingress } else { &p.egress };
                 let rules = Arc::new(resolved_rules(rules, p.key.namespace.as_deref(), sets));
                 match tier(&p.tier, records) {
+                    None if p.staged => {}
                     None => closed.push((p.key.clone(), format!("tier {:?} does not exist", p.tier))),
                     Some(tier) => good.push((tier, &**p, rules)),
                 }
@@ -195,15 +217,20 @@ fn resolved_policy(
             });
         }
         resolved.tiers.last_mut().unwrap().policies.push(ResolvedRules {
-            staged: false,
+            staged: policy.staged,
             key: policy.key.clone(),
             rules,
         });
     }
+    for tier in &mut resolved.tiers {
+        if tier.policies.iter().all(|policy| policy.staged) {
+            tier.end_pass = true;
+        }
+    }
     let mut reached = true;
     let mut seen = BTreeSet::new();
     for name in &wep.profiles {
-        let Some(Resource::Profile(profile)) = records.get(&key(Kind::Profile, None, name)) else {
+        let Some(profile) = profile(name, records) else {
             reached = false;
             continue;
         };
@@ -213,7 +240,7 @@ fn resolved_policy(
         if reached && seen.insert(name) {
             resolved.profiles.push(ResolvedRules {
                 staged: false,
-                key: profile.key.clone(),
+                key: key(Kind::Profile, None, name),
                 rules,
             });
         }
@@ -247,7 +274,18 @@ fn resolved_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut Sets) -> V
         versions.retain(|version| rule.ip_version.is_none_or(|only| only == *version));
         let mut mine = Sets::new();
         let mut side = |entity| resolved_side(entity, namespace, rule.protocol, &mut versions, &mut mine);
-        let (source, destination) = (side(&rule.source), side(&rule.destination));
+        let (mut source, mut destination) = (side(&rule.source), side(&rule.destination));
+        for (services, ports) in [(&rule.source.services, false), (&rule.destination.services, true)] {
+            if let Some(service) = services {
+                let place = service.namespace.as_deref().or(namespace).unwrap_or_default();
+                let id = add(Set::Service(place.to_owned(), service.name.clone(), ports), &mut mine);
+                if ports {
+                    destination.service_ports.push(id);
+                } else {
+                    source.sets.push(id);
+                }
+            }
+        }
         if versions.is_empty() {
             continue;
         }
@@ -274,7 +312,26 @@ fn resolved_side(
     versions: &mut BTreeSet<u8>,
     sets: &mut Sets,
 ) -> ResolvedSide {
-    let says_some = entity.selector.is_some() || entity.not_selector.is_some() || entity.namespace_selector.is_some();
+    let mut accounts = Vec::new();
+    if let Some(ServiceAccountMatch {
+        names,
+        selector: labels,
+    }) = &entity.service_accounts
+    {
+        accounts.extend(labels.as_ref().map(|labels| labels.with_label_prefix("pcsa.")));
+        if !names.is_empty() {
+            let list: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+            accounts.push(selector(&format!(
+                "projectcalico.org/serviceaccount in {{{}}}",
+                list.join(",")
+            )));
+        }
+    }
+    let accounts = accounts.into_iter().reduce(|a, b| a.and(&b));
+    let says_some = entity.selector.is_some()
+        || entity.not_selector.is_some()
+        || entity.namespace_selector.is_some()
+        || accounts.is_some();
     let mut conditions = Vec::new();
     if let Some(namespaces) = &entity.namespace_selector {
         conditions.push(namespaces.for_namespaces());
@@ -283,7 +340,11 @@ fn resolved_side(
     {
         conditions.push(selector(&format!("{NAMESPACE_LABEL} == '{namespace}'")));
     }
-    conditions.extend(entity.selector.clone());
+    let own = entity.selector.clone();
+    conditions.extend(match (accounts, own) {
+        (Some(accounts), Some(own)) => Some(accounts.and(&own)),
+        (accounts, own) => accounts.or(own),
+    });
     let mut side = ResolvedSide::default();
     if let Some(not) = &entity.not_selector {
         if conditions.is_empty() {
@@ -336,6 +397,10 @@ fn add(set: Set, sets: &mut Sets) -> SetId {
             let protocol = protocol.map_or("*".to_owned(), |protocol| protocol.0.to_string());
             format!("n:{}", hash(&format!("{}\0{protocol}\0{name}\0", selector.uid())))
         }
+        Set::Service(namespace, name, ports) => {
+            let prefix = if *ports { "p" } else { "v" };
+            format!("{prefix}:{}", hash(&format!("{namespace}\0{name}\0")))
+        }
         Set::Nets(nets) => {
             let sorted: BTreeSet<IpNet> = nets.iter().map(IpNet::trunc).collect();
             format!(
@@ -362,6 +427,11 @@ fn members(records: &Records, sets: &Sets, world: &mut World) {
                 nets: wep.ip_networks.iter().map(|net| host_net(net.addr())).collect(),
                 ports: wep.ports.clone(),
             }),
+            Resource::HostEndpoint(host) => items.push(Item {
+                labels: inherited(&host.labels, &host.profiles, records),
+                nets: host.expected_ips.iter().copied().map(host_net).collect(),
+                ports: host.ports.clone(),
+            }),
             Resource::NetworkSet(set) => items.push(Item {
                 labels: match &set.key.namespace {
                     Some(namespace) => inherited(&set.labels, &[format!("kns.{namespace}")], records),
@@ -377,6 +447,35 @@ fn members(records: &Records, sets: &Sets, world: &mut World) {
     let mut named_ports: BTreeMap<NamedPortMember, SetIds> = BTreeMap::new();
     for (id, set) in sets {
         match set {
+            Set::Service(namespace, name, ports) => {
+                let slices = records.values().filter_map(|record| match record {
+                    Resource::EndpointSlice(slice)
+                        if slice.service.as_ref() == Some(name)
+                            && slice.key.namespace.as_deref() == Some(namespace) =>
+                    {
+                        Some(slice)
+                    }
+                    _ => None,
+                });
+                for slice in slices {
+                    for address in &slice.addresses {
+                        if !ports {
+                            members.entry(host_net(*address)).or_default().insert(id.clone());
+                            continue;
+                        }
+                        for (protocol, port) in &slice.ports {
+                            if let Some(port) = port {
+                                let member = NamedPortMember {
+                                    address: *address,
+                                    protocol: *protocol,
+                                    port: *port,
+                                };
+                                named_ports.entry(member).or_default().insert(id.clone());
+                            }
+                        }
+                    }
+                }
+            }
             Set::Nets(nets) => {
                 for net in nets {
                     members.entry(net.trunc()).or_default().insert(id.clone());

@@ -11,7 +11,7 @@ use super::*;
 
 fn label_text() -> impl Strategy<Value = LabelMap> {
     prop::collection::btree_map(
-        select(&["app", "role", "env"][..]).prop_map(str::to_owned),
+        select(&["app", "role", "env", "pcsa.app", "projectcalico.org/serviceaccount"][..]).prop_map(str::to_owned),
         select(&["x", "y", "z"][..]).prop_map(str::to_owned),
         0..3,
     )
@@ -19,7 +19,7 @@ fn label_text() -> impl Strategy<Value = LabelMap> {
 
 /// Selectors over the labels of [`label_text`], with and without conditions that an index can use.
 pub(crate) fn selectors() -> impl Strategy<Value = Selector> {
-    let key = select(&["app", "role", "env", "pcns.team"][..]);
+    let key = select(&["app", "role", "env", "pcns.team", "pcsa.app"][..]);
     let value = select(&["x", "y", "z"][..]);
     let leaf = (key, value, 0..8).prop_map(|(key, value, shape)| match shape {
         0 => "all()".to_owned(),
@@ -134,6 +134,22 @@ fn entities() -> impl Strategy<Value = EntityRule> {
     };
     let lists =
         prop_oneof![6 => networks(NETS, 2), 1 => networks(NETS, 2).prop_map(move |more| [long(), more].concat())];
+    let accounts = (
+        prop::collection::vec(select(&["x", "y"][..]).prop_map(str::to_owned), 0..2),
+        prop::option::weighted(0.5, selectors()),
+    )
+        .prop_map(|(names, selector)| ServiceAccountMatch { names, selector });
+    let service =
+        (select(&["svc", "web"][..]), select(&[None, Some("a"), Some("b")][..])).prop_map(|(name, namespace)| {
+            ServiceMatch {
+                name: name.to_owned(),
+                namespace: namespace.map(str::to_owned),
+            }
+        });
+    let kubernetes = (
+        prop::option::weighted(0.2, accounts),
+        prop::option::weighted(0.2, service),
+    );
     let maybe = |probability| prop::option::weighted(probability, selectors());
     let namespaces = prop::option::weighted(0.2, namespace_selectors());
     let ports = prop_oneof![3 => Just(vec![]), 1 => rule_ports()];
@@ -144,9 +160,17 @@ fn entities() -> impl Strategy<Value = EntityRule> {
         namespaces,
         (ports.clone(), ports),
         (nets.clone(), nets),
+        kubernetes,
     )
         .prop_map(
-            |(selector, not_selector, namespace_selector, (ports, not_ports), (nets, not_nets))| EntityRule {
+            |(
+                selector,
+                not_selector,
+                namespace_selector,
+                (ports, not_ports),
+                (nets, not_nets),
+                (service_accounts, services),
+            )| EntityRule {
                 nets,
                 not_nets,
                 selector,
@@ -154,14 +178,14 @@ fn entities() -> impl Strategy<Value = EntityRule> {
                 namespace_selector,
                 ports,
                 not_ports,
-                service_accounts: None,
-                services: None,
+                service_accounts,
+                services,
             },
         )
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
-    let action = select(&[Action::Allow, Action::Deny, Action::Pass][..]);
+    let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
     let unknown = prop::bool::weighted(0.1);
     let version = select(&[None, None, Some(4), Some(6)][..]);
     let protocol = select(&[None, Some(Protocol(6)), Some(Protocol(17))][..]);
@@ -193,12 +217,21 @@ fn policies() -> impl Strategy<Value = Resource> {
     );
     let types = (any::<bool>(), any::<bool>());
     let namespaces = prop::option::weighted(0.2, namespace_selectors());
-    let kind = prop::bool::weighted(0.1);
-    (name, place, types, selectors(), namespaces, rules(), rules(), kind).prop_map(
-        |((name, namespace), (tier, order), types, selector, namespaces, ingress, egress, is_bad)| {
+    let accounts = prop::option::weighted(0.1, selectors());
+    let kind = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    let who = (selectors(), namespaces, accounts);
+    (name, place, types, who, rules(), rules(), kind).prop_map(
+        |((name, namespace), (tier, order), types, who, ingress, egress, (is_bad, staged))| {
+            let (selector, namespaces, service_account_selector) = who;
+            let kind = match (staged, namespace) {
+                (true, Some(_)) => Kind::StagedNetworkPolicy,
+                (true, None) => Kind::StagedGlobalNetworkPolicy,
+                (false, Some(_)) => Kind::NetworkPolicy,
+                (false, None) => Kind::GlobalNetworkPolicy,
+            };
+            let key = key(kind, namespace, name);
             let namespace_selector = namespaces.filter(|_| namespace.is_none());
             if is_bad {
-                let key = policy(namespace, name, "", vec![]).key;
                 let (selector, reason) = (Some(selector), "broken".to_owned());
                 return Resource::BadPolicy(Arc::new(BadPolicy {
                     key,
@@ -208,6 +241,9 @@ fn policies() -> impl Strategy<Value = Resource> {
                 }));
             }
             enforced(Policy {
+                key,
+                staged,
+                service_account_selector,
                 tier: tier.to_owned(),
                 order,
                 selector,
@@ -240,7 +276,65 @@ fn tiers() -> impl Strategy<Value = Resource> {
     (name, order, any::<bool>()).prop_map(|(name, order, pass)| tier(name, order, pass))
 }
 
+/// What a namespace implies.
+fn namespaces() -> impl Strategy<Value = Resource> {
+    let team = select(&["", "pcns.team=x", "pcns.team=y"][..]);
+    (select(&["a", "b"][..]), team, rules()).prop_map(|(name, team, ingress)| {
+        Resource::Profile(Arc::new(Profile {
+            key: key(Kind::Namespace, None, name),
+            name: format!("kns.{name}"),
+            labels_to_apply: labels(team),
+            ingress,
+            egress: Vec::new(),
+        }))
+    })
+}
+
+fn host_endpoints() -> impl Strategy<Value = Resource> {
+    let addresses = prop::collection::vec(select(ADDRESSES).prop_map(|address| address.parse().unwrap()), 0..3);
+    (select(&["h1", "h2"][..]), label_text(), addresses, ports()).prop_map(|(name, labels, expected_ips, ports)| {
+        Resource::HostEndpoint(Arc::new(HostEndpoint {
+            key: key(Kind::HostEndpoint, None, name),
+            labels,
+            expected_ips,
+            profiles: vec!["p".to_owned()],
+            ports,
+        }))
+    })
+}
+
+fn slices() -> impl Strategy<Value = Resource> {
+    let addresses = prop::collection::vec(select(ADDRESSES).prop_map(|address| address.parse().unwrap()), 0..3);
+    let port = (select(&[6u8, 17][..]), select(&[Some(80u16), Some(53), None][..]));
+    let ports = prop::collection::vec(port.prop_map(|(protocol, port)| (Protocol(protocol), port)), 0..3);
+    let service = select(&[Some("svc"), Some("web"), None][..]);
+    (
+        select(&["e1", "e2"][..]),
+        select(&["a", "b"][..]),
+        service,
+        addresses,
+        ports,
+    )
+        .prop_map(|(name, namespace, service, addresses, ports)| {
+            Resource::EndpointSlice(Arc::new(EndpointSlice {
+                key: key(Kind::EndpointSlice, Some(namespace), name),
+                service: service.map(str::to_owned),
+                addresses,
+                ports,
+            }))
+        })
+}
+
 /// Any record.
 pub(crate) fn resources() -> impl Strategy<Value = Resource> {
-    prop_oneof![4 => endpoints(), 2 => network_sets(), 4 => policies(), 2 => profiles(), 1 => tiers()]
+    prop_oneof![
+        4 => endpoints(),
+        2 => network_sets(),
+        4 => policies(),
+        2 => profiles(),
+        1 => namespaces(),
+        1 => host_endpoints(),
+        1 => slices(),
+        1 => tiers(),
+    ]
 }

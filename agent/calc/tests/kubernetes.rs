@@ -1,0 +1,143 @@
+//! What the records of a cluster add: services, implied profiles, service accounts, staged policies.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use felid_model::*;
+
+fn slice(name: &str, service: &str, addresses: &[&str], port: u16) -> Resource {
+    Resource::EndpointSlice(Arc::new(EndpointSlice {
+        key: key(Kind::EndpointSlice, Some("a"), name),
+        service: Some(service.to_owned()),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        ports: vec![(Protocol(6), Some(port))],
+    }))
+}
+
+fn to_service(name: &str) -> Rule {
+    Rule {
+        destination: EntityRule {
+            services: Some(ServiceMatch {
+                name: name.to_owned(),
+                namespace: None,
+            }),
+            ..EntityRule::default()
+        },
+        ..rule(Action::Allow)
+    }
+}
+
+#[test]
+fn a_service_is_the_ports_of_its_slices_as_they_are_now() {
+    let mut calc = calc();
+    calc.apply(endpoint(wep("w", "app=x", "10.0.0.1")));
+    calc.apply(enforced(Policy {
+        applies_egress: true,
+        egress: vec![to_service("db")],
+        ..policy(Some("a"), "p", "all()", vec![])
+    }));
+    calc.apply(slice("one", "db", &["10.0.1.1"], 5432));
+    calc.apply(slice("two", "db", &["10.0.1.2"], 5432));
+    calc.apply(slice("other", "web", &["10.0.1.3"], 80));
+    let mut world = World::of(calc.flush());
+    let members = |world: &World| -> Vec<String> {
+        let text = |member: &felid_model::resolved::NamedPortMember| format!("{}:{}", member.address, member.port);
+        world.named_ports.keys().map(text).collect()
+    };
+    assert_eq!(members(&world), ["10.0.1.1:5432", "10.0.1.2:5432"]);
+    // A slice changes hands, another gets another port.
+    calc.apply(slice("one", "web", &["10.0.1.1"], 5432));
+    calc.apply(slice("two", "db", &["10.0.1.2", "10.0.1.4"], 5433));
+    world.add(calc.flush().delta);
+    assert_eq!(members(&world), ["10.0.1.2:5433", "10.0.1.4:5433"]);
+    calc.delete(&key(Kind::EndpointSlice, Some("a"), "two"));
+    world.add(calc.flush().delta);
+    assert_eq!(members(&world), Vec::<String>::new());
+}
+
+fn implied(name: &str, team: &str) -> Resource {
+    Resource::Profile(Arc::new(Profile {
+        key: key(Kind::Namespace, None, name),
+        name: format!("kns.{name}"),
+        labels_to_apply: labels(team),
+        ingress: vec![rule(Action::Allow)],
+        egress: vec![rule(Action::Allow)],
+    }))
+}
+
+#[test]
+fn a_profile_record_goes_before_the_one_that_a_namespace_implies() {
+    let mut calc = calc();
+    calc.apply(endpoint(WorkloadEndpoint {
+        profiles: vec!["kns.a".to_owned()],
+        ..wep("w", "", "10.0.0.1")
+    }));
+    calc.apply(implied("a", "pcns.team=x"));
+    let mut world = World::of(calc.flush());
+    let rules = |world: &World| world.endpoints[&wep_key("w")].ingress.profiles[0].rules.len();
+    assert_eq!(rules(&world), 1);
+    calc.apply(profile("kns.a", "", vec![], vec![]));
+    world.add(calc.flush().delta);
+    assert_eq!(rules(&world), 0);
+    calc.delete(&key(Kind::Profile, None, "kns.a"));
+    world.add(calc.flush().delta);
+    assert_eq!(rules(&world), 1);
+}
+
+#[test]
+fn a_tier_of_staged_policies_alone_passes() {
+    let staged = |name: &str| Policy {
+        staged: true,
+        key: key(Kind::StagedGlobalNetworkPolicy, None, name),
+        tier: "t".to_owned(),
+        ..policy(None, name, "all()", vec![])
+    };
+    let mut calc = calc();
+    calc.apply(tier("t", Some(1.0), false));
+    calc.apply(endpoint(wep("w", "", "10.0.0.1")));
+    calc.apply(enforced(staged("one")));
+    let mut world = World::of(calc.flush());
+    let tier = |world: &World| {
+        let tier = &world.endpoints[&wep_key("w")].ingress.tiers[0];
+        (tier.end_pass, tier.policies.len())
+    };
+    assert_eq!(tier(&world), (true, 1));
+    calc.apply(enforced(Policy {
+        tier: "t".to_owned(),
+        ..policy(None, "two", "all()", vec![])
+    }));
+    world.add(calc.flush().delta);
+    assert_eq!(tier(&world), (false, 2));
+}
+
+#[test]
+fn a_staged_policy_that_cannot_be_read_closes_nothing() {
+    let mut calc = calc();
+    calc.apply(endpoint(wep("w", "", "10.0.0.1")));
+    calc.apply(Resource::BadPolicy(Arc::new(BadPolicy {
+        key: key(Kind::StagedGlobalNetworkPolicy, None, "bad"),
+        selector: None,
+        namespace_selector: None,
+        reason: "broken".to_owned(),
+    })));
+    let world = World::of(calc.flush());
+    assert_eq!(world.endpoints[&wep_key("w")].ingress.closed, None);
+    assert!(calc.problems().is_empty());
+}
+
+#[test]
+fn a_policy_selects_by_the_labels_of_service_accounts() {
+    let mut calc = calc();
+    calc.apply(endpoint(wep("w", "pcsa.role=db", "10.0.0.1")));
+    calc.apply(endpoint(wep("v", "role=db", "10.0.0.2")));
+    calc.apply(enforced(Policy {
+        service_account_selector: Some(selector("role == 'db'")),
+        ..policy(None, "p", "all()", vec![])
+    }));
+    let world = World::of(calc.flush());
+    let tiers = |name: &str| world.endpoints[&wep_key(name)].ingress.tiers.len();
+    assert_eq!((tiers("w"), tiers("v")), (1, 0));
+}
