@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
+use felid_model::resolved::NamedPortMember;
 use felid_model::*;
 
 fn slice(name: &str, service: &str, addresses: &[&str], port: u16) -> Resource {
@@ -44,7 +45,7 @@ fn a_service_is_the_ports_of_its_slices_as_they_are_now() {
     calc.apply(slice("other", "web", &["10.0.1.3"], 80));
     let mut world = World::of(calc.flush());
     let members = |world: &World| -> Vec<String> {
-        let text = |member: &felid_model::resolved::NamedPortMember| format!("{}:{}", member.address, member.port);
+        let text = |member: &NamedPortMember| format!("{}:{}", member.address, member.port);
         world.named_ports.keys().map(text).collect()
     };
     assert_eq!(members(&world), ["10.0.1.1:5432", "10.0.1.2:5432"]);
