@@ -3,6 +3,8 @@
 //! In: transactions, netlink events. Out: enforcement, and routes that lead to what is enforced. Routes follow programs: an interface
 //! gets its routes only once its endpoint's programs are in force, and loses them when the endpoint goes.
 
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,8 +16,7 @@ use felid_model::ResourceKey;
 
 use crate::error::KernelError;
 use crate::kernel::{self, Completed, Config, Flip, Kernel};
-use crate::link::{LinkState, Peer};
-use crate::net::{EndpointNet, Event, Events, Link, Net, NetError};
+use crate::net::{Classifiers, EndpointNet, Events, Link, Net, NetError, Present};
 
 /// What [`Dataplane::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -71,6 +72,10 @@ pub struct Dataplane {
     links: BTreeMap<u32, Link>,
     /// Other ends of veths, as far as they were asked for.
     peers: BTreeMap<u32, OtherEnd>,
+    /// What others have attached by traffic control.
+    classifiers: BTreeMap<u32, Classifiers>,
+    /// Interfaces that are still to be looked at, with the routes and neighbours that a list of all of them showed.
+    backlog: BTreeMap<u32, Present>,
     wanted: BTreeMap<Arc<str>, Wanted>,
     /// Interfaces that have had routes of ours, or may have from an earlier run.
     managed: BTreeSet<u32>,
@@ -94,13 +99,18 @@ impl Dataplane {
             prefixes: options.kernel.interface_prefixes.clone(),
             links: BTreeMap::new(),
             peers: BTreeMap::new(),
+            classifiers: BTreeMap::new(),
+            backlog: BTreeMap::new(),
             wanted: BTreeMap::new(),
             managed: BTreeSet::new(),
             host_addresses: BTreeSet::new(),
             problems: BTreeMap::new(),
             synced: false,
         };
-        let handled = dataplane.refresh().await;
+        let mut handled = dataplane.refresh().await;
+        while !dataplane.backlog.is_empty() {
+            handled.errors.extend(dataplane.work_off().await);
+        }
         // Their routes are an earlier run's, whatever their names.
         dataplane.managed = dataplane.kernel.roles().into_keys().collect();
         for error in handled.errors {
@@ -159,114 +169,6 @@ impl Dataplane {
         self.kernel.complete(transaction)
     }
 
-    /// The next thing that changed on the host; `None` when netlink is closed.
-    pub async fn event(&mut self) -> Option<Event> {
-        self.events.next().await
-    }
-
-    /// Acts on an event, and on those that have come meanwhile.
-    pub async fn handle(&mut self, event: Event) -> Handled {
-        let mut handled = Handled::default();
-        let (mut changed, mut dirty) = (BTreeSet::new(), BTreeSet::new());
-        let (mut addresses, mut resync) = (false, false);
-        let mut next = Some(event);
-        while let Some(event) = next {
-            match event {
-                Event::Link(link) => {
-                    let index = link.index;
-                    let concerns = self.concerns(&link) || self.links.get(&index).is_some_and(|old| self.concerns(old));
-                    let old = self.links.insert(index, link);
-                    if old.as_ref() != self.links.get(&index) {
-                        changed.insert(index);
-                        dirty.extend(concerns.then_some(index));
-                        // A problem is told by the name that the interface has.
-                        if let Some(old) = old {
-                            self.problems.remove(&old.name);
-                        }
-                    }
-                }
-                Event::LinkGone(index) => {
-                    if let Some(old) = self.links.remove(&index) {
-                        self.problems.remove(&old.name);
-                    }
-                    self.peers.remove(&index);
-                    self.managed.remove(&index);
-                    changed.remove(&index);
-                    dirty.remove(&index);
-                    handled
-                        .errors
-                        .extend(self.kernel.link_gone(index).into_iter().map(DataplaneError::from));
-                }
-                Event::Addresses => addresses = true,
-                Event::Routes(index) => {
-                    if self.managed.contains(&index) {
-                        dirty.insert(index);
-                    }
-                }
-                Event::Resync => resync = true,
-            }
-            next = self.events.try_next();
-        }
-        if resync {
-            return self.refresh().await;
-        }
-        // Closing comes first; other ends are asked for afterwards.
-        handled.errors.extend(self.tell_kernel(&changed));
-        let found = self.find_peers(&changed).await;
-        handled.errors.extend(self.tell_kernel(&found));
-        if addresses {
-            self.refresh_addresses(&mut handled).await;
-        }
-        handled.errors.extend(self.reconcile(dirty).await);
-        handled
-    }
-
-    /// Other prefixes of workload interfaces from now on: interfaces that have become unknown are closed, others let go.
-    pub async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Handled {
-        self.prefixes.clone_from(&prefixes);
-        let errors: Vec<KernelError> = self.kernel.set_interface_prefixes(prefixes);
-        let mut handled = self.refresh().await;
-        handled.errors.extend(errors.into_iter().map(DataplaneError::from));
-        handled
-    }
-
-    /// Looks at everything again: links, addresses, sysctls, routes and neighbours.
-    pub async fn refresh(&mut self) -> Handled {
-        let mut handled = Handled::default();
-        handled
-            .errors
-            .extend(self.net.enable_forwarding().into_iter().map(DataplaneError::from));
-        match self.net.links().await {
-            Ok(links) => {
-                self.links = links.into_iter().map(|link| (link.index, link)).collect();
-                let indexes: BTreeSet<u32> = self.links.keys().copied().collect();
-                self.peers.retain(|index, _| indexes.contains(index));
-                self.managed.retain(|index| indexes.contains(index));
-                // Closing what is unknown comes before finding out about other ends.
-                let states = self.links.values().map(|link| self.state(link)).collect();
-                handled
-                    .errors
-                    .extend(self.kernel.set_links(states).into_iter().map(DataplaneError::from));
-                let found = self.find_peers(&indexes).await;
-                handled.errors.extend(self.tell_kernel(&found));
-                let names: BTreeSet<Arc<str>> = self.links.values().map(|link| link.name.clone()).collect();
-                self.problems.retain(|name, _| names.contains(name));
-            }
-            Err(error) => handled.errors.push(error.into()),
-        }
-        self.refresh_addresses(&mut handled).await;
-        if self.synced {
-            let all: Vec<u32> = self
-                .links
-                .values()
-                .filter(|link| self.concerns(link))
-                .map(|link| link.index)
-                .collect();
-            handled.errors.extend(self.reconcile(all).await);
-        }
-        handled
-    }
-
     /// Addresses of the host itself.
     pub const fn host_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.host_addresses
@@ -311,114 +213,6 @@ impl Dataplane {
         }
         old
     }
-
-    /// Tells the kernel half of links that have changed: a burst of them in one call, which waits once and not for each.
-    fn tell_kernel(&mut self, changed: &BTreeSet<u32>) -> Vec<DataplaneError> {
-        let mut states = changed
-            .iter()
-            .filter_map(|index| self.links.get(index))
-            .map(|link| self.state(link));
-        let errors = match (states.next(), states.next()) {
-            (None, _) => Vec::new(),
-            (Some(state), None) => self.kernel.set_link(state),
-            (Some(_), Some(_)) => self
-                .kernel
-                .set_links(self.links.values().map(|link| self.state(link)).collect()),
-        };
-        errors.into_iter().map(DataplaneError::from).collect()
-    }
-
-    /// Asks for the MAC addresses of veths' other ends in other namespaces; the links of which something new was learnt.
-    async fn find_peers(&mut self, links: &BTreeSet<u32>) -> BTreeSet<u32> {
-        let mut found = BTreeSet::new();
-        for index in links {
-            let Some(link) = self
-                .links
-                .get(index)
-                .filter(|link| link.redirectable() && self.concerns(link))
-                .cloned()
-            else {
-                continue;
-            };
-            let (Some(peer), Some(namespace)) = (link.peer_index, link.peer_namespace) else {
-                continue;
-            };
-            let other = OtherEnd {
-                place: (peer, namespace),
-                mac: self.net.peer_mac(&link).await,
-            };
-            if self.peers.insert(*index, other) != Some(other) {
-                found.insert(*index);
-            }
-        }
-        found
-    }
-
-    fn state(&self, link: &Link) -> LinkState {
-        let place = link.peer_index.zip(link.peer_namespace);
-        let known = self.peers.get(&link.index).filter(|other| Some(other.place) == place);
-        LinkState {
-            ifindex: link.index,
-            name: link.name.clone(),
-            mac: link.mac,
-            mtu: link.mtu,
-            peer: link.redirectable().then(|| Peer {
-                mac: known.and_then(|other| other.mac),
-            }),
-        }
-    }
-
-    async fn refresh_addresses(&mut self, handled: &mut Handled) {
-        match self.net.host_addresses().await {
-            Ok(addresses) => {
-                handled.host_addresses |= addresses != self.host_addresses;
-                self.host_addresses = addresses;
-            }
-            Err(error) => handled.errors.push(error.into()),
-        }
-    }
-
-    /// Sysctls, routes and neighbours of interfaces. Before the first transaction nothing is touched: what an earlier run left holds.
-    async fn reconcile(&mut self, interfaces: impl IntoIterator<Item = u32>) -> Vec<DataplaneError> {
-        if !self.synced {
-            return Vec::new();
-        }
-        let mut work = Vec::new();
-        for index in interfaces {
-            let Some(link) = self.links.get(&index) else { continue };
-            let wanted = self.wanted.get(&link.name);
-            let endpoint = EndpointNet {
-                ifindex: index,
-                interface: link.name.clone(),
-                addresses: wanted.map(|wanted| wanted.addresses.clone()).unwrap_or_default(),
-                mac: wanted.and_then(|wanted| wanted.mac),
-            };
-            work.push((endpoint, wanted.is_some(), link.up));
-        }
-        // One after the other: the kernel allows one dump a socket at a time.
-        let mut errors = Vec::new();
-        for (endpoint, wanted, up) in work {
-            let mut failed = if wanted {
-                self.net.configure_interface(&endpoint.interface)
-            } else {
-                Vec::new()
-            };
-            failed.extend(self.net.reconcile(&endpoint, up).await.errors);
-            if wanted {
-                self.managed.insert(endpoint.ifindex);
-            } else {
-                self.managed.remove(&endpoint.ifindex);
-            }
-            if failed.is_empty() {
-                self.problems.remove(&endpoint.interface);
-            } else {
-                let told = failed.iter().map(ToString::to_string).collect();
-                self.problems.insert(endpoint.interface, told);
-            }
-            errors.extend(failed.into_iter().map(DataplaneError::from));
-        }
-        errors
-    }
 }
 
 /// Removes everything felid has put into the kernel and the host's network configuration: links, programs, maps, pins, and the routes
@@ -428,7 +222,7 @@ pub async fn cleanup(bpffs: &Path, prefixes: &[String], route_protocol: u8) -> R
     kernel::cleanup(bpffs)?;
     let (net, _events) = Net::open(route_protocol)?;
     let mut errors = Vec::new();
-    for link in net.links().await? {
+    for link in net.links().await?.list {
         if attached.contains(&link.index) || prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())) {
             let nothing = EndpointNet {
                 ifindex: link.index,

@@ -87,6 +87,27 @@ pub enum KernelError {
     /// A transaction that contradicts itself or the table sizes.
     #[error("inconsistent transaction: {0}")]
     Inconsistent(String),
+    /// An interface did not get its endpoint's programs, and is closed.
+    #[error("interface {ifindex} is closed, since its endpoint's programs cannot be put there: {source}")]
+    Closed {
+        /// Its index.
+        ifindex: u32,
+        /// Why.
+        source: Box<KernelError>,
+    },
+    /// An interface did not get its endpoint's programs, and cannot be closed as a whole either.
+    #[error(
+        "interface {ifindex} is not guarded: its endpoint's programs cannot be put there ({source}), and neither can those that close \
+         both directions ({also}); what could be closed is"
+    )]
+    HalfOpen {
+        /// Its index.
+        ifindex: u32,
+        /// Why.
+        source: Box<KernelError>,
+        /// Why not even that.
+        also: Box<KernelError>,
+    },
     /// The transaction before this one has not been completed.
     #[error("the previous change is not complete yet")]
     Unfinished,

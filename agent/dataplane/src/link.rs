@@ -16,6 +16,8 @@ pub struct LinkState {
     /// The other end, if this is a veth whose other end is in another network namespace and no queueing discipline but `noqueue` stands
     /// before it: packets may be redirected straight into it. `None` = everything takes the host's stack.
     pub peer: Option<Peer>,
+    /// Filters of others at it, by traffic control; for people.
+    pub filters: Arc<[String]>,
 }
 
 /// The other end of a veth.

@@ -215,6 +215,16 @@ impl<D: Dataplane> Pipeline<D> {
                 reasons.push(format!("interface {interface} is not there"));
             }
             Some(state) => {
+                if !state.attached {
+                    closed = true;
+                    reasons.push(format!("its programs are not at interface {}", state.interface));
+                }
+                if !state.foreign.filters.is_empty() {
+                    reasons.push(format!(
+                        "filters of others see packets after felid does: {}",
+                        state.foreign.filters.join(", ")
+                    ));
+                }
                 if !state.foreign.before.is_empty() {
                     reasons.push(format!(
                         "programs {:?} of others see packets before felid does",

@@ -145,6 +145,7 @@ impl Dataplane for Fake {
                 key: plan.endpoint.key.clone(),
                 interface,
                 ifindex: there.then_some(10 + id.index),
+                attached: true,
                 fast: there,
                 conflict: None,
                 foreign: Foreign::default(),

@@ -92,6 +92,7 @@ impl<'a> Bench<'a> {
             name: workload.interface.as_str().into(),
             mac: Some(MAC),
             mtu: 1500,
+            filters: Arc::default(),
             peer: Some(Peer {
                 mac: Some(workload.mac),
             }),

@@ -1,5 +1,8 @@
 //! Interfaces that come late, vanish, change their names, or come back as others.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use felid_compile::program::Insn;
 use felid_dataplane::kernel::Role;
 use felid_dataplane::{LinkState, sys};
 
@@ -185,22 +188,8 @@ fn foreign_programs_are_reported_and_end_the_fast_path() {
         node.commit(&set([endpoint(&a, allow(), allow())]));
         assert!(node.kernel.endpoints()[0].fast);
         // A program of somebody else's, put before ours.
-        let exit = felid_compile::program::Insn {
-            code: 0x95,
-            dst: 0,
-            src: 0,
-            off: 0,
-            imm: 0,
-        };
-        let next = felid_compile::program::Insn {
-            code: 0xb7,
-            dst: 0,
-            src: 0,
-            off: 0,
-            imm: -1,
-        };
-        let program = sys::load_classifier(&[next, exit], "foreign").unwrap();
-        let link = sys::attach_first(std::os::fd::AsFd::as_fd(&program), a.ifindex, sys::Hook::ToWorkload).unwrap();
+        let program = foreign();
+        let link = sys::attach_first(program.as_fd(), a.ifindex, sys::Hook::ToWorkload).unwrap();
         node.links(&[&a]);
         let seen = &node.kernel.endpoints()[0];
         assert_eq!(
@@ -210,5 +199,57 @@ fn foreign_programs_are_reported_and_end_the_fast_path() {
         drop(link);
         node.links(&[&a]);
         assert!(node.kernel.endpoints()[0].fast);
+    });
+}
+
+/// A program that passes everything on.
+pub(crate) fn foreign() -> OwnedFd {
+    let insn = |code, imm| Insn {
+        code,
+        dst: 0,
+        src: 0,
+        off: 0,
+        imm,
+    };
+    sys::load_classifier(&[insn(0xb7, -1), insn(0x95, 0)], "foreign").unwrap()
+}
+
+#[test]
+fn an_interface_with_one_free_hook_ends_closed() {
+    on_host(|host| {
+        let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("veth-b", B).unwrap());
+        for workload in [&a, &b] {
+            host.wire(workload).unwrap();
+        }
+        let mut node = Node::open(host);
+        node.links(&[&a, &b]);
+        // As many programs as a hook takes.
+        let full: Vec<OwnedFd> = (0..64)
+            .map_while(|_| sys::attach_first(foreign().as_fd(), b.ifindex, sys::Hook::ToWorkload).ok())
+            .collect();
+        assert!(full.len() > 32);
+        let transaction = node.plan(&set([endpoint(&a, allow(), allow()), endpoint(&b, allow(), allow())]));
+        let flip = node.kernel.apply(&transaction).unwrap();
+        let errors: Vec<String> = flip.link_errors.iter().map(ToString::to_string).collect();
+        assert!(errors.len() == 1 && errors[0].contains("not guarded"), "{errors:?}");
+        sys::membarrier().unwrap();
+        node.kernel.complete(&transaction).unwrap();
+        node.planner.retired();
+        let seen = |node: &Node| {
+            node.kernel
+                .endpoints()
+                .into_iter()
+                .find(|state| &*state.key.name == "veth-b")
+                .unwrap()
+        };
+        assert!(!seen(&node).attached && !seen(&node).fast);
+        let before = node.dropped(felid_common::Drop::UnknownInterface);
+        assert!(!b.namespace.pings(A[0]).unwrap(), "its packets go nowhere");
+        assert!(node.dropped(felid_common::Drop::UnknownInterface) > before);
+        // The next look at everything mends it, once there is room.
+        drop(full);
+        node.links(&[&a, &b]);
+        assert!(seen(&node).attached && seen(&node).fast);
+        assert!((0..3).any(|_| b.namespace.pings(A[0]).unwrap()));
     });
 }

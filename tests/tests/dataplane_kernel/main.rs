@@ -4,6 +4,7 @@
 mod flows;
 mod links;
 mod node;
+mod plane;
 mod restart;
 mod sizes;
 mod transactions;

@@ -97,6 +97,7 @@ pub(crate) fn state(workload: &Workload) -> LinkState {
         name: workload.interface.as_str().into(),
         mac: Some(felid_lab::netns::HOST_MAC),
         mtu: 1500,
+        filters: Arc::default(),
         peer: Some(Peer {
             mac: Some(workload.mac),
         }),
@@ -118,11 +119,19 @@ pub(crate) fn allow() -> ResolvedPolicy {
 
 /// Allows what comes from members of a set.
 pub(crate) fn allow_from(set: &str) -> ResolvedPolicy {
-    let source = ResolvedSide {
-        sets: vec![SetId(set.into())],
-        ..ResolvedSide::default()
+    allow_from_any(&[set])
+}
+
+/// Allows what comes from members of any of the sets.
+pub(crate) fn allow_from_any(sets: &[&str]) -> ResolvedPolicy {
+    let from = |set: &&str| {
+        let source = ResolvedSide {
+            sets: vec![SetId((*set).into())],
+            ..ResolvedSide::default()
+        };
+        rule(ResolvedAction::Allow, source)
     };
-    rules(vec![rule(ResolvedAction::Allow, source)])
+    rules(sets.iter().map(from).collect())
 }
 
 /// Denies every packet.

@@ -1,15 +1,17 @@
 //! An agent that dies and comes back: nothing is let through, nothing is cut.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use felid_dataplane::kernel::Role;
+use felid_dataplane::sys;
 use felid_lab::{Host, Workload};
 use felid_tests::frames::Frame;
 
-use crate::node::{Node, allow, allow_from, config, endpoint, gone, members, on_host, set};
+use crate::node::{Node, allow, allow_from, allow_from_any, config, endpoint, gone, members, on_host, set};
 
 const A: &[&str] = &["10.65.0.2", "fd00:65::2"];
 const B: &[&str] = &["10.65.0.3", "fd00:65::3"];
@@ -197,5 +199,69 @@ fn an_agent_may_die_between_the_two_halves() {
         ]));
         assert!(a.namespace.pings(C[0]).unwrap());
         assert_eq!(node.kernel.inventory().unwrap().unequal, 0);
+    });
+}
+
+#[test]
+fn a_link_that_cannot_be_looked_at_is_not_taken_for_gone() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        let mut node = Node::open(host);
+        node.links(&[&a]);
+        drop(node);
+        // Something that is no link stands where one should.
+        let version = std::fs::read_dir(host.bpffs().join("felid"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let program = sys::open_pin(&version.join("maps/epoch")).unwrap();
+        let pin = version.join(format!("links/{}_from_workload", a.ifindex + 1));
+        sys::pin(program.as_fd(), &pin).unwrap();
+        let error = felid_dataplane::Kernel::open(&config(host)).err().unwrap().to_string();
+        assert!(error.contains(&pin.display().to_string()), "{error}");
+        assert!(pin.exists());
+        for hook in sys::Hook::ALL {
+            assert_eq!(sys::attached(a.ifindex, hook).unwrap().len(), 1);
+        }
+    });
+}
+
+#[test]
+fn the_class_table_may_change_its_shape() {
+    on_host(|host| {
+        let [a, b, c] = three(host);
+        let mut large = config(host);
+        large.capacities.classes = 64;
+        large.capacities.class_bits = 128;
+        let mut node = Node::with(&large);
+        node.links(&[&a, &b, &c]);
+        // Many classes: every address is in another set.
+        let sets: Vec<String> = (0..40).map(|n| format!("s:{n}")).collect();
+        let names: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let mut records = set([
+            endpoint(&a, allow(), allow()),
+            endpoint(&b, allow(), allow()),
+            endpoint(&c, allow(), allow_from_any(&names)),
+        ]);
+        for (n, name) in names.iter().enumerate() {
+            let address = format!("10.66.0.{n}").parse().unwrap();
+            records.members.extend(members(name, &[address]).members);
+        }
+        records.members.extend(members("s:0", &a.addresses).members);
+        node.commit(&records);
+        drop(node);
+        // More than half of the rows are in use; fewer rows, other widths.
+        for (classes, bits) in [(64, 128), (48, 128), (45, 64), (48, 256)] {
+            large.capacities.classes = classes;
+            large.capacities.class_bits = bits;
+            let mut node = Node::with(&large);
+            assert_eq!(node.kernel.capacities().classes, classes);
+            node.links(&[&a, &b, &c]);
+            node.commit(&records);
+            assert!((0..3).any(|_| a.namespace.pings(C[0]).unwrap()));
+            assert!(!b.namespace.pings(C[0]).unwrap());
+        }
     });
 }

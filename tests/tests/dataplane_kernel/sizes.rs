@@ -29,6 +29,7 @@ fn a_full_node_starts_and_restarts() {
                 name: name.as_str().into(),
                 mac: None,
                 mtu: 1500,
+                filters: Arc::default(),
                 peer: None,
             });
             let mut record = endpoint(&template, allow(), allow_from("s:x"));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 /// Numbers from `first` up to `limit` (exclusive). What is taken is *staged* until it is committed or rolled back.
 #[derive(Debug)]
 pub(super) struct IdPool {
+    first: u32,
     /// Every number from here on is free.
     next: u32,
     limit: u32,
@@ -17,6 +18,7 @@ pub(super) struct IdPool {
 impl IdPool {
     pub(super) fn new(first: u32, limit: u32) -> Self {
         Self {
+            first,
             next: first,
             limit: limit.max(first),
             free: BTreeSet::new(),
@@ -72,6 +74,11 @@ impl IdPool {
         for id in std::mem::take(&mut self.staged) {
             self.give(id);
         }
+    }
+
+    /// How many numbers there are.
+    pub(super) const fn capacity(&self) -> usize {
+        (self.limit - self.first) as usize
     }
 
     /// How many numbers are in use, staged ones included.

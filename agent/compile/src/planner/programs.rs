@@ -100,6 +100,14 @@ impl Programs {
         }
         let (policy, own) = (&input.policy, input.own.for_compiler());
         let (address_sets, named_sets) = compiler.sets_tested(&policy.resolved, policy.direction, &own);
+        let tested = address_sets.len() + named_sets.difference(&address_sets).count();
+        if tested > sets.capacity() {
+            // It would not fit if it were alone, so it must not be in the way of the others.
+            let reason = format!("it tests {tested} sets, and there is room for {}", sets.capacity());
+            let reason: Arc<str> = reason.into();
+            self.rejected.insert(Arc::new(input), reason.clone());
+            return Err(Refusal::Program(reason));
+        }
         sets.allocate(address_sets.iter().chain(named_sets.difference(&address_sets)))
             .map_err(Refusal::Slots)?;
         let mut recorder = Recorder {

@@ -274,6 +274,11 @@ impl Sets {
         self.slots.commit();
     }
 
+    /// Slots in all.
+    pub(super) const fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// Slots in use.
     pub(super) fn slots_used(&self) -> usize {
         self.slots.used()

@@ -20,7 +20,7 @@ fn small() -> PlannerOptions {
 }
 
 /// Tells the planner, plans, and completes the transaction.
-fn step(planner: &mut Planner<Picky>, deltas: &[Delta]) -> Option<Transaction> {
+pub(crate) fn step(planner: &mut Planner<Picky>, deltas: &[Delta]) -> Option<Transaction> {
     deltas.iter().for_each(|delta| planner.update(delta));
     let transaction = planner.plan().unwrap();
     planner.retired();
@@ -31,7 +31,7 @@ fn fresh() -> Planner<Picky> {
     Planner::with_compiler(small(), Adopted::default(), Picky)
 }
 
-fn plan_of<'a>(transaction: &'a Transaction, name: &str) -> &'a EndpointPlan {
+pub(crate) fn plan_of<'a>(transaction: &'a Transaction, name: &str) -> &'a EndpointPlan {
     let plans = transaction.endpoints.values().filter_map(|change| match change {
         EndpointChange::Set(plan) => Some(plan),
         EndpointChange::Gone { .. } => None,

@@ -5,6 +5,7 @@
 mod build;
 mod cases;
 mod kernel;
+mod limits;
 mod scenario;
 mod speed;
 #[path = "../support/mod.rs"]

@@ -1,25 +1,25 @@
 //! Endpoint records and interfaces: who is behind which interface, and what stands at its hooks.
 
+mod attach;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use felid_common::{ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, MAX_ENDPOINTS};
 use felid_compile::planner::identity;
-use felid_compile::stub::{self, stub};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, Transaction};
 use felid_model::ResourceKey;
+
+pub(crate) use attach::Attach;
 
 use super::expedite::Expedited;
 use super::links::{Foreign, Links, Role};
 use super::mirror::Mirror;
-use super::programs::{MapFds, link};
 use super::tables::words;
 use crate::error::{KernelError, Result};
 use crate::link::LinkState;
-use crate::sys::{self, Hook};
 
 /// Gateway of IPv4 workloads whose record names none.
 const DEFAULT_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -35,6 +35,8 @@ pub struct EndpointState {
     pub interface: Arc<str>,
     /// Index of its interface; `None` = waits for it to appear.
     pub ifindex: Option<u32>,
+    /// Its programs stand at both hooks of its interface.
+    pub attached: bool,
     /// Packets are redirected straight into it.
     pub fast: bool,
     /// Another endpoint has its interface.
@@ -62,14 +64,6 @@ pub(crate) struct Endpoints {
     synced: bool,
     /// Whether the interfaces of the host are known: likewise.
     known: bool,
-}
-
-/// What is needed to load programs for links.
-pub(crate) struct Attach<'a> {
-    pub(crate) closed: BorrowedFd<'a>,
-    pub(crate) maps: &'a MapFds,
-    /// The directory of everything pinned.
-    pub(crate) directory: &'a Path,
 }
 
 impl Endpoints {
@@ -359,7 +353,10 @@ impl Endpoints {
         let expedited = Expedited::start(attach.directory, 2 * changes.count());
         for &ifindex in interfaces {
             match self.reconcile_one(ifindex, attach) {
-                Ok(Some(foreign)) => {
+                Ok(Some(mut foreign)) => {
+                    if let Some(state) = self.interfaces.get(&ifindex) {
+                        foreign.filters = Arc::clone(&state.filters);
+                    }
                     self.foreign.insert(ifindex, foreign);
                     continue;
                 }
@@ -388,24 +385,6 @@ impl Endpoints {
         }
         self.attach(ifindex, role, attach)?;
         self.links.inspect(ifindex).map(Some)
-    }
-
-    fn attach(&mut self, ifindex: u32, role: Role, attach: &Attach<'_>) -> Result<()> {
-        if let Role::Stub(id) = role {
-            // The record knows the interface before the first packet enters by it.
-            self.refresh_record(id);
-            self.records.flush()?;
-        }
-        for hook in Hook::ALL {
-            match role {
-                Role::Stub(id) => {
-                    let program = load_stub(hook, id, attach.maps)?;
-                    self.links.set(ifindex, hook, role, program.as_fd())?;
-                }
-                Role::Closed | Role::Inherited => self.links.set(ifindex, hook, Role::Closed, attach.closed)?,
-            }
-        }
-        Ok(())
     }
 
     /// Writes what interfaces changed about the records.
@@ -442,6 +421,7 @@ impl Endpoints {
                     id,
                     key: plan.endpoint.key.clone(),
                     ifindex: (record.ifindex != 0).then_some(record.ifindex),
+                    attached: self.links.role(record.ifindex) == Some(Role::Stub(id)),
                     fast: record.flags & ENDPOINT_FAST != 0,
                     conflict,
                     foreign: self.foreign.get(&record.ifindex).cloned().unwrap_or_default(),
@@ -460,20 +440,6 @@ impl Endpoints {
             .map(|ifindex| (ifindex, self.links.role(ifindex)))
             .collect()
     }
-}
-
-fn load_stub(hook: Hook, id: EndpointId, maps: &MapFds) -> Result<std::os::fd::OwnedFd> {
-    let kind = match hook {
-        Hook::FromWorkload => stub::Hook::FromWorkload,
-        Hook::ToWorkload => stub::Hook::ToWorkload,
-    };
-    let chunk = stub(kind, id);
-    let insns = link(&chunk, maps, None)
-        .ok_or_else(|| KernelError::Inconsistent("a map reference of a stub is out of place".to_owned()))?;
-    sys::load_classifier(&insns, &format!("e{}_{}", id.index, id.id)).map_err(|error| KernelError::Fixed {
-        name: format!("stub of endpoint {}", id.id),
-        reason: format!("{}\n{}", error.error, error.log),
-    })
 }
 
 /// The generation after this one. 0 and the maximum have meanings of their own; four thousand million changes of one endpoint's policy

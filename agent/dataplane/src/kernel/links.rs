@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use felid_compile::transaction::EndpointId;
 
@@ -72,7 +73,8 @@ impl Links {
                     );
                 }
                 (_, Ok(_)) => fs::remove_file(&path).map_err(KernelError::file("remove", &path))?,
-                (_, Err(error)) => return Err(KernelError::file("open", &path)(error)),
+                // Whatever this means, the link may well be what guards a workload: it stays.
+                (_, Err(error)) => return Err(KernelError::file("adopt the link", &path)(error)),
             }
         }
         Ok(links)
@@ -156,7 +158,7 @@ impl Links {
         match sys::open_pin(&path).and_then(|link| sys::update_link(link.as_fd(), program)) {
             Ok(()) => Ok(true),
             // The interface is gone, or somebody removed the pin.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENOENT)) => {
+            Err(error) if is_gone(&error) => {
                 self.remove_one(ifindex, hook)?;
                 Ok(false)
             }
@@ -186,28 +188,36 @@ impl Links {
     }
 }
 
-/// Programs of others on an interface's TCX hooks, by id.
+/// Programs of others at an interface: on its TCX hooks, by id, and by traffic control.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
     /// They see packets before felid does, and may let them pass it.
     pub before: Vec<u32>,
     /// They see what felid lets pass.
     pub after: Vec<u32>,
+    /// Filters of traffic control, for people; they run after felid.
+    pub filters: Arc<[String]>,
 }
 
 impl Foreign {
     /// Whether there are any: then packets must not skip the host's stack.
     pub fn any(&self) -> bool {
-        !self.before.is_empty() || !self.after.is_empty()
+        !self.before.is_empty() || !self.after.is_empty() || !self.filters.is_empty()
     }
 }
 
+/// What is pinned; `None` = nothing any more.
 fn read(path: &Path) -> io::Result<Option<LinkInfo>> {
-    match sys::open_pin(path) {
-        Ok(link) => Ok(sys::link_info(link.as_fd()).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    match sys::open_pin(path).and_then(|link| sys::link_info(link.as_fd())) {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether an error says that a link, its pin or its interface is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENOLINK))
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ pub(crate) struct Maps {
     pub(crate) settings: RawMap,
     pub(crate) endpoints: RawMap,
     pub(crate) scratch: RawMap,
+    /// New at every start: the programs of a previous run go on with the rows that they were made for.
     pub(crate) classes: RawMap,
     pub(crate) peers_v4: RawMap,
     pub(crate) peers_v6: RawMap,
@@ -119,6 +120,15 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
+    /// Values that user space sees for each key.
+    const fn values(&self, kind: bpf_map_type) -> usize {
+        if matches!(kind, BPF_MAP_TYPE_PERCPU_ARRAY) {
+            self.cpus
+        } else {
+            1
+        }
+    }
+
     fn open(
         &mut self,
         name: &'static str,
@@ -128,12 +138,12 @@ impl Opener<'_> {
         entries: u32,
     ) -> Result<RawMap> {
         let path = self.directory.join(name);
-        let per_cpu = matches!(kind, BPF_MAP_TYPE_PERCPU_ARRAY);
-        let values = if per_cpu { self.cpus } else { 1 };
-        let wrap = |data| RawMap::new(data, values).map_err(|source| KernelError::Map { name, source });
+        let values = self.values(kind);
         match sys::open_pin(&path) {
             Ok(fd) => {
-                let map = wrap(MapData::from_fd(fd).map_err(|source| KernelError::Map { name, source })?)?;
+                let map = MapData::from_fd(fd)
+                    .and_then(|data| RawMap::new(data, values))
+                    .map_err(|source| KernelError::Map { name, source })?;
                 let value = if values > 1 {
                     value.next_multiple_of(8) * values
                 } else {
@@ -151,22 +161,39 @@ impl Opener<'_> {
                     }
                     return Ok(map);
                 }
-                if name != "classes" {
-                    let (found_key, found_value) = (map.key_size(), map.value_size());
-                    return Err(KernelError::Shape {
-                        path,
-                        found_key,
-                        found_value,
-                        key,
-                        value,
-                    });
-                }
-                // Programs hold on to the rows they were made for, so the width may change under them.
-                std::fs::remove_file(&path).map_err(KernelError::file("replace", &path))?;
+                let (found_key, found_value) = (map.key_size(), map.value_size());
+                return Err(KernelError::Shape {
+                    path,
+                    found_key,
+                    found_value,
+                    key,
+                    value,
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(KernelError::file("open", &path)(error)),
         }
+        self.create(name, kind, key, value, entries)
+    }
+
+    /// A new map in the place of an old one, which lives on for the programs that were made for it.
+    fn renew(
+        &mut self,
+        name: &'static str,
+        kind: bpf_map_type,
+        key: usize,
+        value: usize,
+        entries: u32,
+    ) -> Result<RawMap> {
+        let path = self.directory.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::file("replace", &path)(error)),
+            _ => self.create(name, kind, key, value, entries),
+        }
+    }
+
+    fn create(&self, name: &'static str, kind: bpf_map_type, key: usize, value: usize, entries: u32) -> Result<RawMap> {
+        let path = self.directory.join(name);
         let flags = if kind == BPF_MAP_TYPE_LPM_TRIE {
             aya_obj::generated::BPF_F_NO_PREALLOC
         } else {
@@ -174,8 +201,9 @@ impl Opener<'_> {
         };
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let definition = aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, flags);
-        let data = MapData::create(definition, name, None).map_err(|source| KernelError::Map { name, source })?;
-        let map = wrap(data)?;
+        let map = MapData::create(definition, name, None)
+            .and_then(|data| RawMap::new(data, self.values(kind)))
+            .map_err(|source| KernelError::Map { name, source })?;
         sys::pin(map.fd(), &path).map_err(KernelError::file("pin", &path))?;
         Ok(map)
     }
@@ -198,7 +226,8 @@ impl Maps {
         let settings = array("settings", BPF_MAP_TYPE_ARRAY, size_of::<Settings>(), 1)?;
         let endpoints = array("endpoints", BPF_MAP_TYPE_ARRAY, size_of::<Endpoint>(), MAX_ENDPOINTS)?;
         let scratch = array("scratch", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<Scratch>(), 1)?;
-        let classes = array("classes", BPF_MAP_TYPE_ARRAY, c.class_words() * 8, c.classes)?;
+        let classes = opener.renew("classes", BPF_MAP_TYPE_ARRAY, 4, c.class_words() * 8, c.classes)?;
+        let mut array = |name, kind, value, entries| opener.open(name, kind, 4, value, entries);
         let drops = array("drops", BPF_MAP_TYPE_PERCPU_ARRAY, 8, DROP_REASONS)?;
         let events = array("events", BPF_MAP_TYPE_PERCPU_ARRAY, 8, EVENTS)?;
         let counters = array("counters", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_COUNTERS)?;

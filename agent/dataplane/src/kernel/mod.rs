@@ -277,7 +277,7 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// What a previous run left, for the planner.
+    /// What a previous run left, for a planner that plans the first transaction of this run.
     pub fn adopt(&self) -> Adopted {
         let active = self.active();
         Adopted {

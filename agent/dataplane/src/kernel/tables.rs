@@ -46,6 +46,20 @@ macro_rules! each {
     }};
 }
 
+/// Marks a class of a previous run: its row is in the table of that run, not in this one's. Such numbers are told to the planner so
+/// that they take no room, and come back as what stood in an entry before.
+const PREVIOUS: u32 = 1 << 31;
+
+/// A class of a previous run, for the planner.
+const fn previous(class: u32) -> u32 {
+    if class == 0 { 0 } else { class | PREVIOUS }
+}
+
+/// What stands in the kernel for a class.
+const fn original(class: u32) -> u32 {
+    class & !PREVIOUS
+}
+
 impl Tables {
     /// An error if what `transaction` adds does not fit, or names a class that does not exist.
     pub(crate) fn reserve(&self, transaction: &Transaction, classes: u32) -> Result<()> {
@@ -69,22 +83,9 @@ impl Tables {
         self.nets_v6.reserve(v6.iter())?;
         let ports: Vec<_> = transaction.named_ports.keys().map(port_key).collect();
         self.named_ports.reserve(ports.iter())?;
-        let used = (transaction
-            .peers
-            .values()
-            .flat_map(|change| [change.before.class, change.after.class]))
-        .chain(
-            transaction
-                .nets
-                .values()
-                .flat_map(|change| [change.before, change.after]),
-        )
-        .chain(
-            transaction
-                .named_ports
-                .values()
-                .flat_map(|change| [change.before, change.after]),
-        );
+        let used = (transaction.peers.values().map(|change| change.after.class))
+            .chain(transaction.nets.values().map(|change| change.after))
+            .chain(transaction.named_ports.values().map(|change| change.after));
         match used.max() {
             Some(class) if class >= classes => Err(KernelError::Inconsistent(format!(
                 "class {class}, but the table has {classes}"
@@ -95,7 +96,10 @@ impl Tables {
 
     /// First half: old classes in the active bank, new ones in the idle bank.
     pub(crate) fn stage(&mut self, transaction: &Transaction, active: usize) {
-        let pair = |before, after| if active == 0 { [before, after] } else { [after, before] };
+        let pair = |before, after| {
+            let before = original(before);
+            if active == 0 { [before, after] } else { [after, before] }
+        };
         for (address, change) in &transaction.peers {
             self.want_peer(
                 address,
@@ -200,7 +204,7 @@ impl Tables {
             (
                 address,
                 PeerEntry {
-                    class: value.class[active],
+                    class: previous(value.class[active]),
                     endpoint,
                     host,
                 },
@@ -214,14 +218,14 @@ impl Tables {
             let address = key.address.to_ne_bytes().into();
             Some((
                 Ipv4Net::new(address, u8::try_from(key.prefix).ok()?).ok()?.into(),
-                value.class[active],
+                previous(value.class[active]),
             ))
         });
         let v6 = self.nets_v6.actual().iter().filter_map(move |(key, value)| {
             let address = bytes(key.address).into();
             Some((
                 Ipv6Net::new(address, u8::try_from(key.prefix).ok()?).ok()?.into(),
-                value.class[active],
+                previous(value.class[active]),
             ))
         });
         v4.chain(v6)
@@ -240,7 +244,7 @@ impl Tables {
                     protocol: Protocol(key.protocol),
                     port: key.port,
                 },
-                value.class[active],
+                previous(value.class[active]),
             )
         })
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use super::Net;
+use super::{Net, NetError};
 
 /// A link of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,17 +68,52 @@ impl Link {
     }
 }
 
+/// The links of a namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    /// As they are.
+    pub list: Vec<Link>,
+    /// Whether none can be missing that was there all the time.
+    pub whole: bool,
+}
+
 impl Net {
+    /// Every link of the namespace.
+    pub async fn links(&self) -> Result<Links, NetError> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let dump = self.dump("list links", &request).await?;
+        Ok(Links {
+            list: dump.messages.iter().filter_map(link).collect(),
+            whole: dump.whole,
+        })
+    }
+
+    /// The link with this index; `None` = there is none.
+    pub async fn link(&self, index: u32) -> Result<Option<Link>, NetError> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        let request = RouteNetlinkMessage::GetLink(request);
+        let answer = self.ask(&format!("look at link {index}"), &request).await?;
+        Ok(answer.as_ref().and_then(link))
+    }
+
     /// MAC address of a veth's other end, which may be in another namespace. `None` if it cannot be known.
     pub async fn peer_mac(&self, link: &Link) -> Option<[u8; 6]> {
-        let mut request = self.handle.link().get().match_index(link.peer_index?);
-        if let Some(namespace) = link.peer_namespace {
-            request
-                .message_mut()
-                .attributes
-                .push(LinkAttribute::IfNetnsId(namespace));
-        }
-        let peer = request.execute().try_next().await.ok()??;
-        Link::from_message(&peer)?.mac
+        let mut request = LinkMessage::default();
+        request.header.index = link.peer_index?;
+        request
+            .attributes
+            .extend(link.peer_namespace.map(LinkAttribute::IfNetnsId));
+        let request = RouteNetlinkMessage::GetLink(request);
+        let what = format!("look at the other end of {}", link.name);
+        let answer = self.ask(&what, &request).await.ok()??;
+        self::link(&answer)?.mac
+    }
+}
+
+fn link(message: &RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Link::from_message(message),
+        _ => None,
     }
 }

@@ -6,19 +6,24 @@
 
 mod link;
 mod reconcile;
+mod request;
 mod sysctl;
+mod traffic;
 mod watch;
 
-pub use link::Link;
-pub use reconcile::{EndpointNet, Report};
+pub use link::{Link, Links};
+pub use reconcile::{EndpointNet, Present, Report};
 pub use sysctl::Sysctls;
+pub use traffic::Classifiers;
 pub use watch::{Event, Events};
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::Handle;
 
 /// What can go wrong between felid and the host's network configuration.
@@ -34,6 +39,20 @@ pub enum NetError {
         what: String,
         /// The kernel's answer.
         source: rtnetlink::Error,
+    },
+    /// A request was not answered.
+    #[error("{what}: no answer of the kernel within {patience:?}")]
+    Silent {
+        /// What felid wanted.
+        what: String,
+        /// How long it waited.
+        patience: Duration,
+    },
+    /// Too much changes for the kernel to give a whole list.
+    #[error("{what}: interrupted by changes again and again")]
+    Interrupted {
+        /// What felid wanted.
+        what: &'static str,
     },
     /// A sysctl cannot be read or written.
     #[error("sysctl {path} = {value}: {source}{hint}")]
@@ -70,7 +89,8 @@ impl NetError {
 /// A connection to the network configuration of the namespace that the calling thread is in.
 #[derive(Clone, Debug)]
 pub struct Net {
-    handle: Handle,
+    handle: Arc<Mutex<Handle>>,
+    patience: Duration,
     protocol: u8,
     sysctls: Sysctls,
 }
@@ -79,13 +99,12 @@ impl Net {
     /// Opens the connection and the stream of events; must be called within a tokio runtime. `protocol` marks felid's routes
     /// (Felix's `deviceRouteProtocol`, 3 by default).
     pub fn open(protocol: u8) -> Result<(Self, Events), NetError> {
-        // With strict checking the kernel filters dumps by interface.
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(NetError::Open)?;
-        tokio::spawn(connection);
+        let handle = request::connect().map_err(NetError::Open)?;
         let events = Events::open()?;
         Ok((
             Self {
-                handle,
+                handle: Arc::new(Mutex::new(handle)),
+                patience: request::PATIENCE,
                 protocol,
                 sysctls: Sysctls::default(),
             },
@@ -93,29 +112,21 @@ impl Net {
         ))
     }
 
-    /// Every link of the namespace.
-    pub async fn links(&self) -> Result<Vec<Link>, NetError> {
-        let messages: Vec<_> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(NetError::netlink("list links"))?;
-        Ok(messages.iter().filter_map(Link::from_message).collect())
-    }
-
     /// Addresses of the host itself, on any of its links.
     pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>, NetError> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(NetError::netlink("list addresses"))?;
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let listed = self.dump("list addresses", &request).await?;
+        let messages: Vec<AddressMessage> = listed
+            .messages
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(message) => Some(message),
+                _ => None,
+            })
+            .collect();
+        if !listed.whole {
+            return Err(NetError::Interrupted { what: "list addresses" });
+        }
         // On point-to-point links IFA_ADDRESS is the other end's; IFA_LOCAL is the host's wherever it is there.
         Ok(messages
             .iter()

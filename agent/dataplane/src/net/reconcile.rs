@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Net, NetError};
@@ -49,88 +48,140 @@ impl Report {
     }
 }
 
+/// What of felid's stands at an interface, or seems to: routes with its protocol number and permanent neighbours.
+#[derive(Clone, Debug, Default)]
+pub struct Present {
+    routes: BTreeMap<IpAddr, RouteMessage>,
+    neighbours: BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>,
+}
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
 impl Net {
-    /// Makes the routes and neighbours of one interface what the endpoint needs. The interface must be up for routes to be accepted;
-    /// while it is down (`up` false) they wait for the event that it is up.
+    /// What stands at every interface: one dump of routes and one of neighbours for each family, however many interfaces there are.
+    pub async fn present(&self) -> Result<BTreeMap<u32, Present>, NetError> {
+        self.list(None).await
+    }
+
+    /// As [`Net::reconcile_from`], for an interface that is looked at by itself.
     pub async fn reconcile(&self, desired: &EndpointNet, up: bool) -> Report {
-        let mut report = Report::default();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            if let Err(error) = self.reconcile_routes(desired, up, family, &mut report).await {
-                report.errors.push(error);
+        match self.list(Some(desired)).await {
+            Ok(mut present) => {
+                let present = present.remove(&desired.ifindex).unwrap_or_default();
+                self.reconcile_from(desired, up, present).await
             }
-            if let Err(error) = self.reconcile_neighbours(desired, up, family, &mut report).await {
-                report.errors.push(error);
+            Err(error) => Report {
+                errors: vec![error],
+                ..Report::default()
+            },
+        }
+    }
+
+    /// Makes the routes and neighbours of one interface what the endpoint needs, given what is there. The interface must be up for
+    /// routes to be accepted; while it is down (`up` false) they wait for the event that it is up.
+    pub async fn reconcile_from(&self, desired: &EndpointNet, up: bool, present: Present) -> Report {
+        let mut report = Report::default();
+        self.reconcile_routes(desired, up, present.routes, &mut report).await;
+        self.reconcile_neighbours(desired, up, present.neighbours, &mut report)
+            .await;
+        report
+    }
+
+    async fn list(&self, only: Option<&EndpointNet>) -> Result<BTreeMap<u32, Present>, NetError> {
+        let of = only.map_or_else(String::new, |only| format!(" of {}", only.interface));
+        let mut present: BTreeMap<u32, Present> = BTreeMap::new();
+        for family in FAMILIES {
+            for (index, address, message) in self.routes(&format!("list routes{of}"), only, family).await? {
+                present.entry(index).or_default().routes.insert(address, message);
+            }
+            let what = format!("list neighbours{of}");
+            for (index, address, neighbour) in self.permanent_neighbours(&what, only, family).await? {
+                present.entry(index).or_default().neighbours.insert(address, neighbour);
             }
         }
-        report
+        Ok(present)
+    }
+
+    async fn dump_or_gone(
+        &self,
+        what: &str,
+        request: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetError> {
+        match self.dump(what, request).await {
+            Ok(dump) => Ok(dump.messages),
+            // The interface is gone, and what is asked for with it.
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn reconcile_routes(
         &self,
         desired: &EndpointNet,
         up: bool,
-        family: AddressFamily,
+        mut actual: BTreeMap<IpAddr, RouteMessage>,
         report: &mut Report,
-    ) -> Result<(), NetError> {
-        let mut actual = self.routes(desired, family).await?;
-        for address in addresses(desired, family).filter(|_| up) {
+    ) {
+        for address in desired.addresses.iter().copied().filter(|_| up) {
             if actual.remove(&address).is_none() {
                 let route = self.route(address, desired.ifindex);
-                let added = self.handle.route().add(route).replace().execute().await;
-                report.count(
-                    absent(
-                        added,
-                        format!("add route {address} dev {}", desired.interface),
-                        &[libc::ENODEV, libc::ENETDOWN],
-                    ),
-                    false,
-                );
+                let what = format!("add route {address} dev {}", desired.interface);
+                let added = self.bounded(what, self.handle().route().add(route).replace().execute());
+                report.count(absent(added.await, &[libc::ENODEV, libc::ENETDOWN]), false);
             }
         }
-        let wanted: Vec<_> = addresses(desired, family).collect();
         for (address, message) in actual {
-            if !wanted.contains(&address) {
-                let deleted = self.handle.route().del(message).execute().await;
+            if !desired.addresses.contains(&address) {
                 let what = format!("delete route {address} dev {}", desired.interface);
-                report.count(absent(deleted, what, &[libc::ESRCH, libc::ENODEV]), true);
+                let deleted = self.bounded(what, self.handle().route().del(message).execute());
+                report.count(absent(deleted.await, &[libc::ESRCH, libc::ENODEV]), true);
             }
         }
-        Ok(())
     }
 
-    /// Felid's own routes out of an interface, by destination.
+    /// Felid's own routes, with the interface that they lead out of and their destination.
     async fn routes(
         &self,
-        desired: &EndpointNet,
+        what: &str,
+        only: Option<&EndpointNet>,
         family: AddressFamily,
-    ) -> Result<BTreeMap<IpAddr, RouteMessage>, NetError> {
+    ) -> Result<Vec<(u32, IpAddr, RouteMessage)>, NetError> {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
-        request.attributes.push(RouteAttribute::Oif(desired.ifindex));
-        let listed: Result<Vec<_>, _> = self.handle.route().get(request).execute().try_collect().await;
-        let what = format!("list routes of {}", desired.interface);
-        let messages = match listed.map_err(NetError::netlink(what)) {
-            // The interface is gone, and its routes with it.
-            Err(error) if error.errno() == Some(libc::ENODEV) => Vec::new(),
-            other => other?,
-        };
-        Ok(messages
+        request.header.protocol = RouteProtocol::from(self.protocol);
+        request
+            .attributes
+            .extend(only.map(|only| RouteAttribute::Oif(only.ifindex)));
+        let messages = self
+            .dump_or_gone(what, &RouteNetlinkMessage::GetRoute(request))
+            .await?
             .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(message) => Some(message),
+                _ => None,
+            });
+        let whole = if family == AddressFamily::Inet { 32 } else { 128 };
+        Ok(messages
             .filter(|message| {
-                u8::from(message.header.protocol) == self.protocol && message.header.kind == RouteType::Unicast
+                u8::from(message.header.protocol) == self.protocol
+                    && message.header.kind == RouteType::Unicast
+                    && message.header.table == RouteHeader::RT_TABLE_MAIN
+                    && message.header.destination_prefix_length == whole
             })
-            .filter(|message| message.attributes.contains(&RouteAttribute::Oif(desired.ifindex)))
             .filter_map(|message| {
+                let index = message.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                })?;
                 let destination = message.attributes.iter().find_map(|attribute| match attribute {
                     RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
                     RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
                     _ => None,
-                });
-                let whole =
-                    message.header.destination_prefix_length == if family == AddressFamily::Inet { 32 } else { 128 };
-                destination.filter(|_| whole).map(|destination| (destination, message))
+                })?;
+                Some((index, destination, message))
             })
+            .filter(|(index, ..)| only.is_none_or(|only| only.ifindex == *index))
             .collect())
     }
 
@@ -155,60 +206,57 @@ impl Net {
         &self,
         desired: &EndpointNet,
         up: bool,
-        family: AddressFamily,
+        mut actual: BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>,
         report: &mut Report,
-    ) -> Result<(), NetError> {
-        let mut actual = self.permanent_neighbours(desired, family).await?;
-        let mut wanted: BTreeMap<IpAddr, [u8; 6]> = BTreeMap::new();
-        if let Some(mac) = desired.mac {
-            wanted.extend(addresses(desired, family).map(|address| (address, mac)));
-        }
-        for (address, mac) in wanted.iter().filter(|_| up) {
-            if actual.get(address).is_some_and(|(present, _)| present == mac) {
+    ) {
+        let wanted = |address: &IpAddr| desired.mac.filter(|_| desired.addresses.contains(address));
+        for address in desired.addresses.iter().filter(|_| up) {
+            let Some(mac) = wanted(address) else { continue };
+            if actual.get(address).is_some_and(|(present, _)| *present == mac) {
                 continue;
             }
-            let added = self
-                .handle
+            let request = self
+                .handle()
                 .neighbours()
                 .add(desired.ifindex, *address)
-                .link_layer_address(mac)
+                .link_layer_address(&mac)
                 .state(NeighbourState::Permanent)
-                .replace()
-                .execute()
-                .await;
+                .replace();
             let what = format!("add neighbour {address} dev {}", desired.interface);
-            report.count(absent(added, what, &[libc::ENODEV, libc::ENETDOWN]), false);
+            let added = self.bounded(what, request.execute()).await;
+            report.count(absent(added, &[libc::ENODEV, libc::ENETDOWN]), false);
         }
-        actual.retain(|address, _| !wanted.contains_key(address));
+        actual.retain(|address, _| wanted(address).is_none());
         for (address, (_, message)) in actual {
-            let deleted = self.handle.neighbours().del(message).execute().await;
             let what = format!("delete neighbour {address} dev {}", desired.interface);
-            report.count(absent(deleted, what, &[libc::ENOENT, libc::ENODEV]), true);
+            let deleted = self.bounded(what, self.handle().neighbours().del(message).execute());
+            report.count(absent(deleted.await, &[libc::ENOENT, libc::ENODEV]), true);
         }
-        Ok(())
     }
 
+    /// Permanent neighbours, with their interface, address and MAC address.
     async fn permanent_neighbours(
         &self,
-        desired: &EndpointNet,
+        what: &str,
+        only: Option<&EndpointNet>,
         family: AddressFamily,
-    ) -> Result<BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>, NetError> {
-        let mut request = self.handle.neighbours().get().set_address_family(family);
+    ) -> Result<Vec<(u32, IpAddr, ([u8; 6], NeighbourMessage))>, NetError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family;
         request
-            .message_mut()
             .attributes
-            .push(NeighbourAttribute::IfIndex(desired.ifindex));
-        let listed: Result<Vec<_>, _> = request.execute().try_collect().await;
-        let what = format!("list neighbours of {}", desired.interface);
-        let messages = match listed.map_err(NetError::netlink(what)) {
-            Err(error) if error.errno() == Some(libc::ENODEV) => Vec::new(),
-            other => other?,
-        };
-        Ok(messages
+            .extend(only.map(|only| NeighbourAttribute::IfIndex(only.ifindex)));
+        let messages = self
+            .dump_or_gone(what, &RouteNetlinkMessage::GetNeighbour(request))
+            .await?
             .into_iter()
-            .filter(|message| {
-                message.header.ifindex == desired.ifindex && message.header.state == NeighbourState::Permanent
-            })
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+                _ => None,
+            });
+        Ok(messages
+            .filter(|message| message.header.state == NeighbourState::Permanent)
+            .filter(|message| only.is_none_or(|only| only.ifindex == message.header.ifindex))
             .filter_map(|message| {
                 let address = message.attributes.iter().find_map(|attribute| match attribute {
                     NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
@@ -219,23 +267,15 @@ impl Net {
                     NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
                     _ => None,
                 })?;
-                Some((address, (mac, message)))
+                Some((message.header.ifindex, address, (mac, message)))
             })
             .collect())
     }
 }
 
-fn addresses(desired: &EndpointNet, family: AddressFamily) -> impl Iterator<Item = IpAddr> + '_ {
-    desired
-        .addresses
-        .iter()
-        .copied()
-        .filter(move |address| address.is_ipv4() == (family == AddressFamily::Inet))
-}
-
 /// Whether it was done; `false` for answers that only say that the thing, or its interface, is not there (any more).
-fn absent(done: Result<(), rtnetlink::Error>, what: String, harmless: &[i32]) -> Result<bool, NetError> {
-    match done.map_err(NetError::netlink(what)) {
+fn absent(done: Result<(), NetError>, harmless: &[i32]) -> Result<bool, NetError> {
+    match done {
         Ok(()) => Ok(true),
         Err(error) if error.errno().is_some_and(|errno| harmless.contains(&errno)) => Ok(false),
         Err(error) => Err(error),

@@ -21,6 +21,10 @@ pub enum Event {
     Addresses,
     /// A route out of this interface went away or changed.
     Routes(u32),
+    /// Queueing disciplines or filters of this interface changed.
+    Traffic(u32),
+    /// Interfaces still wait to be looked at: not the kernel's but the dataplane's own.
+    Backlog,
     /// Events were lost: look at everything again.
     Resync,
 }
@@ -42,6 +46,7 @@ impl Events {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ])
         .map_err(NetError::Open)?;
         // A smaller buffer only means that Resync comes sooner.
@@ -96,6 +101,12 @@ fn translate(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
             RouteAttribute::Oif(index) => Some(Event::Routes(*index)),
             _ => None,
         }),
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewQueueDiscipline(message)
+            | RouteNetlinkMessage::DelQueueDiscipline(message)
+            | RouteNetlinkMessage::NewTrafficFilter(message)
+            | RouteNetlinkMessage::DelTrafficFilter(message),
+        ) => Some(Event::Traffic(message.header.index.cast_unsigned())),
         NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(Event::Resync),
         _ => None,
     }

@@ -1,0 +1,173 @@
+//! Both halves: what the host's network tells, and what the kernel half makes of it.
+
+use std::os::fd::AsFd as _;
+
+use felid_dataplane::kernel::{Config, Role};
+use felid_dataplane::net::{Event, Net};
+use felid_dataplane::{Dataplane, Options, sys};
+use felid_lab::Host;
+
+use crate::links::foreign;
+use crate::node::{Node, allow, config, endpoint, on_host, set};
+
+const A: &[&str] = &["10.65.0.2", "fd00:65::2"];
+const B: &[&str] = &["10.65.0.3", "fd00:65::3"];
+
+/// Runs a test with both halves, in the host's namespace.
+fn with_plane<F: Future<Output = ()>>(host: &Host, test: impl FnOnce(Dataplane) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (plane, _) = Dataplane::open(&options(config(host))).await.unwrap();
+        test(plane).await;
+    });
+}
+
+fn options(kernel: Config) -> Options {
+    Options {
+        kernel,
+        route_protocol: 3,
+    }
+}
+
+/// Acts on events until none comes for a moment.
+async fn settle(plane: &mut Dataplane) {
+    while let Ok(Some(event)) = tokio::time::timeout(std::time::Duration::from_millis(200), plane.event()).await {
+        let handled = plane.handle(event).await;
+        assert!(handled.errors.is_empty(), "{:?}", handled.errors);
+    }
+}
+
+fn role(plane: &Dataplane, ifindex: u32) -> Option<Role> {
+    plane.kernel().roles().get(&ifindex).copied().flatten()
+}
+
+#[test]
+fn a_stale_word_of_a_link_that_is_gone_detaches_nothing() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        with_plane(host, async |mut plane| {
+            assert_eq!(role(&plane, a.ifindex), Some(Role::Closed));
+            let handled = plane.handle(Event::LinkGone(a.ifindex)).await;
+            assert!(handled.errors.is_empty(), "{:?}", handled.errors);
+            assert_eq!(role(&plane, a.ifindex), Some(Role::Closed));
+            // An old name is no better.
+            let links = Net::open(3).unwrap().0.links().await.unwrap();
+            let mut old = links.list.into_iter().find(|link| link.index == a.ifindex).unwrap();
+            old.name = "uplink".into();
+            let handled = plane.handle(Event::Link(old)).await;
+            assert!(handled.errors.is_empty(), "{:?}", handled.errors);
+            assert_eq!(role(&plane, a.ifindex), Some(Role::Closed));
+            host.namespace().ip("link del cali-a").unwrap();
+            settle(&mut plane).await;
+            assert_eq!(role(&plane, a.ifindex), None);
+        });
+    });
+}
+
+#[test]
+fn an_interface_that_took_the_index_of_another_is_closed() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        with_plane(host, async |mut plane| {
+            let index = a.ifindex;
+            host.namespace().ip("link del cali-a").unwrap();
+            host.namespace()
+                .ip(&format!("link add cali-a index {index} type veth peer name other"))
+                .unwrap();
+            settle(&mut plane).await;
+            assert_eq!(role(&plane, index), Some(Role::Closed));
+            for hook in sys::Hook::ALL {
+                assert_eq!(sys::attached(index, hook).unwrap().len(), 1);
+            }
+        });
+    });
+}
+
+#[test]
+fn lists_are_whole_while_links_come_and_go() {
+    on_host(|host| {
+        let fixed: Vec<u32> = (0..40)
+            .map(|n| {
+                let name = format!("cali{n}");
+                host.namespace()
+                    .ip(&format!("link add {name} type veth peer name p{n}"))
+                    .unwrap();
+                host.namespace().ifindex(&name).unwrap()
+            })
+            .collect();
+        with_plane(host, async |mut plane| {
+            let batch: String = (0..60)
+                .map(|n| format!("link add x{n} type veth peer name y{n}\nlink del x{n}\n"))
+                .collect();
+            let file = host.directory().join("batch");
+            std::fs::write(&file, batch).unwrap();
+            let mut child = host
+                .namespace()
+                .start("ip", |command| {
+                    command.arg("-batch").arg(&file);
+                })
+                .unwrap();
+            while child.try_wait().unwrap().is_none() {
+                drop(plane.refresh().await);
+                for &index in &fixed {
+                    assert_eq!(role(&plane, index), Some(Role::Closed));
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn classifiers_of_others_are_reported_and_end_the_fast_path() {
+    on_host(|host| {
+        let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("cali-b", B).unwrap());
+        with_plane(host, async |mut plane| {
+            let mut planner =
+                felid_compile::planner::Planner::new(plane.kernel().planner_options(), plane.kernel().adopt());
+            planner.update(&set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))));
+            let transaction = planner.plan().unwrap().unwrap();
+            let (flip, errors) = plane.apply(&transaction).await.unwrap();
+            assert!(flip.link_errors.is_empty() && errors.is_empty(), "{errors:?}");
+            plane.complete(&transaction).unwrap();
+            settle(&mut plane).await;
+            let seen = |plane: &Dataplane| {
+                let all = plane.kernel().endpoints();
+                let state = all.iter().find(|state| state.ifindex == Some(b.ifindex)).unwrap();
+                (state.fast, state.foreign.filters.to_vec())
+            };
+            assert_eq!(seen(&plane), (true, Vec::new()));
+            let pin = host.bpffs().join("foreign");
+            sys::pin(foreign().as_fd(), &pin).unwrap();
+            for command in [
+                "tc qdisc add dev cali-b clsact".to_owned(),
+                format!("tc filter add dev cali-b egress bpf da pinned {}", pin.display()),
+            ] {
+                host.namespace().exec(&command.split(' ').collect::<Vec<_>>()).unwrap();
+            }
+            settle(&mut plane).await;
+            let (fast, filters) = seen(&plane);
+            assert!(!fast && filters.len() == 1, "{filters:?}");
+            assert!(
+                filters[0].starts_with("bpf ") && filters[0].ends_with(" (egress)"),
+                "{filters:?}"
+            );
+            assert!((0..3).any(|_| a.namespace.pings(B[0]).unwrap()));
+            host.namespace()
+                .exec(&["tc", "qdisc", "del", "dev", "cali-b", "clsact"])
+                .unwrap();
+            settle(&mut plane).await;
+            assert_eq!(seen(&plane), (true, Vec::new()));
+            // A shaper is seen, too.
+            host.namespace()
+                .exec(&["tc", "qdisc", "add", "dev", "cali-b", "root", "pfifo"])
+                .unwrap();
+            settle(&mut plane).await;
+            assert!(!seen(&plane).0);
+        });
+        // And by an agent that starts later.
+        drop(Node::open(host));
+    });
+}
