@@ -154,7 +154,7 @@ fn classifiers_of_others_are_reported_and_end_the_fast_path() {
                 filters[0].starts_with("bpf ") && filters[0].ends_with(" (egress)"),
                 "{filters:?}"
             );
-            assert!((0..3).any(|_| a.namespace.pings(B[0]).unwrap()));
+            assert!((0..10).any(|_| a.namespace.pings(B[0]).unwrap()));
             host.namespace()
                 .exec(&["tc", "qdisc", "del", "dev", "cali-b", "clsact"])
                 .unwrap();

@@ -260,7 +260,7 @@ fn the_class_table_may_change_its_shape() {
             assert_eq!(node.kernel.capacities().classes, classes);
             node.links(&[&a, &b, &c]);
             node.commit(&records);
-            assert!((0..3).any(|_| a.namespace.pings(C[0]).unwrap()));
+            assert!((0..10).any(|_| a.namespace.pings(C[0]).unwrap()));
             assert!(!b.namespace.pings(C[0]).unwrap());
         }
     });
