@@ -15,7 +15,7 @@ pub mod resolved;
 mod resource;
 mod selector;
 
-pub use decode::{Decoded, Issue, Severity, decode, decode_value};
+pub use decode::{Decoded, Issue, Severity, decode, decode_literal, decode_value};
 pub use documents::{Document, SyntaxError, documents};
 pub use kind::API_VERSION;
 pub use protocol::ProtocolError;

@@ -29,6 +29,11 @@ fn is_subdomain(text: &str) -> bool {
 /// A lower-case DNS subdomain of up to 253 characters.
 pub(super) fn subdomain(text: &str) -> Check {
     check(text.len() <= 253, "longer than 253 characters")?;
+    identifier(text)
+}
+
+/// A lower-case DNS subdomain of any length: what the identifiers in a spec are.
+pub(super) fn identifier(text: &str) -> Check {
     check(
         is_subdomain(text),
         "expected lower-case letters, digits, \"-\" and \".\", each part beginning and ending with a letter or digit",
@@ -116,20 +121,33 @@ pub(super) fn service_name(text: &str) -> Check {
     )
 }
 
-/// A network interface that can exist.
+/// A port's name as rules can read it; those that the schema allows are [`service_name`]s.
+pub(super) fn port_name(text: &str) -> Check {
+    let form = (1..=128).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    check(
+        form,
+        "expected a port: a number from 1 to 65535, a range such as \"80:90\", or a name",
+    )
+}
+
+/// A network interface, or `*`.
 pub(super) fn interface(text: &str) -> Check {
     let form = (1..=15).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     check(
-        form,
+        form || text == "*",
         "the name of an interface is 1 to 15 letters, digits, \"_\", \".\", \"-\"",
-    )?;
-    check(
-        !matches!(text, "." | ".." | "all" | "default"),
-        "no interface can have this name",
     )
+}
+
+/// Whether the kernel lets an interface have this name.
+pub(super) fn can_be_interface(text: &str) -> bool {
+    !matches!(text, "*" | "." | ".." | "all" | "default")
 }
 
 /// What the names of workloads' interfaces begin with.

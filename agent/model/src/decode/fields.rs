@@ -18,9 +18,23 @@ pub(super) struct Issues {
     warnings: Cell<usize>,
     errors: Cell<usize>,
     fatal: Cell<bool>,
+    literal: bool,
 }
 
 impl Issues {
+    /// For a record that is taken as it stands: what the schema forbids although its meaning is plain does not make it bad.
+    pub(super) fn literal() -> Self {
+        Issues {
+            literal: true,
+            ..Issues::default()
+        }
+    }
+
+    /// Whether the record is taken as it stands.
+    pub(super) fn is_literal(&self) -> bool {
+        self.literal
+    }
+
     fn push(&self, field: String, value: Option<&Value>, reason: &str, severity: Severity) {
         let count = match severity {
             Severity::Warning => &self.warnings,
@@ -43,6 +57,15 @@ impl Issues {
     pub(super) fn error(&self, field: String, value: Option<&Value>, reason: &str) {
         self.fatal.set(true);
         self.push(field, value, reason, Severity::Error);
+    }
+
+    /// The schema forbids what is plain to read: the document is bad unless it is taken as it stands.
+    pub(super) fn forbidden(&self, field: String, value: Option<&Value>, reason: &str) {
+        if self.literal {
+            self.error_in_force(field, value, reason);
+        } else {
+            self.error(field, value, reason);
+        }
     }
 
     /// The document is not valid, but in force: the caller has seen to it that nothing is open that should be closed.
@@ -144,9 +167,19 @@ impl<'a> Fields<'a> {
         self.issues.error(self.at(key), self.peek(key), reason);
     }
 
+    /// An error at a field whose meaning is plain, see [`Issues::forbidden`].
+    pub(super) fn forbid(&self, key: &str, reason: &str) {
+        self.issues.forbidden(self.at(key), self.peek(key), reason);
+    }
+
     /// An error at a field that is valid but not enforced.
     pub(super) fn refuse(&self, key: &str, what: &str) {
         self.issue(key, &format!("{NOT_ENFORCED}: {what}"));
+    }
+
+    /// Something worth knowing of a field.
+    pub(super) fn warn(&self, key: &str, reason: &str) {
+        self.issues.warning(self.at(key), self.peek(key), reason);
     }
 
     /// A field, without looking at it as known. Null is absent.
@@ -174,14 +207,14 @@ impl<'a> Fields<'a> {
         string(&at, self.issues).filter(|text| !text.is_empty())
     }
 
-    /// Text that passes a check; one that does not is an error, and absent.
+    /// Text that passes a check of its form; one that does not is forbidden, and absent unless records are taken as they stand.
     pub(super) fn checked(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Option<&'a str> {
         let text = self.text(key)?;
         match check(text) {
             Ok(()) => Some(text),
             Err(reason) => {
-                self.issue(key, &reason);
-                None
+                self.forbid(key, &reason);
+                Some(text).filter(|_| self.issues.literal)
             }
         }
     }
@@ -217,6 +250,15 @@ impl<'a> Fields<'a> {
                 key,
                 &format!("expected a whole number from {} to {}", range.start(), range.end()),
             );
+        }
+        number
+    }
+
+    /// A whole number of 64 bits.
+    pub(super) fn signed(&mut self, key: &'static str) -> Option<i64> {
+        let number = self.get(key)?.as_i64();
+        if number.is_none() {
+            self.issue(key, "expected a whole number");
         }
         number
     }

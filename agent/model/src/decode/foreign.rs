@@ -8,13 +8,6 @@ use super::kubernetes;
 pub(super) enum Form {
     /// One that felid acts on.
     Known(Kind),
-    /// A staged policy of Calico: checked, never in force.
-    Staged {
-        /// `StagedGlobalNetworkPolicy`.
-        global: bool,
-    },
-    /// Calico's `HostEndpoint`: checked, never in force.
-    HostEndpoint,
     /// A policy of Kubernetes.
     Kubernetes(kubernetes::Form),
     /// Cannot be read.
@@ -29,8 +22,7 @@ pub(super) enum Form {
 }
 
 /// Calico's kinds that say nothing about what felid does.
-const CALICO_FOREIGN: [&str; 17] = [
-    "IPPool",
+const CALICO_FOREIGN: [&str; 16] = [
     "IPReservation",
     "IPAMBlock",
     "IPAMConfig",
@@ -82,9 +74,6 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
                 kind,
             ) {
                 (Some(kind), _) => Form::Known(kind),
-                (None, "StagedNetworkPolicy") => Form::Staged { global: false },
-                (None, "StagedGlobalNetworkPolicy") => Form::Staged { global: true },
-                (None, "HostEndpoint") => Form::HostEndpoint,
                 (None, "StagedKubernetesNetworkPolicy") => {
                     refused(format!("{}: staged policies", super::NOT_ENFORCED), false)
                 }
@@ -137,5 +126,9 @@ fn is_decoded(kind: Kind) -> bool {
             | Kind::NetworkSet
             | Kind::GlobalNetworkSet
             | Kind::FelixConfiguration
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::HostEndpoint
+            | Kind::IpPool
     )
 }

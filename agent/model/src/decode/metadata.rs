@@ -1,5 +1,6 @@
 //! `metadata`: names, namespaces, labels, annotations. Unknown fields in it are warnings.
 
+use crate::selector::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
 use crate::{Kind, LabelMap, ResourceKey};
 
 use super::check;
@@ -75,6 +76,22 @@ impl Metadata {
         }
     }
 
+    /// The labels without those that endpoints can only inherit; each that is left out is a warning.
+    pub(super) fn inherited_left_out(&self, issues: &Issues) -> LabelMap {
+        let mut labels = self.labels.clone();
+        labels.retain(|label, _| {
+            let inherited = [NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX]
+                .iter()
+                .any(|prefix| label.starts_with(prefix));
+            if inherited {
+                let reason = "only profiles may give labels with this prefix; left out";
+                issues.warning(format!("metadata.labels.{label}"), None, reason);
+            }
+            !inherited
+        });
+        labels
+    }
+
     /// The resource's identity, if known.
     pub(super) fn key(&self, kind: Kind) -> Option<ResourceKey> {
         if kind.is_namespaced() && self.namespace.is_none() {
@@ -92,11 +109,11 @@ pub(super) fn labels(fields: &mut Fields<'_>, key: &'static str) -> LabelMap {
     let mut labels = LabelMap::new();
     for (label, at, value) in fields.string_map(key) {
         let reason = check::label_key(label).and_then(|()| check::label_value(value));
-        match reason {
-            Ok(()) => {
-                labels.insert(label.to_owned(), value.to_owned());
-            }
-            Err(reason) => issues.error(at.path.clone(), Some(at.value), &reason),
+        if let Err(reason) = &reason {
+            issues.forbidden(at.path.clone(), Some(at.value), reason);
+        }
+        if reason.is_ok() || issues.is_literal() {
+            labels.insert(label.to_owned(), value.to_owned());
         }
     }
     labels
@@ -108,12 +125,12 @@ pub(super) fn annotations(fields: &mut Fields<'_>) {
     let mut size = 0_usize;
     for (key, at, value) in fields.string_map("annotations") {
         if let Err(reason) = check::annotation_key(key) {
-            issues.error(at.path.clone(), None, &reason.replace("a label", "an annotation"));
+            issues.forbidden(at.path.clone(), None, &reason.replace("a label", "an annotation"));
         }
         size = size.saturating_add(key.len()).saturating_add(value.len());
     }
     if size > MAX_ANNOTATIONS {
-        issues.error(fields.at("annotations"), None, "more than 256 KiB of annotations");
+        issues.forbidden(fields.at("annotations"), None, "more than 256 KiB of annotations");
     }
 }
 

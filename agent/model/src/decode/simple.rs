@@ -60,11 +60,11 @@ pub(super) fn tier(mut root: Fields<'_>) -> Read {
     let name = metadata.name.as_deref();
     if let Some((name, wanted, pass)) = WELL_KNOWN_TIERS.iter().find(|(known, ..)| Some(*known) == name) {
         if order != Some(*wanted) {
-            spec.issue("order", &format!("tier {name} must have order {wanted}"));
+            spec.forbid("order", &format!("tier {name} must have order {wanted}"));
         }
         if default_pass != *pass {
             let action = if *pass { "Pass" } else { "Deny" };
-            spec.issue(
+            spec.forbid(
                 "defaultAction",
                 &format!("tier {name} must have default action {action}"),
             );
@@ -93,7 +93,7 @@ pub(super) fn network_set(kind: Kind, mut root: Fields<'_>) -> Read {
     let issues = root.issues();
     let mut labels = metadata.labels.clone();
     if labels.contains_key(NAMESPACE_LABEL) {
-        issues.error(
+        issues.forbidden(
             format!("metadata.labels.{NAMESPACE_LABEL}"),
             None,
             "is given by felid: it may not be set on network sets",
