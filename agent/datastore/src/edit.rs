@@ -1,9 +1,9 @@
 //! Editing the directory: what `felid apply`, `create`, `replace` and `delete` do.
 //!
 //! A new resource gets a file of its own, `KIND.NAMESPACE.NAME.yaml` (`KIND.NAME.yaml` without namespace). A resource that is there is
-//! changed in place: only the lines of its document are rewritten, everything else in the file stays byte for byte; deleting the
-//! only document of a file deletes the file. Before a file is written, the new text is parsed again: unless it holds exactly the
-//! documents that it should, nothing is done. Files are replaced whole (temporary file, flush, rename, flush of the directory)
+//! changed in place: only the lines of its document (or, in a list, of its item) are rewritten, everything else in the file stays
+//! byte for byte; deleting the only document of a file deletes the file. Before a file is written, the new text is parsed
+//! again: unless it holds exactly the documents that it should, nothing is done. Files are replaced whole (temporary file, flush, rename, flush of the directory)
 //! under a lock that keeps commands apart. Everything is checked before the first file is written.
 
 use std::collections::BTreeMap;
@@ -290,11 +290,6 @@ impl Edit {
             let real = stored.real.display();
             return Err(format!(
                 "{file} is reached through a link ({real}), as in a mounted ConfigMap; change it there"
-            ));
-        }
-        if let Some(item) = document.item {
-            return Err(format!(
-                "it is item {item} of a list in {place}; change it by hand, or make it a document of its own"
             ));
         }
         let (rewrite, action) = match verb {

@@ -6,6 +6,8 @@ use std::ops::Range;
 use felid_model::{Document, documents};
 use serde_json::Value;
 
+use crate::items::{self, Edit};
+
 /// What to do with a document.
 #[derive(Debug)]
 pub(crate) enum Rewrite {
@@ -42,7 +44,9 @@ pub(crate) fn rewrite(
         return Ok(None);
     }
     for as_written in [true, false] {
-        let result = apply(text, old, rewrites, as_written);
+        let Some(result) = apply(text, old, rewrites, as_written) else {
+            continue;
+        };
         let found = documents(&result);
         let same = found.len() == expected.len()
             && found
@@ -57,60 +61,77 @@ pub(crate) fn rewrite(
             return Ok(Some(result));
         }
     }
-    Err("the document cannot be changed without touching others; edit the file by hand".to_owned())
+    Err(
+        "the document cannot be changed without touching others, because of how the file is written; edit it by hand"
+            .to_owned(),
+    )
 }
 
-fn slice<'a>(text: &'a str, range: &Range<usize>) -> &'a str {
+pub(crate) fn slice<'a>(text: &'a str, range: &Range<usize>) -> &'a str {
     text.get(range.clone()).unwrap_or_default()
 }
 
-fn apply(text: &str, old: &[&Document], rewrites: &BTreeMap<usize, Rewrite>, as_written: bool) -> String {
+/// The text with the rewrites; `None` = nobody knows where one of them stands.
+fn apply(text: &str, old: &[&Document], rewrites: &BTreeMap<usize, Rewrite>, as_written: bool) -> Option<String> {
+    let mut edits: Vec<Edit> = Vec::new();
+    for (index, rewrite) in rewrites {
+        let document = old.get(*index).filter(|document| document.item.is_none());
+        edits.extend(document.map(|document| edit(text, document, rewrite, *index == 0, as_written)));
+    }
+    let first = old.first().map(|document| document.range.start);
+    for (start, list) in items::lists(old, rewrites) {
+        let all_go = list.iter().all(|(_, rewrite)| matches!(rewrite, Some(Rewrite::Remove)));
+        match list.first() {
+            // A list without items is no list.
+            Some((document, _)) if all_go => edits.push((whole(text, document, first == Some(start)), String::new())),
+            _ => edits.extend(items::edits(text, &list, as_written)?),
+        }
+    }
+    edits.sort_by_key(|(range, _)| (range.start, range.end));
     let mut result = String::with_capacity(text.len());
     let mut copied = 0;
-    for (index, rewrite) in rewrites {
-        let Some(document) = old.get(*index) else { continue };
-        let (range, new) = match rewrite {
-            Rewrite::Remove => (whole(text, document, *index == 0), String::new()),
-            Rewrite::Replace { text: new, value } => {
-                let range = core(text, &document.range);
-                let is_json = slice(text, &range).starts_with(['{', '[']);
-                let new = match new.as_deref().filter(|_| as_written && !is_json) {
-                    Some(new) => slice(new, &core(new, &(0..new.len()))).to_owned(),
-                    None => json(value),
-                };
-                // Right behind `---` only flow style may begin.
-                let mid_line = !text
-                    .get(..range.start)
-                    .unwrap_or_default()
-                    .trim_end_matches([' ', '\t'])
-                    .ends_with('\n')
-                    && range.start > 0;
-                let gap = if mid_line && !new.starts_with(['{', '[']) {
-                    "\n"
-                } else {
-                    ""
-                };
-                (range, format!("{gap}{new}"))
-            }
-        };
+    for (range, new) in edits {
         if range.start < copied {
-            continue;
+            return None;
         }
         result.push_str(slice(text, &(copied..range.start)));
         result.push_str(&new);
         copied = range.end;
     }
     result.push_str(slice(text, &(copied..text.len())));
-    result
+    Some(result)
 }
 
-fn is_blank_or_comment(line: &str) -> bool {
+/// What becomes of a document that is no item of a list.
+fn edit(text: &str, document: &Document, rewrite: &Rewrite, first: bool, as_written: bool) -> Edit {
+    let (new, value) = match rewrite {
+        Rewrite::Remove => return (whole(text, document, first), String::new()),
+        Rewrite::Replace { text, value } => (text, value),
+    };
+    let range = core(text, &document.range);
+    let is_json = slice(text, &range).starts_with(['{', '[']);
+    let new = match new.as_deref().filter(|_| as_written && !is_json) {
+        Some(new) => slice(new, &core(new, &(0..new.len()))).to_owned(),
+        None => json(value),
+    };
+    // Right behind `---` only flow style may begin.
+    let before = text.get(..range.start).unwrap_or_default();
+    let mid_line = !before.trim_end_matches([' ', '\t']).ends_with('\n') && range.start > 0;
+    let gap = if mid_line && !new.starts_with(['{', '[']) {
+        "\n"
+    } else {
+        ""
+    };
+    (range, format!("{gap}{new}"))
+}
+
+pub(crate) fn is_blank_or_comment(line: &str) -> bool {
     let line = line.trim();
     line.is_empty() || line.starts_with('#')
 }
 
 /// The part of a document between the comments and blank lines around it, without its last line break.
-fn core(text: &str, range: &Range<usize>) -> Range<usize> {
+pub(crate) fn core(text: &str, range: &Range<usize>) -> Range<usize> {
     let body = slice(text, range);
     let mut start = 0;
     for line in body.split_inclusive('\n') {
@@ -163,6 +184,15 @@ fn whole(text: &str, document: &Document, first: bool) -> Range<usize> {
 
 fn json(value: &Value) -> String {
     format!("{value:#}")
+}
+
+/// JSON in place of other JSON: on one line or several as that, and the latter indented as it.
+pub(crate) fn as_json(value: &Value, old: &str, indent: &str) -> String {
+    if old.contains('\n') {
+        json(value).replace('\n', &format!("\n{indent}"))
+    } else {
+        value.to_string()
+    }
 }
 
 /// The text of a file for one new document.

@@ -3,6 +3,7 @@
 
 mod editing;
 mod editors;
+mod items;
 mod kubernetes;
 mod listing;
 mod loss;
