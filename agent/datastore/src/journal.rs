@@ -7,15 +7,19 @@
 //! When the file has grown to several times what is live, it is written anew (temporary file, flush, rename, flush of
 //! the directory).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use felid_model::{Kind, Resource, ResourceKey};
+use felid_model::{BadPolicy, Resource, ResourceKey};
 use serde::{Deserialize, Serialize};
+
+mod line;
+
+use line::{Line, checked, encode};
 
 use crate::flush::Flusher;
 use crate::parse;
@@ -24,6 +28,10 @@ use crate::view::{Digest, FilePath};
 
 const FORMAT: u32 = 1;
 const FILE: &str = "in-force.jsonl";
+/// A copy of a damaged journal, for people.
+const DAMAGED: &str = "in-force.damaged";
+/// Digest of no text: a version in doubt is written again when its document is good.
+const NO_DIGEST: Digest = Digest(0);
 /// Below this size the file is not written anew.
 const COMPACT_FROM: u64 = 4 << 20;
 
@@ -51,55 +59,6 @@ pub(crate) struct DirectoryId {
     pub(crate) born: u128,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Line {
-    Format(u32),
-    Root(DirectoryId),
-    Put {
-        key: Key,
-        path: FilePath,
-        digest: Digest,
-        good: bool,
-        text: Arc<str>,
-    },
-    Move {
-        key: Key,
-        path: FilePath,
-    },
-    Drop {
-        key: Key,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Key {
-    kind: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    namespace: Option<Arc<str>>,
-    name: Arc<str>,
-}
-
-impl From<&ResourceKey> for Key {
-    fn from(key: &ResourceKey) -> Self {
-        Self {
-            kind: key.kind.to_string(),
-            namespace: key.namespace.clone(),
-            name: Arc::clone(&key.name),
-        }
-    }
-}
-
-impl Key {
-    fn resource(self) -> Option<ResourceKey> {
-        Some(ResourceKey {
-            kind: Kind::from_name(&self.kind)?,
-            namespace: self.namespace,
-            name: self.name,
-        })
-    }
-}
-
 /// Where a text stands in the file.
 #[derive(Debug)]
 struct Slot {
@@ -123,6 +82,12 @@ pub(crate) struct Journal {
     waiting: Vec<Record>,
     fault: Option<String>,
     flusher: Flusher,
+    /// Resources of which a later version may have been in a damaged line.
+    doubtful: BTreeSet<ResourceKey>,
+    /// A damaged line may have been about a resource of which nothing else is known.
+    lost: bool,
+    /// What was found at this start.
+    damage: Option<String>,
 }
 
 impl Journal {
@@ -160,6 +125,9 @@ impl Journal {
             waiting: Vec::new(),
             fault: None,
             flusher,
+            doubtful: BTreeSet::new(),
+            lost: false,
+            damage: None,
         };
         let entries = journal.replay().map_err(error(&path))?;
         Ok((journal, entries))
@@ -167,10 +135,12 @@ impl Journal {
 
     fn replay(&mut self) -> io::Result<BTreeMap<ResourceKey, Entry>> {
         let mut entries = BTreeMap::new();
-        let mut reader = BufReader::new(&*self.file);
+        let file = Arc::clone(&self.file);
+        let mut reader = BufReader::new(&*file);
         let mut line = Vec::new();
         let mut damaged = 0;
         let mut known_format = false;
+        let mut after_damage = false;
         let mut size = 0;
         loop {
             line.clear();
@@ -182,24 +152,45 @@ impl Journal {
             size += length as u64;
             match checked(&line) {
                 Some(Line::Format(format)) => known_format = format == FORMAT,
-                Some(line) if known_format => {
-                    replay_line(&mut self.slots, &mut self.root, &mut entries, line, (offset, length));
+                Some(line) if known_format => self.replay_line(&mut entries, line, (offset, length)),
+                _ => {
+                    if !after_damage {
+                        self.doubtful.extend(entries.keys().cloned());
+                    }
+                    damaged += 1;
+                    after_damage = true;
+                    continue;
                 }
-                _ => damaged += 1,
             }
+            after_damage = false;
         }
         if size > 0 && !known_format {
             // Written by another version, or something else altogether: kept for people, not for felid.
             let aside = self.directory.join("in-force.unreadable");
             std::fs::rename(self.directory.join(FILE), &aside)?;
-            tracing::error!(target: "felid::datastore",
-                "the record of last good versions is not of this version: moved to {}", aside.display());
+            let reason = "the record of last good versions is not one of this version of felid";
+            self.damage = Some(format!("{reason}: moved to {}", aside.display()));
             self.slots.clear();
+            self.doubtful.clear();
+            self.lost = true;
             return self.rewrite().map(|()| BTreeMap::new());
         }
         if damaged > 0 {
-            tracing::error!(target: "felid::datastore",
-                "{damaged} damaged lines in {}: the last good versions that they held are lost", self.directory.join(FILE).display());
+            let (path, aside) = (self.directory.join(FILE), self.directory.join(DAMAGED));
+            std::fs::copy(&path, &aside)?;
+            let lines = if damaged == 1 { "line" } else { "lines" };
+            self.damage = Some(format!(
+                "{damaged} {lines} of {} were damaged; they are kept in {}",
+                path.display(),
+                aside.display()
+            ));
+            self.lost = true;
+        }
+        self.doubtful.retain(|key| entries.contains_key(key));
+        for key in &self.doubtful {
+            if let Some(entry) = entries.get_mut(key) {
+                entry.digest = NO_DIGEST;
+            }
         }
         self.file.set_len(size)?;
         self.size = size;
@@ -210,15 +201,102 @@ impl Journal {
         Ok(entries)
     }
 
-    /// The version that the journal holds of a resource.
-    pub(crate) fn recall(&self, key: &ResourceKey) -> Option<Resource> {
-        match self.slots.get(key).map(|slot| self.read(slot)) {
-            Some(Ok(Line::Put { text, .. })) => parse::recalled(&text, key),
-            Some(Err(error)) => {
-                tracing::error!(target: "felid::datastore", "the last good version of {key} cannot be read: {error}");
-                None
+    fn replay_line(&mut self, entries: &mut BTreeMap<ResourceKey, Entry>, line: Line, (offset, length): (u64, usize)) {
+        match line {
+            Line::Put {
+                key,
+                path,
+                digest,
+                good,
+                doubtful,
+                ..
+            } => {
+                let Some(key) = key.resource() else { return };
+                if doubtful {
+                    self.doubtful.insert(key.clone());
+                } else {
+                    self.doubtful.remove(&key);
+                }
+                self.slots.insert(
+                    key.clone(),
+                    Slot {
+                        offset,
+                        length,
+                        moved: None,
+                    },
+                );
+                entries.insert(
+                    key,
+                    Entry {
+                        path,
+                        digest,
+                        good,
+                        resource: None,
+                    },
+                );
             }
+            Line::Move { key, path } => {
+                let Some(key) = key.resource() else { return };
+                if let (Some(slot), Some(entry)) = (self.slots.get_mut(&key), entries.get_mut(&key)) {
+                    slot.moved = Some(Arc::clone(&path));
+                    entry.path = path;
+                }
+            }
+            Line::Drop { key } => {
+                let Some(key) = key.resource() else { return };
+                self.doubtful.remove(&key);
+                self.slots.remove(&key);
+                entries.remove(&key);
+            }
+            Line::Root(id) => self.root = Some(id),
+            Line::Lost => self.lost = true,
+            Line::Format(_) => {}
+        }
+    }
+
+    /// The version that the journal holds of a resource. For a policy that cannot be read, or may be out of date, what closes
+    /// everything that it may select.
+    pub(crate) fn recall(&self, key: &ResourceKey) -> Option<Resource> {
+        let slot = self.slots.get(key)?;
+        let line = self.read(slot);
+        if let Err(error) = &line {
+            tracing::error!(target: "felid::datastore", "the last good version of {key} cannot be read: {error}");
+        }
+        match line {
+            Ok(Line::Put { text, .. }) if !(self.doubtful.contains(key) && key.kind.is_policy()) => {
+                parse::recalled(&text, key)
+            }
+            _ if key.kind.is_policy() => Some(Resource::BadPolicy(Arc::new(BadPolicy {
+                key: key.clone(),
+                selector: None,
+                namespace_selector: None,
+                reason: "its last good version was damaged or may be out of date".to_owned(),
+            }))),
             _ => None,
+        }
+    }
+
+    /// What was found to be damaged at this start.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+
+    /// Resources of which the version that is known may be out of date.
+    pub(crate) fn doubtful(&self) -> &BTreeSet<ResourceKey> {
+        &self.doubtful
+    }
+
+    /// Whether resources may have been forgotten. They are found again when everything in the directory can be read and
+    /// understood.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Everything was read and understood: what the directory does not hold does not exist.
+    pub(crate) fn found(&mut self) {
+        if std::mem::take(&mut self.lost) {
+            let result = self.rewrite();
+            self.outcome(result);
         }
     }
 
@@ -272,6 +350,7 @@ impl Journal {
     fn index(&mut self, record: Record, offset: u64, length: usize) {
         match record {
             Record::Put { key, .. } => {
+                self.doubtful.remove(&key);
                 self.slots.insert(
                     key,
                     Slot {
@@ -287,6 +366,7 @@ impl Journal {
                 }
             }
             Record::Drop { key } => {
+                self.doubtful.remove(&key);
                 self.slots.remove(&key);
             }
         }
@@ -337,11 +417,17 @@ impl Journal {
         if let Some(root) = self.root {
             encode(&Line::Root(root), &mut buffer)?;
         }
+        if self.lost {
+            encode(&Line::Lost, &mut buffer)?;
+        }
         for (key, slot) in &self.slots {
             let start = buffer.len();
             let mut line = self.read(slot)?;
-            if let (Line::Put { path, .. }, Some(moved)) = (&mut line, &slot.moved) {
-                *path = Arc::clone(moved);
+            if let Line::Put { path, doubtful, .. } = &mut line {
+                *doubtful = self.doubtful.contains(key);
+                if let Some(moved) = &slot.moved {
+                    *path = Arc::clone(moved);
+                }
             }
             encode(&line, &mut buffer)?;
             let place = Slot {
@@ -371,103 +457,4 @@ fn open_file(path: &Path, anew: bool) -> io::Result<File> {
         .write(true)
         .mode(0o600)
         .open(path)
-}
-
-fn replay_line(
-    slots: &mut HashMap<ResourceKey, Slot>,
-    root: &mut Option<DirectoryId>,
-    entries: &mut BTreeMap<ResourceKey, Entry>,
-    line: Line,
-    (offset, length): (u64, usize),
-) {
-    match line {
-        Line::Put {
-            key,
-            path,
-            digest,
-            good,
-            ..
-        } => {
-            let Some(key) = key.resource() else { return };
-            slots.insert(
-                key.clone(),
-                Slot {
-                    offset,
-                    length,
-                    moved: None,
-                },
-            );
-            entries.insert(
-                key,
-                Entry {
-                    path,
-                    digest,
-                    good,
-                    resource: None,
-                },
-            );
-        }
-        Line::Move { key, path } => {
-            let Some(key) = key.resource() else { return };
-            if let (Some(slot), Some(entry)) = (slots.get_mut(&key), entries.get_mut(&key)) {
-                slot.moved = Some(Arc::clone(&path));
-                entry.path = path;
-            }
-        }
-        Line::Drop { key } => {
-            let Some(key) = key.resource() else { return };
-            slots.remove(&key);
-            entries.remove(&key);
-        }
-        Line::Root(id) => *root = Some(id),
-        Line::Format(_) => {}
-    }
-}
-
-impl From<&Record> for Line {
-    fn from(record: &Record) -> Self {
-        match record {
-            Record::Put {
-                key,
-                path,
-                digest,
-                good,
-                text,
-            } => Line::Put {
-                key: key.into(),
-                path: Arc::clone(path),
-                digest: *digest,
-                good: *good,
-                text: Arc::clone(text),
-            },
-            Record::Move { key, path } => Line::Move {
-                key: key.into(),
-                path: Arc::clone(path),
-            },
-            Record::Drop { key } => Line::Drop { key: key.into() },
-        }
-    }
-}
-
-/// A line: 16 hex digits of a check, a space, JSON.
-fn encode(line: &Line, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let json = serde_json::to_vec(line)?;
-    write!(buffer, "{:016x} ", check(&json))?;
-    buffer.extend_from_slice(&json);
-    buffer.push(b'\n');
-    Ok(())
-}
-
-fn checked(line: &[u8]) -> Option<Line> {
-    let (digits, rest) = line.split_at_checked(16)?;
-    let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
-    let expected = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    if check(json) != expected {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
-}
-
-fn check(json: &[u8]) -> u64 {
-    (Digest::of(json).0 >> 64) as u64
 }

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use felid_model::ResourceKey;
+use felid_model::{BadPolicy, Kind, ResourceKey};
 use tokio::sync::mpsc as channel;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::journal::Journal;
 use crate::problem::{InForce, Problem, Problems};
 use crate::state::{Entry, Outcome, State};
-use crate::view::{Digest, FilePath, View};
+use crate::view::{Body, Digest, Doc, FilePath, View};
 use crate::walk::{Stamp, Tree};
 use crate::watch::{Message, Watch, change};
 use crate::{Batch, Update};
@@ -37,6 +37,8 @@ pub(crate) const RETURN: Duration = Duration::from_secs(1);
 pub(crate) const KEPT_OPEN: Duration = Duration::from_secs(10);
 /// How often to look for a root that is not there.
 const LOST_POLL: Duration = Duration::from_secs(1);
+/// Stands in for a file of the policies that a damaged journal may have forgotten; no file has such a path.
+const LOST: &str = "//lost";
 /// How soon to offer a batch again to a receiver that is busy.
 const BUSY: Duration = Duration::from_millis(2);
 
@@ -151,7 +153,8 @@ impl Shell {
                 return false;
             }
         }
-        let outcome = self.read_everything();
+        let mut outcome = self.read_everything();
+        outcome.append(self.find_lost());
         self.publish(outcome, true);
         self.report();
         self.deliver()
@@ -202,6 +205,9 @@ impl Shell {
         }
         let read = self.read();
         views.extend(read.into_iter().filter_map(|(path, view)| Some((path, view?))));
+        if self.journal.has_lost() {
+            views.push((Arc::from(LOST), lost()));
+        }
         let journal = &self.journal;
         self.state.begin(views, &|key| journal.recall(key))
     }
@@ -293,14 +299,26 @@ impl Shell {
         let departures = self.departures(now, &changes);
         changes.extend(departures);
         self.swapped = false;
-        let outcome = if changes.is_empty() {
+        let mut outcome = if changes.is_empty() {
             Outcome::default()
         } else {
             let journal = &self.journal;
             self.state.update(changes, &|key| journal.recall(key))
         };
+        outcome.append(self.find_lost());
         self.publish(outcome, false);
         self.report();
+    }
+
+    /// Opens what was closed for the sake of forgotten policies, once everything could be read.
+    fn find_lost(&mut self) -> Outcome {
+        if !self.journal.has_lost() || self.is_blind() || !self.tree.unknown.is_empty() || self.state.is_in_the_dark() {
+            return Outcome::default();
+        }
+        self.journal.found();
+        let journal = &self.journal;
+        self.state
+            .update(vec![(Arc::from(LOST), None)], &|key| journal.recall(key))
     }
 
     /// Writes to the journal and puts the updates into the outbox.
@@ -345,6 +363,7 @@ impl Shell {
             let reason = format!("last good versions cannot be kept for a restart: {fault}");
             places.insert(Arc::from("//journal"), Problem::error(reason, InForce::Document));
         }
+        places.extend(self.damage().map(|problem| (Arc::from("//damage"), problem)));
         for gone in self.places.iter().filter(|place| !places.contains_key(*place)) {
             self.state.set_place(gone, None);
         }
@@ -366,6 +385,35 @@ impl Shell {
         }
     }
 
+    /// What is in doubt because the journal was damaged.
+    fn damage(&self) -> Option<Problem> {
+        const NAMED: usize = 5;
+        let doubtful = self.journal.doubtful();
+        let found = self.journal.damage();
+        if doubtful.is_empty() && !self.journal.has_lost() {
+            let found = found?;
+            return Some(Problem::warning(format!(
+                "{found}; everything was read anew, nothing is in doubt"
+            )));
+        }
+        let mut reason = found
+            .unwrap_or("lines of the record of last good versions were damaged")
+            .to_owned();
+        if !doubtful.is_empty() {
+            let names: Vec<String> = doubtful.iter().take(NAMED).map(ToString::to_string).collect();
+            let more = match doubtful.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            reason += &format!("; last good versions may be out of date, of {}{more}", names.join(", "));
+        }
+        if self.journal.has_lost() {
+            reason +=
+                "; resources of files that cannot be read or understood may be forgotten: all endpoints are closed";
+        }
+        Some(Problem::error(reason, InForce::Unchanged))
+    }
+
     /// Offers the outbox to the receiver. False = there is none any more.
     fn deliver(&mut self) -> bool {
         let Some(batch) = self.outbox.take() else {
@@ -380,6 +428,28 @@ impl Shell {
             Err(TrySendError::Closed(_)) => false,
         }
     }
+}
+
+/// Stands for the policies that a damaged journal may have forgotten: closes everything.
+fn lost() -> View {
+    let reason = "the last good versions of policies may be lost".to_owned();
+    let policy = BadPolicy {
+        key: ResourceKey::new(Kind::GlobalNetworkPolicy, None, "lost"),
+        selector: None,
+        namespace_selector: None,
+        reason,
+    };
+    View::parsed(vec![Doc {
+        line: 1,
+        body: Body::Unreadable {
+            policy: Some(Arc::new(policy)),
+        },
+        hides: None,
+        // Told by [`Shell::damage`].
+        findings: Vec::new(),
+        digest: Digest::of(LOST.as_bytes()),
+        text: None,
+    }])
 }
 
 /// What is wrong with the tree itself, by place.

@@ -55,6 +55,14 @@ pub(crate) struct Outcome {
     pub(crate) records: Vec<Record>,
 }
 
+impl Outcome {
+    /// What another change led to, after this one.
+    pub(crate) fn append(&mut self, later: Outcome) {
+        self.updates.extend(later.updates);
+        self.records.extend(later.records);
+    }
+}
+
 /// Looks a version up in the journal: a resource, or the [`Resource::BadPolicy`] that stands for it.
 pub(crate) type Recall<'a> = &'a dyn Fn(&ResourceKey) -> Option<Resource>;
 
@@ -113,6 +121,11 @@ impl State {
     /// Whether anything of this file is in force, so that an empty file means a write under way and not a file without records.
     pub(crate) fn holds(&self, path: &str) -> bool {
         self.entries_of.contains_key(path)
+    }
+
+    /// Whether anything in the directory cannot be read or understood, so that it may hold resources that nobody knows of.
+    pub(crate) fn is_in_the_dark(&self) -> bool {
+        self.views.values().any(View::may_hide_anything)
     }
 
     /// Files of which resources are in force that this view holds too.

@@ -70,6 +70,14 @@ impl View {
             View::Unreadable(_) | View::Held => true,
         }
     }
+
+    /// Whether the file may hold a resource that could not be recognised.
+    pub(crate) fn may_hide_anything(&self) -> bool {
+        match self {
+            View::Parsed(docs) => !docs.hides.is_empty(),
+            View::Unreadable(_) | View::Held => true,
+        }
+    }
 }
 
 /// The documents of a file, in order, and where those of each resource are: a file may hold thousands.

@@ -1,6 +1,7 @@
 //! A watched directory for tests: what the store has said, added up.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod damage;
 mod editing;
 mod editors;
 mod items;
