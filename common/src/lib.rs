@@ -19,7 +19,7 @@ pub use reason::*;
 pub use scratch::*;
 
 /// Version of everything pinned in bpffs: names, keys, values and meanings. It is part of the pin directory's name.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Derives zerocopy's traits for user space on `#[repr(C)]` types and asserts their size.
 macro_rules! shared {

@@ -1,6 +1,6 @@
 //! Keys, values and indices of the maps, and the contract of each program array.
 
-use crate::shared;
+use crate::{join, shared};
 
 /// Size of the endpoint table. Index 0 means "none" and is never used.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -94,11 +94,22 @@ pub struct Peer: 24 {
     pub id: u32,
     /// `PEER_*` bits.
     pub flags: u32,
+    /// [`Peer::check_for`] of the key and the rest. The kernel reuses a deleted element at once, so what was looked up may have become
+    /// another address's: read everything once, then compare.
+    pub check: u32,
+}
+
+/// Value of `named_ports` (key [`NamedPortKey`]).
+pub struct NamedPort: 16 {
+    /// Class in each bank.
+    pub class: [u32; 2],
+    /// [`NamedPort::check_for`] of the key and the classes, as in [`Peer`].
+    pub check: u32,
     /// Unused, zero.
     pub reserved: u32,
 }
 
-/// Value of `nets_v4` and `nets_v6` (LPM; keys [`NetKeyV4`], [`NetKeyV6`]) and of `named_ports` (key [`NamedPortKey`]).
+/// Value of `nets_v4` and `nets_v6` (LPM; keys [`NetKeyV4`], [`NetKeyV6`]): the kernel does not reuse their elements before a grace period.
 pub struct ClassPair: 8 {
     /// Class in each bank, all covering prefixes included.
     pub class: [u32; 2],
@@ -219,6 +230,61 @@ pub struct Sweep: 16 {
     /// Unused, zero (the kernel takes the first 14 bytes for an Ethernet header).
     pub reserved: u32,
 }
+}
+
+/// Odd; generated programs multiply by it as an immediate, which is sign-extended.
+pub const CHECK_MULTIPLIER: i32 = -0x61c8_864f;
+
+#[inline(always)]
+const fn fold(sum: u64, word: u64) -> u64 {
+    sum.wrapping_mul(CHECK_MULTIPLIER as u64).wrapping_add(word)
+}
+
+impl Peer {
+    /// Fingerprint of an address (IPv4: first word, the others zero) and of what is said of it.
+    #[inline(always)]
+    pub const fn check_for(&self, address: &[u32; 4]) -> u32 {
+        let mut sum = fold(join(address[0], address[1]), join(address[2], address[3]));
+        sum = fold(sum, join(self.class[0], self.class[1]));
+        sum = fold(sum, join(self.endpoint, self.id));
+        sum = fold(sum, self.flags as u64);
+        (fold(sum, 0) >> 32) as u32
+    }
+
+    /// The same with its check.
+    pub const fn sealed(self, address: &[u32; 4]) -> Self {
+        Self {
+            check: self.check_for(address),
+            ..self
+        }
+    }
+}
+
+impl NamedPort {
+    /// Fingerprint of a port and its classes. Generated programs calculate it, too: words as they lie in memory, see
+    /// [`CHECK_MULTIPLIER`]; `h = h * multiplier + word` over the two of the address, the last one of the key, and the classes; the upper
+    /// half of `h * multiplier`.
+    pub const fn check_for(class: [u32; 2], key: &NamedPortKey) -> u32 {
+        let address = &key.address;
+        let last = if cfg!(target_endian = "little") {
+            key.port as u32 | (key.protocol as u32) << 16 | (key.ip_version as u32) << 24
+        } else {
+            (key.port as u32) << 16 | (key.protocol as u32) << 8 | key.ip_version as u32
+        };
+        let mut sum = fold(join(address[0], address[1]), join(address[2], address[3]));
+        sum = fold(sum, last as u64);
+        sum = fold(sum, join(class[0], class[1]));
+        (fold(sum, 0) >> 32) as u32
+    }
+
+    /// A port's value.
+    pub const fn new(class: [u32; 2], key: &NamedPortKey) -> Self {
+        Self {
+            class,
+            check: Self::check_for(class, key),
+            reserved: 0,
+        }
+    }
 }
 
 /// Sweep the established table.

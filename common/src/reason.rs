@@ -54,7 +54,7 @@ Drop {
     BadFragment = "bad_fragment",
     /// An ICMP error about no known flow.
     UnrelatedError = "unrelated_error",
-    /// A tail call failed.
+    /// A tail call failed, or a table's element was not what it must be.
     Internal = "internal",
     /// The interface has the agent's prefix but no endpoint.
     UnknownInterface = "unknown_interface",

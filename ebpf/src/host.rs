@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as Route,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use felid_common::{PEER_HOST, Peer};
 
+use crate::maps::Known;
 use crate::packet::Packet;
 use crate::state::{MODE_ASK_ROUTE, MODE_TO_HOST, State};
 
@@ -23,8 +23,8 @@ pub(crate) const fn is_multicast_v6(address: &[u32; 4]) -> bool {
 
 /// `MODE_*` bits that say how to find out whether a packet to this address ends at the host.
 #[inline(always)]
-pub(crate) fn destination(version: u8, address: &[u32; 4], peer: Option<&'static Peer>, local: bool) -> u8 {
-    if peer.is_some_and(|peer| peer.flags & PEER_HOST != 0) {
+pub(crate) fn destination(version: u8, address: &[u32; 4], peer: &Known, local: bool) -> u8 {
+    if peer.is_host() {
         return MODE_TO_HOST;
     }
     if local {

@@ -30,19 +30,19 @@ fn examine(packet: Packet) -> Result<i32, Drop> {
     let from_workload = u32::from(state.private().hook) == EGRESS;
     let tuple = state.tuple();
     let (version, src, dst) = (tuple.ip_version, tuple.src, tuple.dst);
-    let sender = maps::peer(version, &src);
+    let sender = maps::peer(version, &src)?;
     if from_workload {
-        if !is_own(packet, own, sender) {
+        if !is_own(packet, own, &sender) {
             return Err(Drop::SpoofedAddress);
         }
         if version == 4 && tuple.icmp_type == REDIRECT {
             return Err(Drop::SpoofedNeighbour);
         }
     } else {
-        if judge::from_host(packet, version, &src, sender) {
+        if judge::from_host(packet, &mut state, &sender) {
             return Ok(NEXT);
         }
-        if let Some(endpoint) = judge::local(sender)
+        if let Some(endpoint) = judge::local(&sender)
             && endpoint.ifindex != packet.ingress_ifindex()
         {
             return Err(Drop::SpoofedAddress);

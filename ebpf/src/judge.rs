@@ -4,12 +4,13 @@ use core::ptr::addr_of;
 
 use felid_common::{
     Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow,
-    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE, Settings, Side, TCP_RST,
-    VERDICT_ALLOW, fixed, policy_index,
+    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Side, TCP_ACK, TCP_RST, TCP_SYN,
+    VERDICT_ALLOW, fixed, policy_index, protocol,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
 use crate::deliver::{self, Family};
+use crate::maps::Known;
 use crate::packet::{NEXT, Packet, count, now, scratch, settings};
 use crate::state::{
     JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED,
@@ -40,8 +41,7 @@ fn bank() -> Option<u32> {
 
 /// The record of the local endpoint that has this address.
 #[inline(always)]
-pub(crate) fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
-    let peer = peer?;
+pub(crate) fn local(peer: &Known) -> Option<&'static Endpoint> {
     if peer.endpoint == 0 {
         return None;
     }
@@ -52,21 +52,28 @@ pub(crate) fn local(peer: Option<&'static Peer>) -> Option<&'static Endpoint> {
 
 /// Whether the address is this interface's endpoint's own.
 #[inline(always)]
-pub(crate) fn is_own(packet: Packet, own: &Endpoint, peer: Option<&'static Peer>) -> bool {
-    peer.is_some_and(|peer| peer.endpoint == packet.own_index() && peer.id == own.id)
+pub(crate) fn is_own(packet: Packet, own: &Endpoint, peer: &Known) -> bool {
+    peer.endpoint == packet.own_index() && peer.id == own.id
 }
 
-/// What the host itself generated: it came in by no interface and has the host's address.
+/// Whether the packet came in by no interface. The kernel forgets by which one it was when it cuts a reassembled IPv6 datagram up again
+/// (netfilter's defragmentation), so a fragment also needs a socket of the host that it comes from.
 #[inline(always)]
-pub(crate) fn from_host(packet: Packet, version: u8, src: &[u32; 4], peer: Option<&'static Peer>) -> bool {
-    packet.ingress_ifindex() == 0
-        && (peer.is_some_and(|peer| peer.flags & PEER_HOST != 0) || (version == 6 && host::is_link_local(src)))
+pub(crate) fn is_generated(packet: Packet, state: &mut State) -> bool {
+    packet.ingress_ifindex() == 0 && (state.private().cut == 0 || packet.has_socket())
+}
+
+/// What the host itself generated: it came in by no interface and has the host's address. `peer` is what is known of the source.
+#[inline(always)]
+pub(crate) fn from_host(packet: Packet, state: &mut State, peer: &Known) -> bool {
+    is_generated(packet, state)
+        && (peer.is_host() || (state.tuple().ip_version == 6 && host::is_link_local(&state.tuple().src)))
 }
 
 /// Who the two addresses of the tuple are; fills the bank and the classes.
 struct Ends {
-    src: Option<&'static Peer>,
-    dst: Option<&'static Peer>,
+    src: Known,
+    dst: Known,
 }
 
 #[inline(always)]
@@ -76,21 +83,12 @@ fn look_up(state: &mut State, settings: &Settings) -> Result<Ends, Drop> {
     tuple.bank = bank;
     tuple.verdict = 0;
     let ends = Ends {
-        src: maps::peer(tuple.ip_version, &tuple.src),
-        dst: maps::peer(tuple.ip_version, &tuple.dst),
+        src: maps::peer(tuple.ip_version, &tuple.src)?,
+        dst: maps::peer(tuple.ip_version, &tuple.dst)?,
     };
-    tuple.src_class = class(ends.src, tuple.ip_version, &tuple.src, settings, bank);
-    tuple.dst_class = class(ends.dst, tuple.ip_version, &tuple.dst, settings, bank);
+    tuple.src_class = ends.src.class(tuple.ip_version, &tuple.src, settings, bank);
+    tuple.dst_class = ends.dst.class(tuple.ip_version, &tuple.dst, settings, bank);
     Ok(ends)
-}
-
-#[inline(always)]
-fn class(peer: Option<&'static Peer>, version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
-    match peer {
-        Some(peer) if bank == 0 => peer.class[0],
-        Some(peer) => peer.class[1],
-        None => maps::net_class(version, address, settings, bank),
-    }
 }
 
 /// Judges the first packet of a flow, in its own direction.
@@ -152,9 +150,9 @@ fn start<const HOOK: u32>(
     let version = state.tuple().ip_version;
     if HOOK == EGRESS {
         let (mine, theirs) = if turned {
-            (ends.dst, ends.src)
+            (&ends.dst, &ends.src)
         } else {
-            (ends.src, ends.dst)
+            (&ends.src, &ends.dst)
         };
         if !is_own(packet, own, mine) {
             return Err(Drop::SpoofedAddress);
@@ -162,7 +160,7 @@ fn start<const HOOK: u32>(
         if state.private().mode & (MODE_UPDATE | MODE_FAST) == MODE_UPDATE | MODE_FAST {
             let private = state.private();
             let side = if turned { private.egress } else { private.ingress };
-            if !theirs.is_some_and(|peer| peer.endpoint == side.index && peer.id == side.endpoint) {
+            if theirs.endpoint != side.index || theirs.id != side.endpoint {
                 // The other end's address has moved: its next packet begins a flow with the new owner.
                 let key = Key::new(state);
                 key.remove(true);
@@ -171,11 +169,11 @@ fn start<const HOOK: u32>(
             }
         }
         if state.private().mode & (MODE_TURNED | MODE_FAST) == 0 {
-            let target = local(ends.dst);
-            let mode = host::destination(version, &state.tuple().dst, ends.dst, target.is_some());
+            let target = local(&ends.dst);
+            let mode = host::destination(version, &state.tuple().dst, &ends.dst, target.is_some());
             let private = state.private();
             private.mode |= mode;
-            let index = ends.dst.map_or(0, |peer| peer.endpoint);
+            let index = ends.dst.endpoint;
             if private.mode & MODE_UPDATE == 0
                 && let Some(target) = target
                 && index != packet.own_index()
@@ -192,15 +190,15 @@ fn start<const HOOK: u32>(
         }
     } else {
         let (mine, source) = if turned {
-            (ends.src, ends.dst)
+            (&ends.src, &ends.dst)
         } else {
-            (ends.dst, ends.src)
+            (&ends.dst, &ends.src)
         };
         if let Some(endpoint) = local(source) {
             if endpoint.ifindex == 0 || endpoint.ifindex != packet.ingress_ifindex() {
                 return Err(Drop::SpoofedAddress);
             }
-            let index = source.map_or(0, |peer| peer.endpoint);
+            let index = source.endpoint;
             let private = state.private();
             if private.mode & MODE_UPDATE == 0 {
                 // Not judged here, but known: from now on the flow's packets must come from that interface.
@@ -211,11 +209,11 @@ fn start<const HOOK: u32>(
                 };
             }
         }
-        if turned && ends.dst.is_some_and(|peer| peer.flags & PEER_HOST != 0) {
+        if turned && ends.dst.is_host() {
             // The host's own packets do not renew what the workload may no longer say to it.
             state.private().mode |= MODE_TO_HOST;
         }
-        let exempt = !turned && from_host(packet, version, &state.tuple().src, source);
+        let exempt = !turned && from_host(packet, state, source);
         if !is_own(packet, own, mine) {
             // Multicast and the like: only the host itself sends that here.
             return if exempt {
@@ -229,6 +227,11 @@ fn start<const HOOK: u32>(
             private.ingress.generation = GENERATION_EXEMPT;
             private.pending &= !JUDGE_INGRESS;
             private.judged = JUDGE_INGRESS;
+            if private.word as u8 == protocol::TCP && private.tcp & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN {
+                // The host may always say it, but if the workload began this connection and its flow has ended meanwhile, a new flow of
+                // the host's would let the workload go on as if it answered.
+                private.mode |= MODE_TRANSIENT;
+            }
             return Ok(packet.continue_in(fixed::JUDGED));
         }
     }

@@ -5,12 +5,14 @@
 //!
 //! All types are older than TCX (6.6), which the programs are attached by.
 
+use core::ptr::addr_of;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use felid_common::{
-    ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
-    MAX_COUNTERS, MAX_ENDPOINTS, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
+    ClassPair, DROP_REASONS, Drop, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4,
+    FragmentKeyV6, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
 };
 
 /// The programs of this crate, by their numbers in [`fixed`].
@@ -55,7 +57,7 @@ pub(crate) static NETS_V6: LpmTrie<[u32; 4], ClassPair, 65_536> = LpmTrie::new()
 
 /// Ports with a name. Read by generated programs only; defined here so that everything is created in one place.
 #[btf_map(name = "named_ports")]
-pub(crate) static NAMED_PORTS: HashMap<NamedPortKey, ClassPair, 65_536> = HashMap::new();
+pub(crate) static NAMED_PORTS: HashMap<NamedPortKey, NamedPort, 65_536> = HashMap::new();
 
 /// Answered IPv4 flows.
 #[btf_map(name = "established_v4")]
@@ -93,22 +95,94 @@ pub(crate) static EVENT: PerCpuArray<u64, { EVENTS as usize }> = PerCpuArray::ne
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpuArray::new();
 
-/// What is known of an address: its record, or `None` where it has none of its own.
+/// What is known of an address. Integers only: the verifier does not follow how an `Option` in a `Result` lies on the stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    class: [u32; 2],
+    /// As in [`Peer`].
+    pub(crate) endpoint: u32,
+    /// As in [`Peer`].
+    pub(crate) id: u32,
+    /// As in [`Peer`], and these below.
+    pub(crate) flags: u32,
+}
+
+/// The address has no record of its own.
+const ABSENT: u32 = 1 << 31;
+/// What was found was another address's, twice.
+const TORN: u32 = 1 << 30;
+
+/// Looks an address up. The kernel reuses replaced and deleted elements at once, so one may change under the reader: then a second look finds
+/// the new one.
 #[inline(always)]
-pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Option<&'static Peer> {
+pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Result<Known, Drop> {
+    let mut known = look_up(version, address);
+    if known.flags & TORN != 0 {
+        known = look_up(version, address);
+        if known.flags & TORN != 0 {
+            return Err(Drop::Internal);
+        }
+    }
+    Ok(known)
+}
+
+#[inline(always)]
+fn look_up(version: u8, address: &[u32; 4]) -> Known {
     let found = if version == 4 {
         PEERS_V4.get_ptr(address[0])
     } else {
         PEERS_V6.get_ptr(address)
     };
-    // SAFETY: a looked-up element stays readable while the program runs. User space replaces whole elements; a recycled one could
-    // at worst give another address's class to a packet that raced with the change.
-    found.map(|peer| unsafe { &*peer })
+    let Some(found) = found else {
+        return Known {
+            class: [0; 2],
+            endpoint: 0,
+            id: 0,
+            flags: ABSENT,
+        };
+    };
+    // SAFETY: a looked-up element stays readable while the program runs; what it holds is checked below.
+    let peer = unsafe {
+        Peer {
+            class: addr_of!((*found).class).read_volatile(),
+            endpoint: addr_of!((*found).endpoint).read_volatile(),
+            id: addr_of!((*found).id).read_volatile(),
+            flags: addr_of!((*found).flags).read_volatile(),
+            check: addr_of!((*found).check).read_volatile(),
+        }
+    };
+    let torn = peer.check != peer.check_for(address);
+    Known {
+        class: peer.class,
+        endpoint: peer.endpoint,
+        id: peer.id,
+        flags: peer.flags | if torn { TORN } else { 0 },
+    }
+}
+
+impl Known {
+    /// Whether the address is the host's own.
+    #[inline(always)]
+    pub(crate) const fn is_host(&self) -> bool {
+        self.flags & felid_common::PEER_HOST != 0
+    }
+
+    /// The address's class in a bank.
+    #[inline(always)]
+    pub(crate) fn class(&self, version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
+        if self.flags & ABSENT != 0 {
+            net_class(version, address, settings, bank)
+        } else if bank == 0 {
+            self.class[0]
+        } else {
+            self.class[1]
+        }
+    }
 }
 
 /// Class of an address that has no record of its own: what the networks that cover it give.
 #[inline(always)]
-pub(crate) fn net_class(version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
+fn net_class(version: u8, address: &[u32; 4], settings: &Settings, bank: u32) -> u32 {
     let found = if version == 4 {
         if settings.flags & felid_common::SETTING_NETS_V4 == 0 {
             return 0;

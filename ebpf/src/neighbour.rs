@@ -3,7 +3,7 @@
 //! None of this passes policy, so it may not leave the link: destinations are the link's own groups, link-local addresses, the host.
 
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
-use felid_common::{Drop, EGRESS, Endpoint, Event, PEER_HOST, Peer, protocol};
+use felid_common::{Drop, EGRESS, Endpoint, Event, protocol};
 
 use crate::host::{is_link_local, is_multicast_v6};
 use crate::judge::is_own;
@@ -64,7 +64,7 @@ fn arp(packet: Packet, own: &Endpoint) -> Result<i32, Drop> {
     let sender = address(arp[7], arp[8]);
     let target = address(arp[12], arp[13]);
     // Zero asks whether an address is free (RFC 5227) and claims none.
-    if packet.source_mac() != Some(mac) || (sender != 0 && !is_own(packet, own, maps::peer(4, &[sender, 0, 0, 0]))) {
+    if packet.source_mac() != Some(mac) || (sender != 0 && !is_own(packet, own, &maps::peer(4, &[sender, 0, 0, 0])?)) {
         return Err(Drop::SpoofedArp);
     }
     if arp[3] != ARP_REQUEST || own.gateway_v4 == 0 || target != own.gateway_v4 {
@@ -140,7 +140,7 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
     let tuple = state.tuple();
     let (kind, code, src, dst) = (tuple.icmp_type, tuple.icmp_code, tuple.src, tuple.dst);
     let unspecified = is_zero(&src);
-    let mine = is_link_local(&src) || is_own(packet, own, maps::peer(6, &src));
+    let mine = is_link_local(&src) || is_own(packet, own, &maps::peer(6, &src)?);
 
     if (MLD_QUERY..=MLD_DONE).contains(&kind) || kind == MLD_V2_REPORT {
         // Links only: one hop (RFC 3810, 5), to a group. From `::` before the interface has an address.
@@ -151,10 +151,7 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
         };
     }
     let to_gateway = !is_zero(&own.gateway_v6) && same(&dst, &own.gateway_v6);
-    let on_link = is_link_group(&dst)
-        || is_link_local(&dst)
-        || to_gateway
-        || maps::peer(6, &dst).is_some_and(|peer: &'static Peer| peer.flags & PEER_HOST != 0);
+    let on_link = is_link_group(&dst) || is_link_local(&dst) || to_gateway || maps::peer(6, &dst)?.is_host();
     if hops != 255 || code != 0 || !on_link {
         return Err(Drop::SpoofedNeighbour);
     }
@@ -173,7 +170,7 @@ fn discovery(packet: Packet, own: &'static Endpoint, state: &mut State) -> Resul
         return Err(Drop::Malformed);
     }
     let target = packet.load::<[u32; 4]>(at + 8).ok_or(Drop::Malformed)?;
-    let target_mine = is_link_local(&target) || is_own(packet, own, maps::peer(6, &target));
+    let target_mine = is_link_local(&target) || is_own(packet, own, &maps::peer(6, &target)?);
     if kind == NEIGHBOUR_ADVERTISEMENT {
         return if mine && target_mine {
             Ok(NEXT)

@@ -99,6 +99,12 @@ impl Packet {
         field!(self, ingress_ifindex)
     }
 
+    /// Whether a socket of the host sent the packet.
+    #[inline(always)]
+    pub(crate) fn has_socket(self) -> bool {
+        !field!(self, __bindgen_anon_2.sk).is_null()
+    }
+
     #[inline(always)]
     fn cb(self, word: usize) -> u32 {
         field!(self, cb[word])

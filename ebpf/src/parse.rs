@@ -59,6 +59,7 @@ pub(crate) fn packet(packet: Packet, state: &mut State, hook: u32, endpoint: u32
     private.tcp = 0;
     private.mode = 0;
     private.pending = 0;
+    private.cut = 0;
     if packet.vlan() {
         return Err(Drop::UnknownEthertype);
     }
@@ -181,6 +182,7 @@ fn v6(packet: Packet, state: &mut State, endpoint: u32) -> Result<Kind, Drop> {
     let end = L3 as u32 + 40 + length;
     let mut chain = Chain::new(L3 as u32 + 40, byte(ip[1], 2));
     chain.walk(packet, state, end)?;
+    state.private().cut = u8::from(chain.part.start != 0);
     payload(packet, state, endpoint, chain.next, chain.at, end, chain.part)
 }
 

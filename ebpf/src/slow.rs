@@ -104,6 +104,16 @@ fn known<const HOOK: u32>(
             return Err(Drop::SpoofedAddress);
         }
         other_endpoint = Some(endpoint);
+    } else if HOOK != EGRESS {
+        let tuple = state.tuple();
+        let source = maps::peer(tuple.ip_version, &tuple.src)?;
+        if let Some(source) = judge::local(&source) {
+            // The address became a local endpoint's after the flow began. (The fast program may miss that for a second.)
+            if source.ifindex == 0 || source.ifindex != packet.ingress_ifindex() {
+                return Err(Drop::SpoofedAddress);
+            }
+            return Ok(None);
+        }
     }
 
     let fast = HOOK == EGRESS && hit.copy.flags & FLOW_FAST != 0;
@@ -119,7 +129,7 @@ fn known<const HOOK: u32>(
         pending |= my_bit;
     } else if mine.generation == GENERATION_EXEMPT {
         // Exempt is what the host generates, not what it forwards under its own address.
-        if HOOK != EGRESS && packet.ingress_ifindex() != 0 {
+        if HOOK != EGRESS && !judge::is_generated(packet, state) {
             pending |= my_bit;
             mode |= MODE_TRANSIENT;
         }

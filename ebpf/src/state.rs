@@ -37,8 +37,8 @@ pub(crate) struct Private {
     pub(crate) judged: u8,
     /// `QUERY_*`: what an ICMP message is.
     pub(crate) query: u8,
-    /// Unused.
-    pub(crate) reserved: u8,
+    /// Not zero: IPv6 with a fragment header.
+    pub(crate) cut: u8,
     /// For [`forget`].
     pub(crate) forgotten: u32,
     /// Unused.

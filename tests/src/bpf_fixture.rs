@@ -236,8 +236,13 @@ impl Fixture {
         Ok(self.map("endpoints").update(n.as_bytes(), record.as_bytes())?)
     }
 
-    /// Writes what is known of an address.
+    /// Writes what is known of an address; the check is made here.
     pub fn peer(&mut self, address: &str, peer: Peer) -> Result<()> {
+        self.raw_peer(address, peer.sealed(&words(address.parse()?)))
+    }
+
+    /// Likewise, with the check as it is.
+    pub fn raw_peer(&mut self, address: &str, peer: Peer) -> Result<()> {
         match address.parse()? {
             IpAddr::V4(address) => self.map("peers_v4").update(&address.octets(), peer.as_bytes())?,
             IpAddr::V6(address) => self.map("peers_v6").update(&address.octets(), peer.as_bytes())?,

@@ -169,6 +169,54 @@ fn nobody_else_comes_with_a_local_address() {
 }
 
 #[test]
+fn an_address_that_became_local_comes_from_its_interface_only() {
+    let mut fixture = two();
+    fixture.endpoint(3, &[]).unwrap();
+    for ((_, b), far) in PAIRS.into_iter().zip(FAR) {
+        // From outside: a connection, and a query without an answer.
+        let (from, to) = (craft(far, b), craft(b, far));
+        let packet =
+            |flags, sequence, acknowledged| from.clone().tcp_with(40000, 80, flags, sequence, acknowledged).build();
+        fixture.to_workload(2, 1, &packet(SYN, 1, 0)).unwrap().passed();
+        let answer = to.tcp_with(80, 40000, SYN | ACK, 7, 2).build();
+        fixture.from_workload(2, &answer).unwrap().passed();
+        fixture.to_workload(2, 1, &packet(ACK, 2, 8)).unwrap().passed();
+        assert!(fixture.flow(TCP, far, 40000, b, 80).unwrap().unwrap().0);
+        let query = from.clone().udp(5, 53, b"query").build();
+        fixture.to_workload(2, 1, &query).unwrap().passed();
+        // Now the address is endpoint 3's. An established flow is looked at closely once a second.
+        let moved = Peer {
+            endpoint: 3,
+            id: 103,
+            ..Peer::default()
+        };
+        fixture.peer(far, moved).unwrap();
+        let age = |flow: &mut felid_common::Flow| flow.last_seen = flow.last_seen.wrapping_sub(2 * SETTINGS.hz);
+        fixture.edit_flow(TCP, far, 40000, b, 80, age).unwrap();
+        for packet in [packet(ACK, 2, 8), query] {
+            for came_by in [1, 0, 11] {
+                fixture
+                    .to_workload(2, came_by, &packet)
+                    .unwrap()
+                    .dropped(Drop::SpoofedAddress);
+            }
+            fixture.policy(INGRESS, 2, Policy::Deny).unwrap();
+            // The new owner's flow is another one.
+            fixture
+                .to_workload(2, 13, &packet)
+                .unwrap()
+                .dropped(Drop::IngressPolicy);
+            fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
+            fixture.to_workload(2, 13, &packet).unwrap().passed();
+        }
+        assert_eq!(
+            fixture.flow(TCP, far, 40000, b, 80).unwrap().unwrap().1.egress.endpoint,
+            103
+        );
+    }
+}
+
+#[test]
 fn to_the_host() {
     let mut fixture = two();
     fixture

@@ -314,6 +314,42 @@ fn an_element_that_became_another_flow_is_not_taken_for_this_one() {
 }
 
 #[test]
+fn an_element_that_became_another_address_is_not_taken_for_this_one() {
+    let mut fixture = two();
+    for pair in PAIRS {
+        let mine = |class| Peer {
+            class: [class; 2],
+            endpoint: 2,
+            id: 102,
+            ..Peer::default()
+        };
+        let words = words(pair.1.parse().unwrap());
+        let others = [
+            Peer::default(),
+            mine(0),
+            mine(0).sealed(&[words[0] ^ 1, words[1], words[2], words[3]]),
+            // The check of one state, the content of another.
+            Peer {
+                check: mine(3).check_for(&words),
+                ..mine(4)
+            },
+        ];
+        for other in others {
+            fixture.raw_peer(pair.1, other).unwrap();
+            let internal = fixture.drops(Drop::Internal).unwrap();
+            fixture
+                .from_workload(1, &query(pair, 5))
+                .unwrap()
+                .dropped(Drop::Internal);
+            assert_eq!(fixture.drops(Drop::Internal).unwrap(), internal + 1);
+        }
+        assert_eq!(fixture.flows().unwrap().1, usize::from(pair.0.contains(':')));
+        fixture.peer(pair.1, mine(0)).unwrap();
+        fixture.from_workload(1, &query(pair, 5)).unwrap().redirected(12);
+    }
+}
+
+#[test]
 fn an_entry_that_the_sweeper_claimed_is_a_miss() {
     let fixture = two();
     for pair in PAIRS {

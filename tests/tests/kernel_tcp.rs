@@ -434,3 +434,44 @@ fn the_host_reaches_its_workloads_but_what_it_forwards_is_judged() {
             .passed();
     }
 }
+
+#[test]
+fn the_host_begins_a_flow_with_a_syn_only() {
+    let mut fixture = two();
+    fixture.policy(INGRESS, 1, Policy::Deny).unwrap();
+    fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
+    for (host, workload) in [("192.0.2.1", V4.a), ("2001:db8::1", V6.a)] {
+        let own = Peer {
+            flags: PEER_HOST,
+            ..Peer::default()
+        };
+        fixture.peer(host, own).unwrap();
+        // What looks like an answer: whose connection it is nobody knows any more.
+        for flags in [SYN | ACK, ACK, FIN | ACK, RST, RST | ACK] {
+            let packet = packet(host, workload).tcp_with(80, 50000, flags, 7, 2).build();
+            fixture.to_workload(1, 0, &packet).unwrap().passed();
+        }
+        assert!(fixture.flow(TCP, host, 80, workload, 50000).unwrap().is_none());
+        fixture
+            .from_workload(1, &packet(workload, host).tcp(50000, 80, ACK).build())
+            .unwrap()
+            .dropped(Drop::EgressPolicy);
+        // Likewise where an older flow has expired.
+        fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
+        let mut settings = SETTINGS;
+        settings.flags = felid_common::SETTING_HOST_REACHABLE;
+        fixture.set_settings(settings).unwrap();
+        let syn = packet(workload, host).tcp(50000, 80, SYN).build();
+        fixture.from_workload(1, &syn).unwrap().passed();
+        fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
+        let old = |flow: &mut felid_common::Flow| flow.last_seen = flow.last_seen.wrapping_sub(SETTINGS.tcp_syn + 1);
+        fixture.edit_flow(TCP, workload, 50000, host, 80, old).unwrap();
+        let answer = packet(host, workload).tcp(80, 50000, ACK).build();
+        fixture.to_workload(1, 0, &answer).unwrap().passed();
+        fixture
+            .from_workload(1, &packet(workload, host).tcp(50000, 80, ACK).build())
+            .unwrap()
+            .dropped(Drop::EgressPolicy);
+        fixture.set_settings(SETTINGS).unwrap();
+    }
+}

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use felid_lab::packet::mac_of;
 use felid_lab::records::{Endpoint, policy};
+use felid_tests::packet_craft::{Craft, fragment_header};
 use felid_tests::{Cluster, Namespace, Workload, sockets};
 
 struct World {
@@ -40,7 +43,7 @@ fn world(prefix: &str, extra: &str) -> World {
         policy(
             "default",
             "web",
-            "  selector: app == 'web'\n  types: [Ingress]\n  ingress:\n    - {action: Allow, protocol: TCP, source: {selector: zone == 'out', namespaceSelector: global()}, destination: {ports: [80]}}",
+            "  selector: app == 'web'\n  types: [Ingress]\n  ingress:\n    - {action: Allow, protocol: TCP, source: {selector: zone == 'out', namespaceSelector: global()}, destination: {ports: [80]}}\n    - {action: Allow, protocol: UDP, source: {selector: zone == 'out', namespaceSelector: global()}, destination: {ports: [82]}}",
         ),
         "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {name: out, labels: {zone: out}}\nspec: {nets: [192.0.2.0/25, '2001:db8:2::/64']}\n".to_owned(),
         extra.to_owned(),
@@ -123,6 +126,55 @@ fn masquerade_by_the_host_does_not_open_anything() {
     for to in world.web.addresses.clone() {
         assert!(sockets::tcp(host, to, 81).unwrap(), "the host itself: {to}");
     }
+}
+
+#[test]
+fn fragments_that_the_host_cut_up_again_are_not_the_hosts_own() {
+    let world = world("lh-cut", "");
+    let host = world.cluster.host.namespace();
+    // Connection tracking puts datagrams together and cuts them up again, forgetting where they came in.
+    host.exec(&["nft", "add table inet t; add chain inet t f { type filter hook forward priority 0; }; add rule inet t f ct state invalid counter"])
+        .unwrap();
+    let to: IpAddr = "fd00:65::2".parse().unwrap();
+    let data: Vec<u8> = vec![0x5a; 1000 + 1448 - 8];
+    let outside = world.outside.packets("eth0").unwrap();
+    let inside = world.web.namespace.packets("eth0").unwrap();
+    let macs = (
+        host.run(|| mac_of("uplink")).unwrap().unwrap(),
+        world.outside.run(|| mac_of("eth0")).unwrap().unwrap(),
+    );
+    for (source, arrives) in [(HOST[1], false), ("2001:db8:2::7", true)] {
+        let mut whole = Craft::new(source.parse::<IpAddr>().unwrap(), to).udp(7, if arrives { 82 } else { 81 }, &data);
+        (whole.to, whole.from) = macs;
+        // The kernel copies the parts instead of reusing them if the second is longer than there is room behind the headers of the first.
+        let mut first = whole.clone();
+        first.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]), fragment_header(0, true, 77)];
+        first.payload.truncate(1000);
+        let mut second = whole.clone();
+        second.extensions = vec![fragment_header(1000, false, 77)];
+        second.payload.drain(..1000);
+        outside.send(&first.build()).unwrap();
+        outside.send(&second.build()).unwrap();
+        let seen = inside
+            .receive(Duration::from_millis(500), |frame| {
+                frame.len() > 60 && frame[12..14] == [0x86, 0xdd] && frame.windows(64).any(|bytes| bytes == [0x5a; 64])
+            })
+            .unwrap();
+        assert_eq!(seen.is_some(), arrives, "from {source}");
+    }
+    // What the host itself cuts up is its own.
+    let large: Vec<u8> = vec![0x5b; 3000];
+    host.run(|| {
+        let socket = std::net::UdpSocket::bind((HOST[1].parse::<IpAddr>().unwrap(), 0)).unwrap();
+        socket.send_to(&large, (to, 81)).unwrap();
+    })
+    .unwrap();
+    let seen = inside
+        .receive(Duration::from_millis(500), |frame| {
+            frame.windows(64).any(|bytes| bytes == [0x5b; 64])
+        })
+        .unwrap();
+    assert!(seen.is_some(), "the host's own fragments");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
-use felid_common::{ClassPair, NamedPortKey};
+use felid_common::{CHECK_MULTIPLIER, NamedPort, NamedPortKey};
 use felid_model::resolved::SetId;
 
 use crate::block::{Block, Label, Purpose, Target};
@@ -145,7 +145,13 @@ impl Emitter<'_> {
             Direction::Ingress => (scratch!(src), scratch!(src_port)),
             Direction::Egress => (scratch!(dst), scratch!(dst_port)),
         };
-        let (done, look_up, class_zero, class_known) = (block.label(), block.label(), block.label(), block.label());
+        let (done, look_up, found, class_zero, class_known) = (
+            block.label(),
+            block.label(),
+            block.label(),
+            block.label(),
+            block.label(),
+        );
         block.branch(isa::jump_imm(Cond::Ne, NAMED_ROW, 0), Target::Label(done));
         // Class 0 is a member of nothing: that is what packets without ports, and unknown ports, are.
         block.op(isa::load(Size::B, VALUE, SCRATCH, scratch!(protocol)));
@@ -166,25 +172,53 @@ impl Emitter<'_> {
         field(Size::H, port, offset_of!(NamedPortKey, port));
         field(Size::B, scratch!(protocol), offset_of!(NamedPortKey, protocol));
         field(Size::B, scratch!(ip_version), offset_of!(NamedPortKey, ip_version));
-        block.op(isa::mov(2, FRAME));
-        block.op(isa::add_imm(2, i32::from(NAMED_KEY)));
-        block.load_map(1, MapRef::NamedPorts);
-        block.op(isa::call(isa::MAP_LOOKUP_ELEM));
-        block.branch(isa::jump_imm(Cond::Eq, 0, 0), Target::Label(class_zero));
-        let second_bank = block.label();
-        let class = offset_of!(ClassPair, class) as i16;
+        // The element may become another port's while it is read, see `NamedPort::check_for`: then a second look finds what holds now.
+        self.look_up_named(block, class_zero);
+        block.branch(isa::jump_imm(Cond::Eq, 2, 0), Target::Label(found));
+        self.look_up_named(block, class_zero);
+        block.branch(isa::jump_imm(Cond::Ne, 2, 0), Target::Drop);
+        block.bind(found);
+        // Both classes are in VALUE as they lie in memory.
+        let upper = block.label();
         block.op(isa::load(Size::W, 2, SCRATCH, scratch!(bank)));
-        block.branch(isa::jump_imm(Cond::Ne, 2, 0), Target::Label(second_bank));
-        block.op(isa::load(Size::W, VALUE, 0, class));
+        let in_upper_half = if cfg!(target_endian = "little") {
+            Cond::Ne
+        } else {
+            Cond::Eq
+        };
+        block.branch(isa::jump_imm(in_upper_half, 2, 0), Target::Label(upper));
+        block.op(isa::and32_imm(VALUE, -1));
         block.jump(Target::Label(class_known));
-        block.bind(second_bank);
-        block.op(isa::load(Size::W, VALUE, 0, class + 4));
+        block.bind(upper);
+        block.op(isa::shift_right_imm(VALUE, 32));
         block.jump(Target::Label(class_known));
         block.bind(class_zero);
         block.op(isa::mov_imm(VALUE, 0));
         block.bind(class_known);
         look_up_row(block, VALUE, NAMED_ROW);
         block.bind(done);
+    }
+
+    /// Looks the key in the frame up: `VALUE` is both classes, register 2 zero if the element is that key's.
+    fn look_up_named(&self, block: &mut Block, class_zero: Label) {
+        block.op(isa::mov(2, FRAME));
+        block.op(isa::add_imm(2, i32::from(NAMED_KEY)));
+        block.load_map(1, MapRef::NamedPorts);
+        block.op(isa::call(isa::MAP_LOOKUP_ELEM));
+        block.branch(isa::jump_imm(Cond::Eq, 0, 0), Target::Label(class_zero));
+        block.op(isa::load(Size::DW, VALUE, 0, offset_of!(NamedPort, class) as i16));
+        block.op(isa::load(Size::DW, 2, FRAME, NAMED_KEY));
+        for (size, offset) in [(Size::DW, 8), (Size::W, 16)] {
+            block.op(isa::mul_imm(2, CHECK_MULTIPLIER));
+            block.op(isa::load(size, 3, FRAME, NAMED_KEY + offset));
+            block.op(isa::add(2, 3));
+        }
+        block.op(isa::mul_imm(2, CHECK_MULTIPLIER));
+        block.op(isa::add(2, VALUE));
+        block.op(isa::mul_imm(2, CHECK_MULTIPLIER));
+        block.op(isa::shift_right_imm(2, 32));
+        block.op(isa::load(Size::W, 3, 0, offset_of!(NamedPort, check) as i16));
+        block.op(isa::sub(2, 3));
     }
 
     /// The rules of a leaf, and what follows the block where none matches.

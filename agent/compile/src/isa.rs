@@ -73,6 +73,26 @@ pub(crate) const fn add_imm(dst: u8, imm: i32) -> Insn {
     insn(0x07, dst, 0, 0, imm)
 }
 
+/// `dst += src`, 64 bits.
+pub(crate) const fn add(dst: u8, src: u8) -> Insn {
+    insn(0x0f, dst, src, 0, 0)
+}
+
+/// `dst -= src`, 64 bits.
+pub(crate) const fn sub(dst: u8, src: u8) -> Insn {
+    insn(0x1f, dst, src, 0, 0)
+}
+
+/// `dst *= imm`, 64 bits, sign-extended.
+pub(crate) const fn mul_imm(dst: u8, imm: i32) -> Insn {
+    insn(0x27, dst, 0, 0, imm)
+}
+
+/// `dst >>= imm`, 64 bits, zeros from the left.
+pub(crate) const fn shift_right_imm(dst: u8, imm: i32) -> Insn {
+    insn(0x77, dst, 0, 0, imm)
+}
+
 /// `dst &= imm`, 32 bits: the upper half becomes zero.
 pub(crate) const fn and32_imm(dst: u8, imm: i32) -> Insn {
     insn(0x54, dst, 0, 0, imm)

@@ -6,7 +6,7 @@ mod support;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_common::{VERDICT_ALLOW, VERDICT_DENY, fixed};
+use felid_common::{NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY, fixed};
 use felid_compile::listing::listing;
 use felid_compile::program::{MapRef, Program};
 use felid_compile::reference::Packet;
@@ -21,6 +21,7 @@ use felid_model::{Kind, Protocol, ResourceKey};
 use ipnet::IpNet;
 use support::machine::{End, Machine};
 use support::{check_form, run};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const TCP: Option<Protocol> = Some(Protocol(6));
 
@@ -338,6 +339,41 @@ fn a_missing_class_row_drops() {
     let mut machine = Machine::new(&program);
     machine.scratch = zerocopy::IntoBytes::as_bytes(&scratch).to_vec();
     assert_eq!(machine.run().end, End::Returned(2));
+}
+
+#[test]
+fn a_named_port_that_became_another_is_looked_up_again_and_then_dropped() {
+    let mut world = world(1, 0);
+    world.slots.insert(set(1), 1);
+    let member = NamedPortMember {
+        address: addresses(&["10.0.0.9"])[0],
+        protocol: Protocol(6),
+        port: 40_000,
+    };
+    world.named_ports.insert(set(1), [member].into());
+    let source = ResolvedSide {
+        named_ports: vec![set(1)],
+        ..ResolvedSide::default()
+    };
+    let program = build(&policy(vec![rule(0, TCP, source, &[])]), &world);
+    let key = NamedPortKey {
+        address: [u32::from_ne_bytes([10, 0, 0, 9]), 0, 0, 0],
+        port: member.port,
+        protocol: 6,
+        ip_version: 4,
+    };
+    for (torn, end) in [(0, End::Judged), (1, End::Judged), (2, End::Returned(2))] {
+        let mut machine = Machine::new(&program);
+        machine.scratch = support::scratch_of(&packet(6, 80), 0, 0, 0).as_bytes().to_vec();
+        let row = |sets: &[SetId]| world.class_row(&sets.iter().cloned().collect());
+        machine.rows.insert(0, row(&[]).as_bytes().to_vec());
+        machine.rows.insert(5, row(&[set(1)]).as_bytes().to_vec());
+        machine.named.insert(key.as_bytes().to_vec(), [5, 0]);
+        machine.torn = torn;
+        assert_eq!(machine.run().end, end, "{torn}");
+        let after = Scratch::read_from_bytes(&machine.scratch).unwrap();
+        assert_eq!(after.verdict, if torn < 2 { VERDICT_ALLOW } else { 0 });
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use felid_common::fixed;
+use felid_common::{NamedPort, NamedPortKey, fixed};
 use felid_compile::program::{Insn, MapRef, Program};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Region {
     Stack,
     Scratch,
     Row(u32),
-    Named(Vec<u8>),
+    Named(Vec<u8>, bool),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +49,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) scratch: Vec<u8>,
     pub(crate) rows: BTreeMap<u32, Vec<u8>>,
     pub(crate) named: BTreeMap<Vec<u8>, [u32; 2]>,
+    /// How many looks at a named port find an element that has become another's.
+    pub(crate) torn: usize,
     registers: Vec<Value>,
     stack: Vec<Option<u8>>,
 }
@@ -62,6 +65,7 @@ impl<'a> Machine<'a> {
             scratch,
             rows,
             named,
+            torn: 0,
             registers: Vec::new(),
             stack: Vec::new(),
         }
@@ -162,6 +166,10 @@ impl<'a> Machine<'a> {
             }
             0xb7 => self.registers[dst] = Value::Number(insn.imm as i64 as u64),
             0x54 => self.registers[dst] = Value::Number(u64::from(self.number(insn.dst) as u32 & insn.imm as u32)),
+            0x0f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_add(self.number(insn.src))),
+            0x1f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_sub(self.number(insn.src))),
+            0x27 => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_mul(insn.imm as i64 as u64)),
+            0x77 => self.registers[dst] = Value::Number(self.number(insn.dst) >> insn.imm),
             0x07 => match &mut self.registers[dst] {
                 Value::Pointer(_, offset) => *offset += i64::from(insn.imm),
                 Value::Number(number) => *number = number.wrapping_add(insn.imm as i64 as u64),
@@ -207,7 +215,11 @@ impl<'a> Machine<'a> {
         let found = match map {
             MapRef::Scratch => (index() == 0).then_some(Region::Scratch),
             MapRef::Classes => self.rows.contains_key(&index()).then(|| Region::Row(index())),
-            MapRef::NamedPorts => self.named.contains_key(&key).then_some(Region::Named(key)),
+            MapRef::NamedPorts => self.named.contains_key(&key).then(|| {
+                let torn = self.torn > 0;
+                self.torn -= usize::from(torn);
+                Region::Named(key, torn)
+            }),
             other => panic!("lookup in {other:?}"),
         };
         self.registers[1..=5].fill(Value::Unknown);
@@ -227,9 +239,10 @@ impl<'a> Machine<'a> {
                 .collect(),
             Region::Scratch => self.scratch[at..at + size].to_vec(),
             Region::Row(class) => self.rows[class][at..at + size].to_vec(),
-            Region::Named(key) => {
-                let bytes: Vec<u8> = self.named[key].iter().flat_map(|class| class.to_le_bytes()).collect();
-                bytes[at..at + size].to_vec()
+            Region::Named(key, torn) => {
+                let mut value = NamedPort::new(self.named[key], &NamedPortKey::read_from_bytes(key).expect("a key"));
+                value.check ^= u32::from(*torn);
+                value.as_bytes()[at..at + size].to_vec()
             }
             Region::Context => panic!("reads the packet"),
         }

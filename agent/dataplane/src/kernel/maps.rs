@@ -7,7 +7,7 @@ use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type::{self, *};
 use felid_common::{
     ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
-    MAX_COUNTERS, MAX_ENDPOINTS, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer, Scratch, Settings, fixed,
+    MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer, Scratch, Settings, fixed,
 };
 
 use crate::error::{KernelError, Result};
@@ -238,7 +238,11 @@ impl Maps {
         let fragment = size_of::<Fragment>();
         let fragments = table("fragments_v4", lru, size_of::<FragmentKeyV4>(), fragment, c.fragments)?.max_entries();
         table("fragments_v6", lru, size_of::<FragmentKeyV6>(), fragment, c.fragments)?;
-        let (port_key, pair) = (size_of::<NamedPortKey>(), size_of::<ClassPair>());
+        let (port_key, port, pair) = (
+            size_of::<NamedPortKey>(),
+            size_of::<NamedPort>(),
+            size_of::<ClassPair>(),
+        );
         Ok(Self {
             fixed,
             policies,
@@ -251,7 +255,7 @@ impl Maps {
             peers_v6: table("peers_v6", hash, 16, size_of::<Peer>(), c.peers)?,
             nets_v4: table("nets_v4", lpm, size_of::<NetKeyV4>(), pair, c.nets)?,
             nets_v6: table("nets_v6", lpm, size_of::<NetKeyV6>(), pair, c.nets)?,
-            named_ports: table("named_ports", hash, port_key, pair, c.named_ports)?,
+            named_ports: table("named_ports", hash, port_key, port, c.named_ports)?,
             established_v4: table("established_v4", hash, key4, flow, c.established_v4)?,
             established_v6: table("established_v6", hash, key6, flow, c.established_v6)?,
             half_open_v4: table("half_open_v4", lru, key4, flow, c.half_open)?,

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use felid_common::{ClassPair, NamedPortKey, NetKeyV4, NetKeyV6, PEER_HOST, Peer, SETTING_NETS_V4, SETTING_NETS_V6};
+use felid_common::{
+    ClassPair, NamedPort, NamedPortKey, NetKeyV4, NetKeyV6, PEER_HOST, Peer, SETTING_NETS_V4, SETTING_NETS_V6,
+};
 use felid_compile::transaction::{Change, EndpointId, PeerEntry, Transaction};
 use felid_model::Protocol;
 use felid_model::resolved::NamedPortMember;
@@ -16,7 +18,7 @@ pub(crate) struct Tables {
     pub(crate) peers_v6: Mirror<[u8; 16], Peer>,
     pub(crate) nets_v4: Mirror<NetKeyV4, ClassPair>,
     pub(crate) nets_v6: Mirror<NetKeyV6, ClassPair>,
-    pub(crate) named_ports: Mirror<NamedPortKey, ClassPair>,
+    pub(crate) named_ports: Mirror<NamedPortKey, NamedPort>,
 }
 
 /// Runs the same on every table.
@@ -103,14 +105,10 @@ impl Tables {
         for (address, change) in &transaction.peers {
             self.want_peer(
                 address,
-                Some(peer(&change.after, pair(change.before.class, change.after.class))),
+                Some((&change.after, pair(change.before.class, change.after.class))),
             );
         }
-        let pair = |change: &Change<u32>| {
-            Some(ClassPair {
-                class: pair(change.before, change.after),
-            })
-        };
+        let pair = |change: &Change<u32>| Some(pair(change.before, change.after));
         for (net, change) in &transaction.nets {
             self.want_net(net, pair(change));
         }
@@ -123,13 +121,9 @@ impl Tables {
     pub(crate) fn settle(&mut self, transaction: &Transaction) {
         for (address, change) in &transaction.peers {
             let class = change.after.class;
-            self.want_peer(address, change.keep.then(|| peer(&change.after, [class; 2])));
+            self.want_peer(address, change.keep.then_some((&change.after, [class; 2])));
         }
-        let pair = |change: &Change<u32>| {
-            change.keep.then_some(ClassPair {
-                class: [change.after; 2],
-            })
-        };
+        let pair = |change: &Change<u32>| change.keep.then_some([change.after; 2]);
         for (net, change) in &transaction.nets {
             self.want_net(net, pair(change));
         }
@@ -138,22 +132,26 @@ impl Tables {
         }
     }
 
-    fn want_peer(&mut self, address: &IpAddr, value: Option<Peer>) {
+    fn want_peer(&mut self, address: &IpAddr, value: Option<(&PeerEntry, [u32; 2])>) {
+        let value = value.map(|(entry, class)| peer(entry, class).sealed(&address_words(address)));
         match address {
             IpAddr::V4(address) => self.peers_v4.want(address.octets(), value),
             IpAddr::V6(address) => self.peers_v6.want(address.octets(), value),
         }
     }
 
-    fn want_net(&mut self, net: &IpNet, value: Option<ClassPair>) {
+    fn want_net(&mut self, net: &IpNet, class: Option<[u32; 2]>) {
+        let value = class.map(|class| ClassPair { class });
         match net {
             IpNet::V4(net) => self.nets_v4.want(key_v4(net), value),
             IpNet::V6(net) => self.nets_v6.want(key_v6(net), value),
         }
     }
 
-    fn want_port(&mut self, member: &NamedPortMember, value: Option<ClassPair>) {
-        self.named_ports.want(port_key(member), value);
+    fn want_port(&mut self, member: &NamedPortMember, class: Option<[u32; 2]>) {
+        let key = port_key(member);
+        self.named_ports
+            .want(key, class.map(|class| NamedPort::new(class, &key)));
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {
@@ -258,7 +256,15 @@ fn peer(entry: &PeerEntry, class: [u32; 2]) -> Peer {
         endpoint: endpoint.index,
         id: endpoint.id,
         flags,
-        reserved: 0,
+        check: 0,
+    }
+}
+
+/// An address as in the keys that have room for both families: IPv4 in the first word.
+fn address_words(address: &IpAddr) -> [u32; 4] {
+    match address {
+        IpAddr::V4(address) => [u32::from_ne_bytes(address.octets()), 0, 0, 0],
+        IpAddr::V6(address) => words(address.octets()),
     }
 }
 
@@ -295,14 +301,10 @@ fn key_v6(net: &Ipv6Net) -> NetKeyV6 {
 }
 
 fn port_key(member: &NamedPortMember) -> NamedPortKey {
-    let (address, ip_version) = match member.address {
-        IpAddr::V4(address) => ([u32::from_ne_bytes(address.octets()), 0, 0, 0], 4),
-        IpAddr::V6(address) => (words(address.octets()), 6),
-    };
     NamedPortKey {
-        address,
+        address: address_words(&member.address),
         port: member.port,
         protocol: member.protocol.0,
-        ip_version,
+        ip_version: if member.address.is_ipv4() { 4 } else { 6 },
     }
 }
