@@ -72,6 +72,7 @@ fn dispatch(places: &Places, command: Command) -> anyhow::Result<Outcome> {
         Command::Replace(args) => crate::records::replace(places, &args, out),
         Command::Delete(args) => crate::records::delete(places, &args, out),
         Command::Validate(args) => crate::records::validate(&args, out),
+        Command::Convert(args) => crate::records::convert(&args, out),
         Command::Selector(args) => crate::tools::selector(&args, out),
         Command::Name(args) => crate::tools::name(places, &args, out),
         Command::Status(args) => crate::ask::status(places, &args, out),

@@ -5,6 +5,7 @@
 //! hands policy to the compiler. Never: I/O, clocks, threads, the kernel.
 #![forbid(unsafe_code)]
 
+pub mod convert;
 mod decode;
 mod documents;
 mod kind;

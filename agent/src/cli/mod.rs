@@ -71,6 +71,9 @@ pub enum Command {
     /// Check records without writing them: every error at once
     #[command(after_help = VALIDATE_EXAMPLES)]
     Validate(ValidateArgs),
+    /// Turn records of Kubernetes and of Calico's v1 form into Calico v3 resources
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(ConvertArgs),
     /// Whether a selector matches labels, or its canonical form
     #[command(after_help = tools::SELECTOR_EXAMPLES)]
     Selector(SelectorArgs),
@@ -129,6 +132,20 @@ Examples:
   cat *.json | felid validate -f - -o json     one line {\"valid\": ..., \"errors\": [...]} a document, in input order
 
 Exit code 1 if any document is bad.";
+
+const CONVERT_EXAMPLES: &str = "\
+Pods become WorkloadEndpoints; Namespaces and ServiceAccounts Profiles; NetworkPolicies of Kubernetes, AdminNetworkPolicies,
+BaselineAdminNetworkPolicies and ClusterNetworkPolicies become (Global)NetworkPolicies; v1 workloadEndpoints v3 ones. Calico v3
+resources stay as they are. The agent reads all of these itself: nothing needs to be converted for it.
+
+Examples:
+  felid convert -f policy.yaml
+  kubectl get pods,networkpolicies -A -o yaml | felid convert -f - > records.yaml
+  cat *.json | felid convert -f - -o json
+      one line a document, in input order: {\"resources\": [...]}, {\"none\": true} or {\"error\": ...};
+      \"error\" beside \"resources\" where rules were left out or replaced by ones that deny
+
+Exit code 1 if there is an error in any document.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -290,6 +307,20 @@ pub struct ValidateArgs {
     pub namespace: Option<String>,
     /// text, or json: one line a document, in input order
     #[arg(long, short = 'o', value_name = "FORMAT", default_value = "text")]
+    pub output: String,
+}
+
+/// Arguments of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Files.
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Namespace of documents that do not say theirs
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// yaml, or json: one line a document, in input order
+    #[arg(long, short = 'o', value_name = "FORMAT", default_value = "yaml")]
     pub output: String,
 }
 

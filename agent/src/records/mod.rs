@@ -1,8 +1,9 @@
-//! The commands on records: get, create, apply, replace, delete, validate.
+//! The commands on records: get, create, apply, replace, delete, validate, convert.
 //!
 //! They need no running agent: they read and write the datastore themselves.
 
 mod columns;
+mod convert;
 mod get;
 mod input;
 mod judge;
@@ -17,6 +18,7 @@ use crate::cli::Places;
 use crate::config::{self, DatastoreUrl};
 use crate::entry::usage;
 
+pub use convert::convert;
 pub use get::get;
 pub use validate::validate;
 pub use write::{apply, create, delete, replace};
