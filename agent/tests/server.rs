@@ -201,7 +201,7 @@ fn commands_ask_through_the_socket() {
     assert_eq!(ours["flows"][0]["destination"]["endpoint"], "shop/node1-k8s-web-eth0");
     assert_eq!(ours["flows"][0]["destination"]["judged"], "allowed");
     assert_eq!(ours["flows"][0]["source"]["judged"], "none");
-    assert_eq!(servers.felid(&["flows", "--address", "nonsense"]).code, Some(1));
+    assert_eq!(servers.felid(&["flows", "--address", "nonsense"]).code, Some(2));
     assert_eq!(servers.felid(&["flows", "--endpoint", "nobody"]).code, Some(1));
 
     let programs = servers.json(&["program", "shop/node1-k8s-web-eth0"]);
@@ -217,7 +217,7 @@ fn commands_ask_through_the_socket() {
     assert_eq!(servers.felid(&["program", "nobody"]).code, Some(1));
     assert_eq!(
         servers.felid(&["program", "caliweb", "--direction", "up"]).code,
-        Some(1)
+        Some(2)
     );
 }
 
