@@ -102,6 +102,7 @@ fn block_size(spec: &mut Fields<'_>, cidr: Option<IpNet>, disabled: bool) {
     if given.is_some_and(|size| !range.contains(&size)) {
         let reason = format!("expected {} to {} for this IP version", range.start(), range.end());
         spec.forbid(key, &reason);
+        return;
     }
     let size = given.unwrap_or(usual);
     if !disabled && u64::from(cidr.prefix_len()) > size {
