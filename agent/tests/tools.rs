@@ -239,7 +239,7 @@ fn names_as_people_ask_for_them() {
         (Some(2), "felid: --endpoint is needed for the endpoint's name\n")
     );
     assert!(
-        run(&["name", "--node", "n", "--container-id", "-a"])
+        run(&["name", "--node", "n", "--container-id=-a"])
             .2
             .starts_with("felid: --container-id must not")
     );

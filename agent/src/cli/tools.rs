@@ -50,25 +50,25 @@ pub struct SelectorArgs {
 #[derive(Debug, Args)]
 pub struct NameArgs {
     /// Name of a workload endpoint, to be taken apart or compared
-    #[arg(value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(value_name = "NAME")]
     pub name: Option<String>,
     /// Node (spec.node)
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
     /// Orchestrator (spec.orchestrator): k8s, cni, libnetwork, openstack, ...
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub orchestrator: Option<String>,
     /// Pod (spec.pod), of orchestrator k8s
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub pod: Option<String>,
     /// Container ID (spec.containerID), of orchestrator cni
-    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    #[arg(long, value_name = "ID")]
     pub container_id: Option<String>,
     /// Workload (spec.workload), of other orchestrators
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,
     /// Endpoint (spec.endpoint)
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,
     /// Namespace of the pod, for its interface [default: default]
     #[arg(long, short = 'n', value_name = "NAMESPACE")]
