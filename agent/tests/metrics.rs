@@ -75,7 +75,7 @@ fn counters_of_a_sweep_add_up() {
         "felix_bpf_conntrack_expired_total 2",
         "felix_bpf_conntrack_sweeps 1",
         "felid_conntrack_entries{family=\"v4\",state=\"established\",table=\"established\"} 3",
-        "felid_policy_packets_total{action=\"allow\",policy=\"NetworkPolicy/a/b\",tier=\"default\"} 1",
+        "felid_policy_packets_total{action=\"allow\",policy=\"NetworkPolicy/a/b\",staged=\"false\",tier=\"default\"} 1",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }

@@ -6,9 +6,10 @@ shared! {
 /// The one element of the per-CPU array `scratch`.
 ///
 /// A fixed program fills the tuple (always of the flow's *original* direction), the classes and the bank, then tail-calls
-/// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter` and tail-calls
+/// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter`, and
+/// `log_count` and `log_rules` if a Log rule matches; it counts in `counters` what staged policies would do; then it tail-calls
 /// `fixed[JUDGED]`. It must not touch anything else, and `skb` stays as it was.
-pub struct Scratch: 128 {
+pub struct Scratch: 152 {
     /// Source address, network byte order (IPv4: first word, the others zero).
     pub src: [u32; 4],
     /// Destination address.
@@ -41,8 +42,18 @@ pub struct Scratch: 128 {
 
     /// Private to the fixed programs.
     pub private: [u32; 16],
+
+    /// Counted by the policy program: Log rules that matched; zero before it runs.
+    pub log_count: u32,
+    /// Written by the policy program: the first of them, as indices into the program's rule table.
+    pub log_rules: [u32; LOG_RULES],
+    /// Unused, zero.
+    pub reserved: u32,
 }
 }
+
+/// How many of the Log rules that match in one pass are told one by one.
+pub const LOG_RULES: usize = 4;
 
 /// The policy allows the flow.
 pub const VERDICT_ALLOW: u32 = 1;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use felid_common::{VERDICT_ALLOW, VERDICT_DENY, fixed};
+use felid_model::resolved::ResolvedAction;
 
-use crate::block::{Block, BlockId, Label, Op, Purpose, Target};
+use crate::block::{Block, BlockId, Label, Op, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
 use crate::frame::{CTX, FRAME, KEY_SLOT, NAMED_ROW, ROW, SCRATCH, look_up_row, scratch};
 use crate::isa::{self, Cond, Size};
@@ -166,7 +167,11 @@ impl<'a> Assembler<'a> {
             let (Some(name), Some(counter)) = (self.table.ends.get(*end), self.table.counters.get(*end)) else {
                 return Err(CompileError::Internal("a verdict without a counter"));
             };
-            let verdict = if name.allowed { VERDICT_ALLOW } else { VERDICT_DENY };
+            let verdict = if name.action == ResolvedAction::Allow {
+                VERDICT_ALLOW
+            } else {
+                VERDICT_DENY
+            };
             out.bind(*label);
             out.op(isa::store_imm(Size::W, SCRATCH, scratch!(verdict), verdict as i32));
             out.op(isa::store_imm(Size::W, SCRATCH, scratch!(counter), *counter as i32));
@@ -228,6 +233,14 @@ impl<'a> Assembler<'a> {
                 if distance < 0 {
                     return Err(CompileError::Internal("a jump backwards"));
                 }
+            }
+            match op.patch {
+                Some(Patch::Rule(site)) => insn.imm = self.table.get(site)?.0 as i32,
+                Some(Patch::Counter(site)) => {
+                    let counter = self.table.counters.get(self.table.get(site)?.1);
+                    insn.imm = *counter.ok_or(CompileError::Internal("a count without a counter"))? as i32;
+                }
+                None => {}
             }
             if let Some(map) = op.map {
                 chunk.maps.push((index, map));

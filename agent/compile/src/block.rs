@@ -18,8 +18,10 @@ pub(crate) enum Target {
     Label(Label),
     /// What follows this block in its section.
     Next,
-    /// The next section.
+    /// Where a Pass leads.
     Pass,
+    /// The aside of this number in the section.
+    Aside(usize),
     /// A block, perhaps in another chunk.
     Block(BlockId),
     /// Write this site's verdict and end.
@@ -42,6 +44,17 @@ pub(crate) struct Op {
     pub(crate) target: Option<Target>,
     pub(crate) map: Option<MapRef>,
     pub(crate) purpose: Purpose,
+    /// What the immediate will be.
+    pub(crate) patch: Option<Patch>,
+}
+
+/// An immediate that is known only once the program is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patch {
+    /// Index of the site in the rule table.
+    Rule(SiteId),
+    /// The site's counter.
+    Counter(SiteId),
 }
 
 /// Instructions that stay together in one chunk, entered at the first.
@@ -77,6 +90,14 @@ impl Block {
 
     pub(crate) fn op(&mut self, insn: Insn) {
         self.push(insn, None, None);
+    }
+
+    /// An instruction whose immediate is not known yet.
+    pub(crate) fn patched(&mut self, insn: Insn, patch: Patch) {
+        self.push(insn, None, None);
+        if let Some(op) = self.ops.last_mut() {
+            op.patch = Some(patch);
+        }
     }
 
     /// A conditional jump.
@@ -117,6 +138,7 @@ impl Block {
             target,
             map,
             purpose: self.purpose,
+            patch: None,
         });
     }
 

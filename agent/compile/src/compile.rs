@@ -9,8 +9,9 @@ use std::net::IpAddr;
 
 use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
 
+use crate::aside::emit_aside;
 use crate::emit::Emitter;
-use crate::layout::{Family, layout};
+use crate::layout::{Emitted, Family, layout};
 use crate::lower::lower;
 use crate::program::{Program, Slots};
 use crate::rule::{Lowered, Section};
@@ -178,7 +179,12 @@ fn families(
                 for segment in segments(&section.rules, expansion) {
                     emitter.segment(segment, &mut blocks)?;
                 }
-                Ok((blocks, section.end))
+                Ok(Emitted {
+                    blocks,
+                    asides: section.asides.iter().map(|aside| emit_aside(*aside)).collect(),
+                    end: section.end,
+                    pass: section.pass,
+                })
             })
             .collect::<Result<_, _>>()
             .map(|sections| Family { sections })

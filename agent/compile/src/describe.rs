@@ -27,6 +27,12 @@ pub(crate) fn describe(rule: &ResolvedRule) -> String {
     if let Some(protocol) = rule.not_protocol {
         let _ = write!(text, " not {}", protocol_name(protocol));
     }
+    if let Some(icmp) = rule.icmp {
+        let _ = write!(text, " ICMP {icmp}");
+    }
+    if let Some(icmp) = rule.not_icmp {
+        let _ = write!(text, " not ICMP {icmp}");
+    }
     for (word, side) in [("from", &rule.source), ("to", &rule.destination)] {
         let terms = side_terms(side);
         if !terms.is_empty() {
@@ -81,5 +87,6 @@ fn side_terms(side: &ResolvedSide) -> String {
     term("not ", nets(&side.not_nets), ", ");
     term("ports ", ports(&side.ports, &side.named_ports), ", ");
     term("not ports ", ports(&side.not_ports, &side.not_named_ports), ", ");
+    term("services ", names(&side.service_ports), " and ");
     terms.join(" ")
 }

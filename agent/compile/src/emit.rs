@@ -135,7 +135,7 @@ impl Emitter<'_> {
     fn prepare_named(&self, block: &mut Block, rules: &[&Rule]) {
         if rules
             .iter()
-            .all(|rule| rule.named.is_empty() && rule.not_named.is_empty())
+            .all(|rule| rule.named.is_empty() && rule.not_named.is_empty() && rule.services.is_empty())
         {
             return;
         }
@@ -315,7 +315,7 @@ impl Emitter<'_> {
         }
         for (row, wanted, unwanted) in [
             (ROW, rule.sets.as_slice(), rule.not_sets.as_slice()),
-            (NAMED_ROW, &[], rule.not_named.as_slice()),
+            (NAMED_ROW, rule.services.as_slice(), rule.not_named.as_slice()),
         ] {
             let wanted = self.words(wanted);
             let mut masks = wanted.clone();
@@ -331,6 +331,17 @@ impl Emitter<'_> {
                     wanted,
                 });
             }
+        }
+        if item.icmp {
+            let known = matches!(item.protocol, ProtocolTest::Is(_));
+            let terms = [(rule.icmp, true), (rule.not_icmp, false)];
+            tests.extend(terms.into_iter().filter_map(|(term, wanted)| {
+                Some(Test::Icmp {
+                    kind: term?,
+                    wanted,
+                    known,
+                })
+            }));
         }
         if let Some(addresses) = &rule.own {
             tests.push(Test::Nets(addresses, own));
@@ -377,5 +388,6 @@ fn success(rule: &Rule) -> Target {
     match rule.outcome {
         Outcome::Verdict => Target::Verdict(rule.site),
         Outcome::Pass => Target::Pass,
+        Outcome::Aside(number) => Target::Aside(number),
     }
 }

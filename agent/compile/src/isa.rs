@@ -93,6 +93,11 @@ pub(crate) const fn shift_right_imm(dst: u8, imm: i32) -> Insn {
     insn(0x77, dst, 0, 0, imm)
 }
 
+/// `dst <<= imm`, 64 bits.
+pub(crate) const fn shift_left_imm(dst: u8, imm: i32) -> Insn {
+    insn(0x67, dst, 0, 0, imm)
+}
+
 /// `dst &= imm`, 32 bits: the upper half becomes zero.
 pub(crate) const fn and32_imm(dst: u8, imm: i32) -> Insn {
     insn(0x54, dst, 0, 0, imm)

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::assemble::Assembler;
-use crate::block::{Block, BlockId, Purpose, Target};
+use crate::block::{Block, BlockId, Patch, Purpose, Target};
 use crate::compile::{CompileError, Counters, Direction};
 use crate::program::{Chunk, RuleRef};
 use crate::rule::{End, Site, SiteId};
@@ -31,7 +31,18 @@ const FRAME_INSNS: usize = 80;
 /// The blocks of one IP version (or of both, where they are the same): of each section, and what is at its end.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
-    pub(crate) sections: Vec<(Vec<Block>, End)>,
+    pub(crate) sections: Vec<Emitted>,
+}
+
+/// A section as instructions.
+#[derive(Debug)]
+pub(crate) struct Emitted {
+    pub(crate) blocks: Vec<Block>,
+    /// Reached by [`Target::Aside`] only; each goes on with the next section.
+    pub(crate) asides: Vec<Block>,
+    pub(crate) end: End,
+    /// Number of the section to which a Pass leads.
+    pub(crate) pass: usize,
 }
 
 /// A block in the program.
@@ -39,6 +50,8 @@ pub(crate) struct Placed {
     pub(crate) block: Block,
     next: Target,
     pass: Target,
+    /// The section's first aside.
+    asides: BlockId,
 }
 
 impl Placed {
@@ -46,6 +59,7 @@ impl Placed {
         match target {
             Target::Next => self.next,
             Target::Pass => self.pass,
+            Target::Aside(number) => Target::Block(self.asides + number),
             other => other,
         }
     }
@@ -96,28 +110,44 @@ fn place(families: Vec<Family>) -> Blocks {
     let mut starts = Vec::new();
     for family in families {
         // From the back, since a section without blocks begins where its end leads to.
-        let mut first = placed.len() + family.sections.iter().map(|(blocks, _)| blocks.len()).sum::<usize>();
-        let mut following = Target::Drop;
-        let mut sections = Vec::new();
-        for (blocks, end) in family.sections.into_iter().rev() {
-            first -= blocks.len();
-            let (pass, after) = match end {
-                End::Verdict(site) => (following, Target::Verdict(site)),
-                End::Next => (following, following),
+        let size = |section: &Emitted| section.blocks.len() + section.asides.len();
+        let mut first = placed.len() + family.sections.iter().map(size).sum::<usize>();
+        let mut begins = vec![Target::Drop; family.sections.len() + 1];
+        let mut ways = Vec::new();
+        for (index, section) in family.sections.iter().enumerate().rev() {
+            first -= size(section);
+            let begin = |index: usize| begins.get(index).copied().unwrap_or(Target::Drop);
+            let (following, pass) = (begin(index + 1), begin(section.pass));
+            let after = match section.end {
+                End::Verdict(site) => Target::Verdict(site),
+                End::Next => following,
+                End::Pass => pass,
             };
-            following = if blocks.is_empty() { after } else { Target::Block(first) };
-            sections.push((blocks, pass, after));
-        }
-        starts.push(following);
-        for (blocks, pass, after) in sections.into_iter().rev() {
-            let count = blocks.len();
-            for (index, block) in blocks.into_iter().enumerate() {
-                let next = if index + 1 == count {
+            if let Some(begin) = begins.get_mut(index) {
+                *begin = if section.blocks.is_empty() {
                     after
                 } else {
-                    Target::Block(placed.len() + 1)
+                    Target::Block(first)
                 };
-                placed.push(Placed { block, next, pass });
+            }
+            ways.push((following, pass, after));
+        }
+        starts.extend(begins.first().copied());
+        for (section, (following, pass, after)) in family.sections.into_iter().zip(ways.into_iter().rev()) {
+            let (from, count) = (placed.len(), section.blocks.len());
+            let asides = from + count;
+            for (index, block) in section.blocks.into_iter().chain(section.asides).enumerate() {
+                let next = match index + 1 {
+                    n if n < count => Target::Block(from + n),
+                    n if n == count => after,
+                    _ => following,
+                };
+                placed.push(Placed {
+                    block,
+                    next,
+                    pass,
+                    asides,
+                });
             }
         }
     }
@@ -166,7 +196,12 @@ impl Table {
             .iter()
             .filter_map(|id| blocks.placed.get(*id))
             .flat_map(|placed| &placed.block.ops);
-        let decide = found.clone();
+        let mut decide = found.clone();
+        decide.extend(ops.clone().filter_map(|op| match op.patch {
+            Some(Patch::Counter(site)) => Some(site),
+            _ => None,
+        }));
+        found.extend(&decide);
         found.extend(ops.filter_map(|op| match op.purpose {
             Purpose::Site(site) => Some(site),
             Purpose::Frame(_) => None,
@@ -182,12 +217,7 @@ impl Table {
             let Some(site) = sites.get(id) else { continue };
             let mut end = 0;
             if decide.contains(&id) {
-                let (tier, policy) = (site.counter_tier.clone(), site.counter_policy.clone());
-                let name = CounterName {
-                    tier,
-                    policy,
-                    allowed: site.allowed,
-                };
+                let name = site.counter();
                 end = *ends.entry(name.clone()).or_insert_with(|| {
                     table.ends.push(name);
                     table.ends.len() - 1

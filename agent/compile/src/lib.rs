@@ -4,11 +4,13 @@
 //! instructions with symbolic maps and the rule that each belongs to. Never: file descriptors, the kernel, clocks, threads, I/O.
 #![forbid(unsafe_code)]
 
+mod aside;
 mod assemble;
 mod block;
 mod compile;
 mod describe;
 mod emit;
+pub mod explain;
 mod frame;
 mod isa;
 mod layout;

@@ -85,6 +85,7 @@ fn map_name(map: MapRef) -> &'static str {
         MapRef::Scratch => "scratch",
         MapRef::Classes => "classes",
         MapRef::NamedPorts => "named_ports",
+        MapRef::Counters => "counters",
         MapRef::Fixed => "fixed",
         MapRef::Chain => "chain",
     }
@@ -118,6 +119,7 @@ fn code(index: usize, insn: &Insn, map: Option<MapRef>) -> String {
             let operator = match code & 0xf0 {
                 0x00 => "+=",
                 0x50 => "&=",
+                0x60 => "<<=",
                 0xb0 => "=",
                 _ => "?=",
             };

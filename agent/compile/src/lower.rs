@@ -4,18 +4,20 @@
 //! speak of the peer only, without those that can never match and without those that an unconditional match hides. Nothing here
 //! knows instructions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_model::Protocol;
+use felid_common::protocol::{ICMP, ICMPV6};
 use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetId, SetIds};
+use felid_model::{IcmpMatch, Protocol};
 use ipnet::IpNet;
 
 use crate::compile::{Direction, Own};
 use crate::ports::PortSet;
 use crate::rule::{
-    End, Lowered, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site, SiteId, What,
+    Aside, End, Lowered, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site, SiteId,
+    What,
 };
 
 /// Partially evaluates a policy.
@@ -23,10 +25,7 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
     let mut sites = Vec::new();
     if let Some(reason) = &policy.closed {
         sites.push(end_site(None, format!("Deny: closed: {reason}"), "", "closed"));
-        let closed = vec![Section {
-            rules: Vec::new(),
-            end: End::Verdict(0),
-        }];
+        let closed = vec![Section::judging(Vec::new(), End::Verdict(0))];
         return Lowered {
             sites,
             v4: closed.clone(),
@@ -34,20 +33,19 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
         };
     }
     // One list of sites for both versions, in the order of the policy.
-    let mut lists: Vec<Vec<(SiteId, &ResolvedRule)>> = Vec::new();
-    let mut ends = Vec::new();
+    let mut tiers: Vec<(Vec<List<'_>>, End)> = Vec::new();
     for tier in policy.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
-        lists.push(rule_sites(&tier.policies, Some(&tier.name), &mut sites));
-        if tier.end_pass {
-            ends.push(End::Next);
+        let lists = lists(&tier.policies, Some(&tier.name), &mut sites);
+        if tier.end_pass || lists.iter().all(|list| list.staged) {
+            tiers.push((lists, End::Pass));
         } else {
-            ends.push(End::Verdict(sites.len()));
+            tiers.push((lists, End::Verdict(sites.len())));
             let text = format!("Deny: end of tier {}", tier.name);
             sites.push(end_site(Some(&tier.name), text, &tier.name, "end-of-tier"));
         }
     }
-    lists.push(rule_sites(&policy.profiles, None, &mut sites));
-    ends.push(End::Verdict(sites.len()));
+    let profiles = lists(&policy.profiles, None, &mut sites);
+    tiers.push((profiles, End::Verdict(sites.len())));
     sites.push(end_site(
         None,
         "Deny: no tier and no profile decided".to_owned(),
@@ -70,10 +68,7 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
             .map(|(a, sets)| (*a, sets))
             .collect();
         if addresses.is_empty() {
-            return vec![Section {
-                rules: Vec::new(),
-                end: End::Verdict(no_address),
-            }];
+            return vec![Section::judging(Vec::new(), End::Verdict(no_address))];
         }
         let view = View {
             direction,
@@ -81,20 +76,20 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
             addresses,
             own,
         };
-        let mut sections: Vec<Section> = lists
-            .iter()
-            .zip(&ends)
-            .map(|(list, end)| Section {
-                rules: list
-                    .iter()
-                    .flat_map(|(site, rule)| view.lower_rule(*site, rule))
-                    .collect(),
-                end: *end,
-            })
-            .collect();
+        let mut sections = Vec::new();
+        for (lists, end) in &tiers {
+            view.tier(lists, *end, &mut sections);
+        }
         // A Pass in a profile is a Deny (its site says so): nothing follows the profiles.
-        for rule in sections.last_mut().into_iter().flat_map(|profiles| &mut profiles.rules) {
-            rule.outcome = Outcome::Verdict;
+        let last = sections.len();
+        for rule in sections
+            .iter_mut()
+            .filter(|section| section.pass == last)
+            .flat_map(|section| &mut section.rules)
+        {
+            if rule.outcome == Outcome::Pass {
+                rule.outcome = Outcome::Verdict;
+            }
         }
         prune(sections)
     };
@@ -102,65 +97,95 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
     Lowered { sites, v4, v6 }
 }
 
+/// The rules of a policy or profile.
+struct List<'a> {
+    staged: bool,
+    rules: Vec<(SiteId, &'a ResolvedRule)>,
+}
+
 fn end_site<'a>(tier: Option<&'a Arc<str>>, words: String, counter_tier: &str, counter_policy: &str) -> Site<'a> {
     Site {
         key: None,
         tier,
         what: What::End(words),
-        allowed: false,
+        action: ResolvedAction::Deny,
+        staged: false,
         counter_tier: counter_tier.into(),
         counter_policy: counter_policy.into(),
     }
 }
 
-fn rule_sites<'a>(
-    lists: &'a [ResolvedRules],
-    tier: Option<&'a Arc<str>>,
-    sites: &mut Vec<Site<'a>>,
-) -> Vec<(SiteId, &'a ResolvedRule)> {
+fn lists<'a>(policies: &'a [ResolvedRules], tier: Option<&'a Arc<str>>, sites: &mut Vec<Site<'a>>) -> Vec<List<'a>> {
     let counter_tier: Arc<str> = tier.cloned().unwrap_or_else(|| "profile".into());
     let mut out = Vec::new();
-    for list in lists {
-        let counter_policy: Arc<str> = list.key.to_string().into();
-        for rule in list.rules.iter() {
-            out.push((sites.len(), rule));
+    for policy in policies {
+        let counter_policy: Arc<str> = policy.key.to_string().into();
+        let mut rules = Vec::new();
+        for rule in policy.rules.iter() {
+            rules.push((sites.len(), rule));
             sites.push(Site {
-                key: Some(&list.key),
+                key: Some(&policy.key),
                 tier,
                 what: What::Rule(rule),
-                allowed: rule.action == ResolvedAction::Allow,
+                // Nothing follows the profiles: a Pass there is a Deny.
+                action: match rule.action {
+                    ResolvedAction::Pass if tier.is_none() => ResolvedAction::Deny,
+                    action => action,
+                },
+                staged: policy.staged,
                 counter_tier: counter_tier.clone(),
                 counter_policy: counter_policy.clone(),
             });
         }
+        out.push(List {
+            staged: policy.staged,
+            rules,
+        });
     }
     out
 }
 
 /// Cuts what cannot be reached, and turns an unconditional last rule into the section's end.
-fn prune(sections: Vec<Section>) -> Vec<Section> {
-    let mut out = Vec::with_capacity(sections.len());
-    for mut section in sections {
-        if let Some(position) = section.rules.iter().position(Rule::is_unconditional) {
-            let last = section.rules.swap_remove(position);
-            section.rules.truncate(position);
-            section.end = match last.outcome {
-                Outcome::Verdict => End::Verdict(last.site),
-                Outcome::Pass => End::Next,
-            };
+fn prune(mut sections: Vec<Section>) -> Vec<Section> {
+    let mut reached = BTreeSet::from([0]);
+    for (index, section) in sections.iter_mut().enumerate() {
+        if !reached.contains(&index) {
+            *section = Section::judging(Vec::new(), End::Next);
+            continue;
         }
-        if section.end == End::Next {
-            while section.rules.last().is_some_and(|rule| rule.outcome == Outcome::Pass) {
+        if let Some(position) = section.rules.iter().position(Rule::is_unconditional) {
+            section.rules.truncate(position + 1);
+            let end = section.rules.last().and_then(|last| match last.outcome {
+                Outcome::Verdict => Some(End::Verdict(last.site)),
+                Outcome::Pass => Some(End::Pass),
+                Outcome::Aside(_) => None,
+            });
+            if let Some(end) = end {
                 section.rules.pop();
+                section.end = end;
             }
         }
-        let goes_on = section.end == End::Next || section.rules.iter().any(|rule| rule.outcome == Outcome::Pass);
-        out.push(section);
-        if !goes_on {
-            break;
+        if section.end == End::Pass && section.pass == index + 1 {
+            section.end = End::Next;
+        }
+        let falls = match section.end {
+            End::Next => section.pass == index + 1,
+            End::Pass => true,
+            End::Verdict(_) => false,
+        };
+        while falls && section.rules.last().is_some_and(|rule| rule.outcome == Outcome::Pass) {
+            section.rules.pop();
+        }
+        if section.end == End::Next {
+            reached.insert(index + 1);
+        }
+        if section.end == End::Pass || section.rules.iter().any(|rule| rule.outcome == Outcome::Pass) {
+            reached.insert(section.pass);
         }
     }
-    out
+    let last = reached.into_iter().rfind(|index| *index < sections.len());
+    sections.truncate(last.map_or(0, |last| last + 1));
+    sections
 }
 
 /// One IP version of one endpoint.
@@ -172,6 +197,66 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// The sections of a tier, or of all profiles.
+    fn tier(&self, lists: &[List<'_>], end: End, sections: &mut Vec<Section>) {
+        let first = sections.len();
+        let mut open = Vec::new();
+        let mut aside = |open: &mut Vec<Rule>, rules: Vec<Rule>, asides: Vec<Aside>| {
+            if rules.is_empty() {
+                return;
+            }
+            if !open.is_empty() {
+                sections.push(Section::judging(std::mem::take(open), End::Next));
+            }
+            sections.push(Section {
+                asides,
+                ..Section::judging(rules, End::Next)
+            });
+        };
+        for list in lists {
+            if list.staged {
+                let (rules, asides) = self.staged(list);
+                aside(&mut open, rules, asides);
+                continue;
+            }
+            for &(site, rule) in &list.rules {
+                let mut rules = self.lower_rule(site, rule);
+                match rule.action {
+                    ResolvedAction::Log => {
+                        rules.iter_mut().for_each(|rule| rule.outcome = Outcome::Aside(0));
+                        aside(&mut open, rules, vec![Aside::Log(site)]);
+                    }
+                    _ => open.append(&mut rules),
+                }
+            }
+        }
+        sections.push(Section::judging(open, end));
+        let after = sections.len();
+        for section in sections.iter_mut().skip(first) {
+            section.pass = after;
+        }
+    }
+
+    /// What a staged policy counts: one aside for each action.
+    fn staged(&self, list: &List<'_>) -> (Vec<Rule>, Vec<Aside>) {
+        let (mut out, mut asides, mut actions) = (Vec::new(), Vec::new(), Vec::new());
+        for &(site, rule) in list.rules.iter().filter(|(_, rule)| rule.action != ResolvedAction::Log) {
+            let mut rules = self.lower_rule(site, rule);
+            if rules.is_empty() {
+                continue;
+            }
+            let known = actions.iter().position(|action| *action == rule.action);
+            let number = known.unwrap_or_else(|| {
+                actions.push(rule.action);
+                asides.push(Aside::Count(site));
+                actions.len() - 1
+            });
+            rules.iter_mut().for_each(|rule| rule.outcome = Outcome::Aside(number));
+            out.append(&mut rules);
+        }
+        (out, asides)
+    }
+
     /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
     fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
         let (own, peer) = self.sides(rule);
@@ -192,7 +277,7 @@ impl View<'_> {
             template.named = Vec::new();
         }
         // Only named ports tell own addresses apart that the rest of the rule does not.
-        let groups = if own.named_ports.is_empty() && own.not_named_ports.is_empty() {
+        let groups = if own.named_ports.is_empty() && own.not_named_ports.is_empty() && own.service_ports.is_empty() {
             let ports = self.ports(&template, own, &peer_term, None);
             vec![(ports, mine)]
         } else {
@@ -231,9 +316,6 @@ impl View<'_> {
 
     /// The peer's side of a rule, with port terms still open.
     fn template(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
-        if rule.action == ResolvedAction::Log {
-            return None;
-        }
         if rule
             .ip_version
             .is_some_and(|version| version != if self.v4 { 4 } else { 6 })
@@ -256,10 +338,13 @@ impl View<'_> {
         if sets.iter().any(|set| not_sets.binary_search(set).is_ok()) {
             return None;
         }
-        let positive = |side: &ResolvedSide| !(side.ports.is_empty() && side.named_ports.is_empty());
+        let positive = |side: &ResolvedSide| {
+            !(side.ports.is_empty() && side.named_ports.is_empty() && side.service_ports.is_empty())
+        };
         let portless = !positive(own)
             && !positive(peer)
             && !matches!(protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p));
+        let (icmp, not_icmp) = icmp_terms(rule, protocol, portless)?;
         Some(Rule {
             site,
             outcome: if rule.action == ResolvedAction::Pass {
@@ -271,6 +356,8 @@ impl View<'_> {
             own: None,
             ports: PortsOf::default(),
             portless,
+            icmp,
+            not_icmp,
             nets: if nets.iter().any(|net| net.prefix_len() == 0) {
                 Vec::new()
             } else {
@@ -281,6 +368,7 @@ impl View<'_> {
             not_sets,
             named: sorted(&peer.named_ports),
             not_named: sorted(&peer.not_named_ports),
+            services: sorted(&peer.service_ports),
         })
     }
 
@@ -324,7 +412,7 @@ impl View<'_> {
         let mut out = PortsOf::default();
         let mut before: Option<Arc<Ports>> = None;
         for (slot, protocol) in out.iter_mut().zip(PORT_PROTOCOLS) {
-            if peer_term.is_dead() || !rule.protocol.matches(protocol) {
+            if peer_term.is_dead() || !rule.protocol.matches(protocol) || rule.icmp.is_some() {
                 continue;
             }
             if address.is_none() && before.is_some() {
@@ -366,11 +454,40 @@ impl View<'_> {
             PortSet::of(side.ports.iter().copied().chain(named(&side.named_ports)))
         };
         let outside = PortSet::of(side.not_ports.iter().copied().chain(named(&side.not_named_ports)));
+        let services = side
+            .service_ports
+            .iter()
+            .map(|set| PortSet::of(named(std::slice::from_ref(set)).into_iter()));
         PortTerm {
-            yes: within.without(&outside),
+            yes: services.fold(within.without(&outside), |ports, service| {
+                ports.without(&service.complement())
+            }),
             named: PortSet::default(),
         }
     }
+}
+
+/// What is left to ask of ICMP type and code; `None` = the rule never matches.
+fn icmp_terms(
+    rule: &ResolvedRule,
+    protocol: ProtocolTest,
+    portless: bool,
+) -> Option<(Option<IcmpMatch>, Option<IcmpMatch>)> {
+    let known = match protocol {
+        ProtocolTest::Is(protocol) => Some(matches!(protocol, ICMP | ICMPV6)),
+        _ => None,
+    };
+    let icmp = match rule.icmp {
+        Some(_) if !portless || known == Some(false) => return None,
+        Some(icmp) if icmp.icmp_type.is_none() && known == Some(true) => None,
+        icmp => icmp,
+    };
+    let not_icmp = match rule.not_icmp {
+        Some(icmp) if icmp.icmp_type.is_none() && known == Some(true) => return None,
+        _ if !portless || known == Some(false) => None,
+        icmp => icmp,
+    };
+    Some((icmp, not_icmp))
 }
 
 fn peer_port_term(side: &ResolvedSide) -> PortTerm {

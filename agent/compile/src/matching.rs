@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use felid_common::protocol::{ICMP, ICMPV6};
+use felid_model::IcmpMatch;
 use ipnet::IpNet;
 
 use crate::block::{Block, Target};
@@ -16,6 +18,12 @@ const LINEAR: usize = 4;
 /// One test of a rule.
 pub(crate) enum Test<'a> {
     Protocol(ProtocolTest),
+    /// It is an ICMP message of this kind, or (not `wanted`) it is not. `known`: it is one of ICMP or ICMPv6.
+    Icmp {
+        kind: IcmpMatch,
+        wanted: bool,
+        known: bool,
+    },
     /// One of these networks has the address at this offset of the scratch.
     Nets(&'a [IpNet], i16),
     /// None has.
@@ -43,6 +51,32 @@ pub(crate) fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Tar
                 ProtocolTest::Is(is) => either(block, Cond::Eq, i32::from(is), yes, no, last),
                 ProtocolTest::Not(not) => either(block, Cond::Ne, i32::from(not), yes, no, last),
             }
+        }
+        Test::Icmp { kind, wanted, known } => {
+            let (hit, miss) = if *wanted { (yes, no) } else { (no, yes) };
+            if !known {
+                let is_icmp = block.label();
+                block.op(isa::load(Size::B, VALUE, SCRATCH, scratch!(protocol)));
+                for protocol in [ICMP, ICMPV6] {
+                    block.branch(
+                        isa::jump_imm(Cond::Eq, VALUE, i32::from(protocol)),
+                        Target::Label(is_icmp),
+                    );
+                }
+                block.jump(miss);
+                block.bind(is_icmp);
+            }
+            let Some(icmp_type) = kind.icmp_type else {
+                block.jump(hit);
+                return;
+            };
+            let (size, value) = match kind.code {
+                Some(code) => (Size::H, u16::from_ne_bytes([icmp_type, code])),
+                None => (Size::B, u16::from(icmp_type)),
+            };
+            block.op(isa::load(size, VALUE, SCRATCH, scratch!(icmp_type)));
+            let cond = if *wanted { Cond::Eq } else { Cond::Ne };
+            either(block, cond, i32::from(value), yes, no, last);
         }
         Test::Nets(nets, offset) => {
             for net in *nets {

@@ -30,6 +30,8 @@ pub enum MapRef {
     Classes,
     /// Hash `named_ports`.
     NamedPorts,
+    /// Per-CPU array `counters`: what staged policies would have done.
+    Counters,
     /// Program array `fixed`.
     Fixed,
     /// The program array of this program's own continuations: element n is chunk n (element 0 is unused).

@@ -1,19 +1,25 @@
 //! The reference evaluator: what a resolved policy *means*, packet by packet.
 //!
-//! In: a [`ResolvedPolicy`], a packet and a way to ask for set membership. Out: the verdict and what decided it. It is a plain walk of
-//! tiers, policies and rules, and it shares nothing with the compiler: it is the specification that compiled code is tested against.
+//! In: a [`ResolvedPolicy`], a packet and a way to ask for set membership. Out: the verdict, what decided it, what was logged, and what
+//! staged policies would have done. It is a plain walk of tiers, policies and rules, and it shares nothing with the compiler: it is the
+//! specification that compiled code is tested against. [`crate::explain`] tells the same walk at length.
 //!
 //! What the types leave open is decided here as Felix decides it:
 //! - TCP, UDP and SCTP have ports, no other protocol has. A packet without ports is in no port range and in no named-port set: it
 //!   fails `ports` and passes `notPorts`.
-//! - A tier without policies has no effect.
+//! - `icmp` and `notICMP` speak of protocols 1 and 58 whatever the IP version, since rules and packets are taken literally.
+//! - A tier without policies has no effect. A tier whose policies are all staged ends as if its default were Pass.
+//! - Staged policies are judged where they stand, as far as the walk comes: what the first rule says that matches is noted, and the
+//!   walk goes on behind the policy. Their Log rules tell nothing: a staged policy has no effect but its counters.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use felid_common::protocol;
-use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetId};
-use felid_model::{Protocol, ResourceKey};
+use felid_model::resolved::{
+    ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
+};
+use felid_model::{IcmpMatch, Protocol, ResourceKey};
 
 /// The first packet of a flow, in the flow's original direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +80,15 @@ pub enum Decided {
     Closed(Arc<str>),
 }
 
+/// What a staged policy would have done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Staged {
+    /// The rule that would have decided.
+    pub by: Decided,
+    /// What it says.
+    pub action: ResolvedAction,
+}
+
 /// The verdict on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -83,130 +98,204 @@ pub struct Decision {
     pub by: Decided,
     /// What handed the packet on before that, in order: Pass rules, and ends of tiers whose default is Pass.
     pub passed: Vec<Decided>,
+    /// Log rules that matched on the way, in order.
+    pub logged: Vec<Decided>,
+    /// Staged policies on the way that had a rule for the packet, in order.
+    pub staged: Vec<Staged>,
 }
 
 /// Judges a packet. The same policy means the same in both directions: `source` and `destination` are the packet's.
 pub fn evaluate(policy: &ResolvedPolicy, packet: &Packet, members: &impl Membership) -> Decision {
-    let mut passed = Vec::new();
-    if let Some(reason) = &policy.closed {
-        return Decision {
-            allowed: false,
-            by: Decided::Closed(reason.clone()),
-            passed,
-        };
+    let mut walk = Walk {
+        packet,
+        members,
+        passed: Vec::new(),
+        logged: Vec::new(),
+        staged: Vec::new(),
+    };
+    let (allowed, by) = walk.judge(policy);
+    Decision {
+        allowed,
+        by,
+        passed: walk.passed,
+        logged: walk.logged,
+        staged: walk.staged,
     }
-    for tier in policy.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
-        match first_match(&tier.policies, packet, members) {
-            Some((key, rule)) => {
+}
+
+/// On the way through a policy.
+struct Walk<'a, M> {
+    packet: &'a Packet,
+    members: &'a M,
+    passed: Vec<Decided>,
+    logged: Vec<Decided>,
+    staged: Vec<Staged>,
+}
+
+impl<M: Membership> Walk<'_, M> {
+    fn judge(&mut self, policy: &ResolvedPolicy) -> (bool, Decided) {
+        if let Some(reason) = &policy.closed {
+            return (false, Decided::Closed(reason.clone()));
+        }
+        for tier in policy.tiers.iter().filter(|tier| !tier.policies.is_empty()) {
+            match self.first_match(&tier.policies, Some(&tier.name)) {
+                Some((ResolvedAction::Allow, by)) => return (true, by),
+                Some((ResolvedAction::Deny, by)) => return (false, by),
+                Some((_, by)) => self.passed.push(by),
+                None if ends_as_pass(tier) => self.passed.push(Decided::EndOfTier(tier.name.clone())),
+                None => return (false, Decided::EndOfTier(tier.name.clone())),
+            }
+        }
+        match self.first_match(&policy.profiles, None) {
+            Some((action, by)) => (action == ResolvedAction::Allow, by),
+            None => (false, Decided::NoProfile),
+        }
+    }
+
+    /// The first rule that does more than to log, of policies that are in force.
+    fn first_match(&mut self, lists: &[ResolvedRules], tier: Option<&Arc<str>>) -> Option<(ResolvedAction, Decided)> {
+        for list in lists {
+            for rule in list.rules.iter() {
+                let skipped = list.staged && rule.action == ResolvedAction::Log;
+                if skipped || mismatch(rule, self.packet, self.members).is_some() {
+                    continue;
+                }
                 let by = Decided::Rule {
-                    key: key.clone(),
-                    tier: Some(tier.name.clone()),
+                    key: list.key.clone(),
+                    tier: tier.cloned(),
                     index: rule.index,
                 };
-                match rule.action {
-                    ResolvedAction::Allow => {
-                        return Decision {
-                            allowed: true,
-                            by,
-                            passed,
-                        };
-                    }
-                    ResolvedAction::Deny => {
-                        return Decision {
-                            allowed: false,
-                            by,
-                            passed,
-                        };
-                    }
-                    ResolvedAction::Pass => passed.push(by),
-                    ResolvedAction::Log => {}
+                let action = rule.action;
+                if list.staged {
+                    self.staged.push(Staged { by, action });
+                    break;
                 }
-            }
-            None if tier.end_pass => passed.push(Decided::EndOfTier(tier.name.clone())),
-            None => {
-                return Decision {
-                    allowed: false,
-                    by: Decided::EndOfTier(tier.name.clone()),
-                    passed,
-                };
+                if action != ResolvedAction::Log {
+                    return Some((action, by));
+                }
+                self.logged.push(by);
             }
         }
-    }
-    match first_match(&policy.profiles, packet, members) {
-        Some((key, rule)) => {
-            let by = Decided::Rule {
-                key: key.clone(),
-                tier: None,
-                index: rule.index,
-            };
-            Decision {
-                allowed: rule.action == ResolvedAction::Allow,
-                by,
-                passed,
-            }
-        }
-        None => Decision {
-            allowed: false,
-            by: Decided::NoProfile,
-            passed,
-        },
+        None
     }
 }
 
-fn first_match<'a>(
-    lists: &'a [ResolvedRules],
-    packet: &Packet,
-    members: &impl Membership,
-) -> Option<(&'a ResourceKey, &'a ResolvedRule)> {
-    lists
-        .iter()
-        .flat_map(|list| list.rules.iter().map(move |rule| (&list.key, rule)))
-        .filter(|(_, rule)| rule.action != ResolvedAction::Log)
-        .find(|(_, rule)| matches(rule, packet, members))
+/// Whether the walk goes on where no rule of the tier has matched.
+pub(crate) fn ends_as_pass(tier: &ResolvedTier) -> bool {
+    tier.end_pass || tier.policies.iter().all(|policy| policy.staged)
 }
 
-fn matches(rule: &ResolvedRule, packet: &Packet, members: &impl Membership) -> bool {
+/// Why a rule does not match: the first of its terms that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mismatch {
+    /// `ipVersion`.
+    IpVersion,
+    /// `protocol`.
+    Protocol,
+    /// `notProtocol`.
+    NotProtocol,
+    /// `icmp`.
+    Icmp,
+    /// `notICMP`.
+    NotIcmp,
+    /// Something that is said of the source.
+    Source(Term),
+    /// Something that is said of the destination.
+    Destination(Term),
+}
+
+/// A term of one side of a rule. Sets are named by their index in the rule's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Term {
+    /// There are networks, but none of the packet's IP version.
+    OtherVersion,
+    /// `nets`
+    Nets,
+    /// `not_nets`
+    NotNets,
+    /// `sets`
+    Set(usize),
+    /// `not_sets`
+    NotSet(usize),
+    /// `ports` and `named_ports`
+    Ports,
+    /// `not_ports` and `not_named_ports`
+    NotPorts,
+    /// `service_ports`
+    Service(usize),
+}
+
+/// Why the rule does not match; `None` = it does.
+pub(crate) fn mismatch(rule: &ResolvedRule, packet: &Packet, members: &impl Membership) -> Option<Mismatch> {
     if rule.ip_version.is_some_and(|version| version != packet.ip_version()) {
-        return false;
+        return Some(Mismatch::IpVersion);
     }
     if rule.protocol.is_some_and(|protocol| protocol != packet.protocol) {
-        return false;
+        return Some(Mismatch::Protocol);
     }
     if rule.not_protocol.is_some_and(|protocol| protocol == packet.protocol) {
-        return false;
+        return Some(Mismatch::NotProtocol);
     }
-    side_matches(&rule.source, packet.src, packet.src_port, packet, members)
-        && side_matches(&rule.destination, packet.dst, packet.dst_port, packet, members)
+    if rule.icmp.is_some_and(|icmp| !icmp_matches(icmp, packet)) {
+        return Some(Mismatch::Icmp);
+    }
+    if rule.not_icmp.is_some_and(|icmp| icmp_matches(icmp, packet)) {
+        return Some(Mismatch::NotIcmp);
+    }
+    let (source, destination) = (&rule.source, &rule.destination);
+    if let Some(term) = side_mismatch(source, packet.src, packet.src_port, packet, members) {
+        return Some(Mismatch::Source(term));
+    }
+    side_mismatch(destination, packet.dst, packet.dst_port, packet, members).map(Mismatch::Destination)
 }
 
-fn side_matches(side: &ResolvedSide, address: IpAddr, port: u16, packet: &Packet, members: &impl Membership) -> bool {
+/// Whether it is an ICMP message of this kind. A code without a type says nothing.
+fn icmp_matches(icmp: IcmpMatch, packet: &Packet) -> bool {
+    let is_icmp = matches!(packet.protocol.0, protocol::ICMP | protocol::ICMPV6);
+    is_icmp
+        && icmp.icmp_type.is_none_or(|wanted| {
+            wanted == packet.icmp_type && icmp.code.is_none_or(|wanted| wanted == packet.icmp_code)
+        })
+}
+
+fn side_mismatch(
+    side: &ResolvedSide,
+    address: IpAddr,
+    port: u16,
+    packet: &Packet,
+    members: &impl Membership,
+) -> Option<Term> {
     for nets in [&side.nets, &side.not_nets] {
         if !nets.is_empty() && !nets.iter().any(|net| net.addr().is_ipv4() == address.is_ipv4()) {
-            return false;
+            return Some(Term::OtherVersion);
         }
     }
     if !side.nets.is_empty() && !side.nets.iter().any(|net| net.contains(&address)) {
-        return false;
+        return Some(Term::Nets);
     }
     if side.not_nets.iter().any(|net| net.contains(&address)) {
-        return false;
+        return Some(Term::NotNets);
     }
-    if !side.sets.iter().all(|set| members.contains(set, address)) {
-        return false;
+    if let Some(index) = side.sets.iter().position(|set| !members.contains(set, address)) {
+        return Some(Term::Set(index));
     }
-    if side.not_sets.iter().any(|set| members.contains(set, address)) {
-        return false;
+    if let Some(index) = side.not_sets.iter().position(|set| members.contains(set, address)) {
+        return Some(Term::NotSet(index));
     }
+    let is_member = |set: &SetId| packet.has_ports() && members.contains_port(set, address, packet.protocol, port);
     let has_port = |ranges: &[(u16, u16)], named: &[SetId]| {
         packet.has_ports()
-            && (ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
-                || named
-                    .iter()
-                    .any(|set| members.contains_port(set, address, packet.protocol, port)))
+            && (ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)) || named.iter().any(is_member))
     };
     let wants_port = !side.ports.is_empty() || !side.named_ports.is_empty();
     if wants_port && !has_port(&side.ports, &side.named_ports) {
-        return false;
+        return Some(Term::Ports);
     }
-    !has_port(&side.not_ports, &side.not_named_ports)
+    if has_port(&side.not_ports, &side.not_named_ports) {
+        return Some(Term::NotPorts);
+    }
+    side.service_ports
+        .iter()
+        .position(|set| !is_member(set))
+        .map(Term::Service)
 }

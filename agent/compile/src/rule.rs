@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use felid_common::protocol::{SCTP, TCP, UDP};
+use felid_model::IcmpMatch;
 use felid_model::ResourceKey;
-use felid_model::resolved::{ResolvedRule, SetId, SetIds};
+use felid_model::resolved::{ResolvedAction, ResolvedRule, SetId, SetIds};
 use ipnet::IpNet;
 
 use crate::describe::describe;
 use crate::ports::PortSet;
+use crate::transaction::CounterName;
 
 /// The protocols with ports, in the order of [`Rule::ports`].
 pub(crate) const PORT_PROTOCOLS: [u8; 3] = [TCP, UDP, SCTP];
@@ -19,8 +21,10 @@ pub(crate) struct Site<'a> {
     pub(crate) key: Option<&'a ResourceKey>,
     pub(crate) tier: Option<&'a Arc<str>>,
     pub(crate) what: What<'a>,
-    /// Allow or deny; meaningless for Pass.
-    pub(crate) allowed: bool,
+    /// What happens there.
+    pub(crate) action: ResolvedAction,
+    /// It stands in a staged policy.
+    pub(crate) staged: bool,
     /// Names of its counter.
     pub(crate) counter_tier: Arc<str>,
     pub(crate) counter_policy: Arc<str>,
@@ -43,9 +47,20 @@ impl Site<'_> {
         }
     }
 
+    /// Its counter.
+    pub(crate) fn counter(&self) -> CounterName {
+        CounterName {
+            tier: self.counter_tier.clone(),
+            policy: self.counter_policy.clone(),
+            action: self.action,
+            staged: self.staged,
+        }
+    }
+
     /// In words.
     pub(crate) fn text(&self) -> String {
         match &self.what {
+            What::Rule(rule) if self.staged => format!("staged: {}", describe(rule)),
             What::Rule(rule) => describe(rule),
             What::End(words) => words.clone(),
         }
@@ -107,8 +122,10 @@ pub(crate) enum Outcome {
     /// Allow or deny, as its site says.
     #[default]
     Verdict,
-    /// Go on with the next section.
+    /// Leave the tier.
     Pass,
+    /// Do what the section's [`Aside`] of this number says, and go on with the next section.
+    Aside(usize),
 }
 
 /// A rule that may match. Everything must hold.
@@ -123,6 +140,9 @@ pub(crate) struct Rule {
     pub(crate) ports: PortsOf,
     /// Whether it can match packets without ports.
     pub(crate) portless: bool,
+    /// It must be an ICMP message of this kind, and none of that kind.
+    pub(crate) icmp: Option<IcmpMatch>,
+    pub(crate) not_icmp: Option<IcmpMatch>,
     /// The peer is in one of these, if not empty, and in none of those.
     pub(crate) nets: Vec<IpNet>,
     pub(crate) not_nets: Vec<IpNet>,
@@ -132,6 +152,8 @@ pub(crate) struct Rule {
     /// Sets of the peer's named port: in one of these, where a [`PortTerm`] asks; always in none of those.
     pub(crate) named: Vec<SetId>,
     pub(crate) not_named: Vec<SetId>,
+    /// Sets of the peer's port: in all of these. Packets without ports are in none.
+    pub(crate) services: Vec<SetId>,
 }
 
 impl Rule {
@@ -143,6 +165,12 @@ impl Rule {
             && self.sets.is_empty()
             && self.not_sets.is_empty()
             && self.not_named.is_empty()
+            && self.services.is_empty()
+    }
+
+    /// Whether it tests ICMP types.
+    pub(crate) fn tests_icmp(&self) -> bool {
+        self.icmp.is_some() || self.not_icmp.is_some()
     }
 
     /// Whether it says the same of every port and of having none, so that it needs no dispatch: only its protocol, and perhaps
@@ -162,11 +190,15 @@ impl Rule {
             }
             always_named &= src.named.is_all() || dst.named.is_all();
         }
-        self.portless || always_named || matches!(self.protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p))
+        self.portless
+            || always_named
+            || !self.services.is_empty()
+            || matches!(self.protocol, ProtocolTest::Is(p) if PORT_PROTOCOLS.contains(&p))
     }
 
     pub(crate) fn is_unconditional(&self) -> bool {
         self.tests_only_ports()
+            && !self.tests_icmp()
             && self.protocol == ProtocolTest::Any
             && self.portless
             && self
@@ -182,13 +214,41 @@ pub(crate) enum End {
     Verdict(SiteId),
     /// Go on with the next section.
     Next,
+    /// Go on where a Pass leads.
+    Pass,
 }
 
-/// A tier, or all profiles.
+/// What is done beside judging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Aside {
+    /// Note in the scratch that this rule logs.
+    Log(SiteId),
+    /// Count for this site.
+    Count(SiteId),
+}
+
+/// Consecutive rules. A tier (and all profiles together) is one section, unless Log rules or staged policies stand in it: each of them
+/// is a section of its own, which goes on with the next whatever its rules say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Section {
     pub(crate) rules: Vec<Rule>,
     pub(crate) end: End,
+    /// The section that begins the next tier: where a Pass leads.
+    pub(crate) pass: usize,
+    /// What [`Outcome::Aside`] speaks of.
+    pub(crate) asides: Vec<Aside>,
+}
+
+impl Section {
+    /// Rules that judge, and what follows where none matches.
+    pub(crate) fn judging(rules: Vec<Rule>, end: End) -> Self {
+        Self {
+            rules,
+            end,
+            pass: 0,
+            asides: Vec::new(),
+        }
+    }
 }
 
 /// Both IP versions of a policy after partial evaluation.
@@ -204,7 +264,7 @@ impl Lowered<'_> {
         let (mut sets, mut named) = (SetIds::new(), SetIds::new());
         for rule in self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules) {
             sets.extend(rule.sets.iter().chain(&rule.not_sets).cloned());
-            named.extend(rule.named.iter().chain(&rule.not_named).cloned());
+            named.extend(rule.named.iter().chain(&rule.not_named).chain(&rule.services).cloned());
         }
         (sets, named)
     }

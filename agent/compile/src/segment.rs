@@ -69,7 +69,7 @@ fn cost(rule: &Rule) -> usize {
         .max()
         .unwrap_or(0);
     let nets = rule.nets.len() + rule.not_nets.len() + rule.own.as_ref().map_or(0, Vec::len);
-    let sets = rule.sets.len() + rule.not_sets.len() + rule.named.len() + rule.not_named.len();
+    let sets = rule.sets.len() + rule.not_sets.len() + rule.named.len() + rule.not_named.len() + rule.services.len();
     2 + 2 * sets + 5 * nets + 2 * source_ranges
 }
 
@@ -171,6 +171,8 @@ pub(crate) struct Item {
     pub(crate) source: Option<usize>,
     /// The peer's named port decides.
     pub(crate) named: bool,
+    /// ICMP type and code are tested.
+    pub(crate) icmp: bool,
 }
 
 impl Item {
@@ -181,12 +183,14 @@ impl Item {
             protocol: rule.protocol,
             source: None,
             named: !rule.named.is_empty(),
+            icmp: rule.tests_icmp(),
         }
     }
 
     /// Whether nothing is left to test.
     pub(crate) fn is_certain(&self, rule: &Rule) -> bool {
-        rule.tests_only_ports() && self.protocol == ProtocolTest::Any && self.source.is_none() && !self.named
+        let left = self.source.is_some() || self.named || self.icmp;
+        rule.tests_only_ports() && self.protocol == ProtocolTest::Any && !left
     }
 }
 
@@ -225,6 +229,7 @@ pub(crate) fn dispatch(rules: &[&Rule]) -> Dispatch {
                 protocol,
                 source: None,
                 named: false,
+                icmp: rule.tests_icmp(),
             }
         });
     out.portless = leaves.intern(portless, rules);
@@ -279,6 +284,7 @@ fn port_map(rules: &[&Rule], index: usize, leaves: &mut Leaves) -> PortMap<LeafI
                     protocol: ProtocolTest::Any,
                     source,
                     named,
+                    icmp: false,
                 };
                 events.entry(u32::from(first)).or_default().push((position, Some(item)));
                 if last < u16::MAX {

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use felid_model::ResourceKey;
-use felid_model::resolved::{LocalEndpoint, NamedPortMember};
+use felid_model::resolved::{LocalEndpoint, NamedPortMember, ResolvedAction};
 use ipnet::IpNet;
 
 use crate::program::Program;
@@ -86,8 +86,10 @@ pub struct CounterName {
     pub tier: Arc<str>,
     /// The policy or profile as `Kind/[namespace/]name`, `default-deny`, `end-of-tier`, `closed`.
     pub policy: Arc<str>,
-    /// Whether it counts allowed packets (else denied ones).
-    pub allowed: bool,
+    /// What happened to the packets that it counts: Allow or Deny; what would have happened, Pass too, where `staged` says so.
+    pub action: ResolvedAction,
+    /// It counts what a staged policy would have done.
+    pub staged: bool,
 }
 
 /// An entry before and after; what lookups in the active bank must go on finding is in `before`.

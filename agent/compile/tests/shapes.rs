@@ -20,7 +20,7 @@ use felid_model::resolved::{
 use felid_model::{Kind, Protocol, ResourceKey};
 use ipnet::IpNet;
 use support::machine::{End, Machine};
-use support::{check_form, run};
+use support::{Outcome, check_form, run};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const TCP: Option<Protocol> = Some(Protocol(6));
@@ -128,7 +128,7 @@ fn size(program: &Program) -> usize {
 fn steps_of_last(n: usize, make: impl Fn(usize) -> (ResolvedRule, Packet)) -> usize {
     let world = world(n, n - 1);
     let program = build(&policy((0..n).map(|index| make(index).0).collect()), &world);
-    let (run, after) = run(&program, &world, &make(n - 1).1, Direction::Ingress, 0);
+    let Outcome { run, after, .. } = run(&program, &world, &make(n - 1).1, Direction::Ingress, 0);
     assert_eq!((run.end, after.verdict), (End::Judged, VERDICT_ALLOW));
     assert_eq!(program.rules[after.rule as usize].index, Some(n as u32 - 1));
     run.steps
@@ -314,7 +314,7 @@ fn closed_endpoints_and_versions_without_address_are_denied() {
     let mut world = world(1, 0);
     let verdict = |policy: &ResolvedPolicy, world: &World| {
         let program = build(policy, world);
-        let (run, after) = run(&program, world, &packet(6, 80), Direction::Ingress, 0);
+        let Outcome { run, after, .. } = run(&program, world, &packet(6, 80), Direction::Ingress, 0);
         assert_eq!(run.end, End::Judged);
         (after.verdict, program.rules[after.rule as usize].text.clone())
     };

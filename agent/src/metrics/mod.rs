@@ -264,8 +264,8 @@ impl Metrics {
             events: m.counters("felid_kernel_events_total", "What else the programs count", &["event"])?,
             policy_packets: m.counters(
                 "felid_policy_packets_total",
-                "Packets judged (first packets of flows, and flows judged again), by deciding policy; bounded",
-                &["tier", "policy", "action"],
+                "Packets judged (first packets of flows, and flows judged again), by deciding policy; staged = what staged policies would do; bounded",
+                &["tier", "policy", "action", "staged"],
             )?,
             policies: std::sync::Mutex::new(policies::Policies::new(max_policies)),
             kernel: std::sync::Mutex::default(),

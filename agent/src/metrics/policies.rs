@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use felid_model::resolved::ResolvedAction;
+
 use super::CounterVec;
 
 /// Label for policies beyond the limit.
@@ -20,13 +22,15 @@ pub struct PolicySample {
     pub tier: Arc<str>,
     /// `Kind/[namespace/]name`, `end-of-tier`, `default-deny`, `closed`, or `uncounted` for policies without a counter.
     pub policy: Arc<str>,
-    /// Whether it counts allowed packets, else denied ones.
-    pub allowed: bool,
+    /// What happened to the packets.
+    pub action: ResolvedAction,
+    /// It only would have happened: the policy is staged.
+    pub staged: bool,
     /// Packets so far.
     pub total: u64,
 }
 
-type Labels = (Arc<str>, Arc<str>, bool);
+type Labels = (Arc<str>, Arc<str>, ResolvedAction, bool);
 
 #[derive(Debug)]
 struct Seen {
@@ -75,7 +79,7 @@ impl Policies {
                 self.own.insert(labels.clone(), ());
                 counters.with_label_values(&values(&labels))
             } else {
-                counters.with_label_values(&[OTHER, OTHER, action(sample.allowed)])
+                counters.with_label_values(&[OTHER, OTHER, action(sample.action), staged(sample.staged)])
             };
             super::add(&counter, before, sample.total);
             seen.insert(
@@ -91,15 +95,24 @@ impl Policies {
 }
 
 fn labels(sample: &PolicySample) -> Labels {
-    (sample.tier.clone(), sample.policy.clone(), sample.allowed)
+    (sample.tier.clone(), sample.policy.clone(), sample.action, sample.staged)
 }
 
-fn values(labels: &Labels) -> [&str; 3] {
-    [&labels.0, &labels.1, action(labels.2)]
+fn values(labels: &Labels) -> [&str; 4] {
+    [&labels.0, &labels.1, action(labels.2), staged(labels.3)]
 }
 
-fn action(allowed: bool) -> &'static str {
-    if allowed { "allow" } else { "deny" }
+fn action(action: ResolvedAction) -> &'static str {
+    match action {
+        ResolvedAction::Allow => "allow",
+        ResolvedAction::Deny => "deny",
+        ResolvedAction::Pass => "pass",
+        ResolvedAction::Log => "log",
+    }
+}
+
+fn staged(staged: bool) -> &'static str {
+    if staged { "true" } else { "false" }
 }
 
 #[cfg(test)]
@@ -113,7 +126,8 @@ mod tests {
             index,
             tier: "default".into(),
             policy: policy.into(),
-            allowed: true,
+            action: ResolvedAction::Allow,
+            staged: false,
             total,
         }
     }
@@ -134,7 +148,9 @@ mod tests {
     fn label_sets_are_bounded_and_go_with_their_policies() {
         let metrics = Metrics::new(2).unwrap();
         let line = |tier: &str, policy: &str, n: u64| {
-            format!("felid_policy_packets_total{{action=\"allow\",policy=\"{policy}\",tier=\"{tier}\"}} {n}")
+            format!(
+                "felid_policy_packets_total{{action=\"allow\",policy=\"{policy}\",staged=\"false\",tier=\"{tier}\"}} {n}"
+            )
         };
         let got = lines(
             &metrics,

@@ -9,7 +9,7 @@ use felid_compile::program::RuleRef;
 use felid_compile::transaction::ProgramId;
 use felid_dataplane::kernel::EndpointState;
 use felid_model::ResourceKey;
-use felid_model::resolved::{LocalEndpoint, ResolvedPolicy};
+use felid_model::resolved::{LocalEndpoint, ResolvedAction, ResolvedPolicy};
 
 use crate::api::{self, Direction, Endpoint, Flows, ProgramLine, ProgramListing, Status, Way};
 use crate::metrics::{KernelSample, PolicySample};
@@ -394,7 +394,8 @@ impl<D: Dataplane> Pipeline<D> {
                 index,
                 tier: Arc::clone(&name.tier),
                 policy: Arc::clone(&name.policy),
-                allowed: name.allowed,
+                action: name.action,
+                staged: name.staged,
                 total: counted.policies.get(&index).copied().unwrap_or(0),
             })
             .collect();
@@ -403,7 +404,8 @@ impl<D: Dataplane> Pipeline<D> {
                 index: 0,
                 tier: "".into(),
                 policy: UNCOUNTED.into(),
-                allowed: false,
+                action: ResolvedAction::Deny,
+                staged: false,
                 total: *total,
             });
         }

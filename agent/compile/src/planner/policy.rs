@@ -27,6 +27,8 @@ pub(super) struct Policy {
     pub(super) matters_leaving: SetIds,
     /// Sets of the peer: members that join can lose what was allowed.
     pub(super) matters_joining: SetIds,
+    /// Sets of the peer that only Log rules and staged policies name.
+    others: SetIds,
 }
 
 impl Policy {
@@ -39,27 +41,40 @@ impl Policy {
             own_nets: false,
             matters_leaving: SetIds::new(),
             matters_joining: SetIds::new(),
+            others: SetIds::new(),
         };
         let tiers = resolved.tiers.iter().flat_map(|tier| &tier.policies);
-        for rule in tiers.chain(&resolved.profiles).flat_map(|rules| rules.rules.iter()) {
-            policy.add(rule);
+        for list in tiers.chain(&resolved.profiles) {
+            for rule in list.rules.iter() {
+                policy.add(rule, list.staged || rule.action == ResolvedAction::Log);
+            }
         }
         policy
     }
 
-    fn add(&mut self, rule: &ResolvedRule) {
+    /// `harmless`: it has no part in the verdict.
+    fn add(&mut self, rule: &ResolvedRule, harmless: bool) {
         let (own, peer) = match self.direction {
             Direction::Egress => (&rule.source, &rule.destination),
             Direction::Ingress => (&rule.destination, &rule.source),
         };
         self.own_sets.extend(own.sets.iter().chain(&own.not_sets).cloned());
-        self.own_named_ports
-            .extend(own.named_ports.iter().chain(&own.not_named_ports).cloned());
+        self.own_named_ports.extend(
+            own.named_ports
+                .iter()
+                .chain(&own.not_named_ports)
+                .chain(&own.service_ports)
+                .cloned(),
+        );
         self.own_nets |= !own.nets.is_empty() || !own.not_nets.is_empty();
         // What makes a rule match more is bad under Deny, what makes it match less is bad under Allow. A Pass leads to other rules,
         // which may be better or worse than what follows it in its tier.
-        let more = peer.sets.iter().chain(&peer.named_ports);
+        let more = peer.sets.iter().chain(&peer.named_ports).chain(&peer.service_ports);
         let less = peer.not_sets.iter().chain(&peer.not_named_ports);
+        if harmless {
+            self.others.extend(more.chain(less).cloned());
+            return;
+        }
         if rule.action != ResolvedAction::Deny {
             self.matters_leaving.extend(more.clone().cloned());
             self.matters_joining.extend(less.clone().cloned());
@@ -77,6 +92,7 @@ impl Policy {
             .chain(&self.own_named_ports)
             .chain(&self.matters_leaving)
             .chain(&self.matters_joining)
+            .chain(&self.others)
     }
 
     /// What the compiler needs to know of an endpoint's own side, and no more, so that endpoints share programs: sets that no

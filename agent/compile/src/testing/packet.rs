@@ -6,7 +6,7 @@ use felid_common::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 use felid_model::Protocol;
 use felid_model::resolved::{ResolvedPolicy, ResolvedRule, ResolvedSide, SetId};
 
-use super::world::{PORTS, address_in};
+use super::world::{ICMP_TYPES, PORTS, address_in};
 use super::{Rng, World};
 use crate::Direction;
 use crate::reference::Packet;
@@ -45,6 +45,7 @@ impl World {
         };
         let has_ports = matches!(protocol, TCP | UDP | SCTP);
         let port = |port: u16| if has_ports { port } else { 0 };
+        let (icmp_type, icmp_code) = icmp(rng, rule.as_ref());
         let is_icmp = matches!(protocol, ICMP | ICMPV6);
         Packet {
             src,
@@ -52,8 +53,8 @@ impl World {
             protocol: Protocol(protocol),
             src_port: port(src_port),
             dst_port: port(dst_port),
-            icmp_type: if is_icmp { 8 } else { 0 },
-            icmp_code: 0,
+            icmp_type: if is_icmp { icmp_type } else { 0 },
+            icmp_code: if is_icmp { icmp_code } else { 0 },
         }
     }
 
@@ -73,6 +74,7 @@ impl World {
                 .named_ports
                 .iter()
                 .chain(&side.not_named_ports)
+                .chain(&side.service_ports)
                 .filter_map(|set| self.named_ports.get(set));
             nets.extend(ports.flatten().map(|member| ipnet::IpNet::from(member.address)));
         }
@@ -96,7 +98,12 @@ impl World {
             for (first, last) in side.ports.iter().chain(&side.not_ports) {
                 ports.extend([*first, *last, first.saturating_sub(1), last.saturating_add(1)]);
             }
-            let sets: Vec<&SetId> = side.named_ports.iter().chain(&side.not_named_ports).collect();
+            let sets: Vec<&SetId> = side
+                .named_ports
+                .iter()
+                .chain(&side.not_named_ports)
+                .chain(&side.service_ports)
+                .collect();
             for member in sets.iter().filter_map(|set| self.named_ports.get(*set)).flatten() {
                 if member.address == address || rng.percent(20) {
                     ports.push(member.port);
@@ -111,11 +118,28 @@ impl World {
     }
 }
 
+/// Type and code that the rule speaks of, or nearly.
+fn icmp(rng: &mut Rng, rule: Option<&ResolvedRule>) -> (u8, u8) {
+    let said = rule.and_then(|rule| rule.not_icmp.filter(|_| rng.percent(50)).or(rule.icmp));
+    let icmp_type = said
+        .and_then(|icmp| icmp.icmp_type)
+        .filter(|_| rng.percent(75))
+        .or_else(|| rng.pick(&ICMP_TYPES).copied());
+    let code = said
+        .and_then(|icmp| icmp.code)
+        .filter(|_| rng.percent(75))
+        .unwrap_or_else(|| rng.below(3) as u8);
+    (icmp_type.unwrap_or(8), code)
+}
+
 fn protocol(rng: &mut Rng, rule: Option<&ResolvedRule>) -> u8 {
     if let Some(Protocol(protocol)) = rule.and_then(|rule| rule.protocol)
         && rng.percent(85)
     {
         return protocol;
+    }
+    if rule.is_some_and(|rule| rule.icmp.is_some() || rule.not_icmp.is_some()) && rng.percent(80) {
+        return if rng.percent(50) { ICMP } else { ICMPV6 };
     }
     rng.pick(&[TCP, TCP, TCP, UDP, UDP, SCTP, ICMP, ICMPV6, UDPLITE, 253, 0])
         .copied()

@@ -6,9 +6,9 @@ use felid_common::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 use felid_model::resolved::{
     ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
 };
-use felid_model::{Kind, Protocol, ResourceKey};
+use felid_model::{IcmpMatch, Kind, Protocol, ResourceKey};
 
-use super::world::PORTS;
+use super::world::{ICMP_TYPES, PORTS};
 use super::{Rng, World};
 
 /// How large policies are.
@@ -65,14 +65,18 @@ impl World {
             name: format!("policy{name}").into(),
         };
         ResolvedRules {
-            staged: false,
+            // Profiles cannot be staged.
+            staged: kind != Kind::Profile && rng.percent(12),
             key,
             rules: Arc::new(rules),
         }
     }
 
     fn rule(&self, rng: &mut Rng, index: u32, habit: usize, most: usize) -> ResolvedRule {
+        // Each Log rule cuts a long list in two.
+        let logs = if most > 100 { 1 } else { 8 };
         let action = match rng.below(20) {
+            _ if rng.percent(logs) => ResolvedAction::Log,
             0..=10 => ResolvedAction::Allow,
             11..=16 => ResolvedAction::Deny,
             _ => ResolvedAction::Pass,
@@ -124,6 +128,13 @@ impl World {
                 if rng.percent(10) {
                     rule.not_protocol = pick_protocol(rng);
                 }
+                let is_icmp = matches!(rule.protocol, Some(Protocol(ICMP | ICMPV6)));
+                if rng.percent(if is_icmp { 50 } else { 2 }) {
+                    rule.icmp = Some(random_icmp(rng));
+                }
+                if rng.percent(if is_icmp { 25 } else { 8 }) {
+                    rule.not_icmp = Some(random_icmp(rng));
+                }
                 let with_ports = matches!(rule.protocol, Some(Protocol(TCP | UDP | SCTP)));
                 // Records judged raw may name ports without a protocol that has them.
                 let ports = if with_ports { 60 } else { 6 };
@@ -155,6 +166,7 @@ impl World {
             if rng.percent(60) {
                 rule.protocol = Some(Protocol(TCP));
                 rule.not_protocol = None;
+                rule.icmp = None;
                 let port = rng.bits() as u16;
                 side.ports = vec![(port, port)];
             } else {
@@ -198,6 +210,9 @@ impl World {
         if rng.percent(6) {
             side.not_named_ports = self.some_named(rng);
         }
+        if rng.percent(6) {
+            side.service_ports = self.some_named(rng);
+        }
         side
     }
 
@@ -213,6 +228,17 @@ impl World {
         (0..rng.between(1, 2))
             .filter_map(|_| rng.pick(&all).map(|set| (*set).clone()))
             .collect()
+    }
+}
+
+fn random_icmp(rng: &mut Rng) -> IcmpMatch {
+    let icmp_type = (!rng.percent(5)).then(|| rng.pick(&ICMP_TYPES).copied().unwrap_or(8));
+    IcmpMatch {
+        icmp_type,
+        code: rng
+            .percent(40)
+            .then(|| rng.below(3) as u8)
+            .filter(|_| icmp_type.is_some()),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct World {
 /// Prefix lengths at which byte and word boundaries lie, and some between.
 const V4_LENGTHS: [u8; 9] = [0, 1, 7, 8, 16, 23, 24, 31, 32];
 const V6_LENGTHS: [u8; 12] = [0, 3, 8, 32, 33, 48, 63, 64, 65, 96, 127, 128];
+/// ICMP types that rules and packets have: those of queries and their answers, of both versions.
+pub(super) const ICMP_TYPES: [u8; 7] = [8, 0, 13, 17, 128, 129, 254];
 /// Ports that named ports have.
 pub(super) const PORTS: [u16; 8] = [22, 53, 80, 81, 443, 8080, 8443, 65535];
 

@@ -33,6 +33,7 @@ enum Region {
     Scratch,
     Row(u32),
     Named(Vec<u8>, bool),
+    Counter(u32),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) named: BTreeMap<Vec<u8>, [u32; 2]>,
     /// How many looks at a named port find an element that has become another's.
     pub(crate) torn: usize,
+    /// What was counted, by index.
+    pub(crate) counted: BTreeMap<u32, u64>,
     registers: Vec<Value>,
     stack: Vec<Option<u8>>,
 }
@@ -59,13 +62,14 @@ const STACK: usize = 512;
 
 impl<'a> Machine<'a> {
     pub(crate) fn new(program: &'a Program) -> Self {
-        let (scratch, rows, named) = Default::default();
+        let (scratch, rows, named, counted) = Default::default();
         Self {
             program,
             scratch,
             rows,
             named,
             torn: 0,
+            counted,
             registers: Vec::new(),
             stack: Vec::new(),
         }
@@ -166,10 +170,21 @@ impl<'a> Machine<'a> {
             }
             0xb7 => self.registers[dst] = Value::Number(insn.imm as i64 as u64),
             0x54 => self.registers[dst] = Value::Number(u64::from(self.number(insn.dst) as u32 & insn.imm as u32)),
-            0x0f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_add(self.number(insn.src))),
             0x1f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_sub(self.number(insn.src))),
             0x27 => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_mul(insn.imm as i64 as u64)),
             0x77 => self.registers[dst] = Value::Number(self.number(insn.dst) >> insn.imm),
+            0x67 => self.registers[dst] = Value::Number(self.number(insn.dst) << insn.imm),
+            0x0f => {
+                let by = self.number(insn.dst);
+                self.registers[dst] = match self.registers[insn.src as usize].clone() {
+                    Value::Pointer(region, offset) => {
+                        // The verifier knows the range of such an offset only because it was compared.
+                        assert!(by < 64, "an offset without bounds");
+                        Value::Pointer(region, offset + by as i64)
+                    }
+                    _ => Value::Number(by.wrapping_add(self.number(insn.src))),
+                };
+            }
             0x07 => match &mut self.registers[dst] {
                 Value::Pointer(_, offset) => *offset += i64::from(insn.imm),
                 Value::Number(number) => *number = number.wrapping_add(insn.imm as i64 as u64),
@@ -215,6 +230,7 @@ impl<'a> Machine<'a> {
         let found = match map {
             MapRef::Scratch => (index() == 0).then_some(Region::Scratch),
             MapRef::Classes => self.rows.contains_key(&index()).then(|| Region::Row(index())),
+            MapRef::Counters => Some(Region::Counter(index())),
             MapRef::NamedPorts => self.named.contains_key(&key).then(|| {
                 let torn = self.torn > 0;
                 self.torn -= usize::from(torn);
@@ -244,6 +260,10 @@ impl<'a> Machine<'a> {
                 value.check ^= u32::from(*torn);
                 value.as_bytes()[at..at + size].to_vec()
             }
+            Region::Counter(index) => {
+                let count = self.counted.get(index).copied().unwrap_or_default();
+                count.to_le_bytes()[at..at + size].to_vec()
+            }
             Region::Context => panic!("reads the packet"),
         }
     }
@@ -260,6 +280,10 @@ impl<'a> Machine<'a> {
                 .zip(bytes)
                 .for_each(|(to, from)| *to = Some(*from)),
             Region::Scratch => self.scratch[at..at + bytes.len()].copy_from_slice(bytes),
+            Region::Counter(index) => {
+                let count = u64::from_le_bytes(bytes.try_into().expect("the whole counter"));
+                self.counted.insert(*index, count);
+            }
             other => panic!("writes to {other:?}"),
         }
     }

@@ -4,11 +4,14 @@
 
 pub(crate) mod machine;
 
-use felid_common::{NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY};
+use std::collections::BTreeMap;
+
+use felid_common::{LOG_RULES, NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY};
 use felid_compile::Direction;
 use felid_compile::program::{Program, RuleRef};
-use felid_compile::reference::{Decided, Decision, Packet};
-use felid_compile::testing::World;
+use felid_compile::reference::{Decided, Decision, Packet, Staged};
+use felid_compile::testing::{NumberedCounters, World};
+use felid_compile::transaction::CounterName;
 use felid_model::resolved::NamedPortMember;
 use machine::{End, Machine, Run};
 use std::net::IpAddr;
@@ -45,14 +48,16 @@ const FORBIDDEN_CLASS: u32 = 999;
 const PEER_CLASS: u32 = 7;
 const NAMED_CLASS: u32 = 8;
 
+/// What a run left behind.
+pub(crate) struct Outcome {
+    pub(crate) run: Run,
+    pub(crate) after: Scratch,
+    /// Counted by the program itself.
+    pub(crate) counted: BTreeMap<u32, u64>,
+}
+
 /// Runs a program on a packet in this world. `bank` must not matter.
-pub(crate) fn run(
-    program: &Program,
-    world: &World,
-    packet: &Packet,
-    direction: Direction,
-    bank: u32,
-) -> (Run, Scratch) {
+pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: Direction, bank: u32) -> Outcome {
     let (peer, peer_port, classes) = match direction {
         Direction::Ingress => (packet.src, packet.src_port, (PEER_CLASS, FORBIDDEN_CLASS)),
         Direction::Egress => (packet.dst, packet.dst_port, (FORBIDDEN_CLASS, PEER_CLASS)),
@@ -92,28 +97,60 @@ pub(crate) fn run(
         verdict: 0,
         rule: 0,
         counter: 0,
+        log_count: 0,
+        log_rules: [0; LOG_RULES],
         ..after
     };
     assert_eq!(untouched, before, "the program wrote what is not its own");
-    (run, after)
+    Outcome {
+        run,
+        after,
+        counted: machine.counted,
+    }
 }
 
-/// Asserts that a run came to the same decision.
-pub(crate) fn assert_same(program: &Program, run: &Run, after: &Scratch, expected: &Decision) {
+/// Asserts that a run came to the same decision, logged the same, and counted the same for staged policies.
+pub(crate) fn assert_same(program: &Program, counters: &NumberedCounters, outcome: &Outcome, expected: &Decision) {
+    let (run, after) = (&outcome.run, &outcome.after);
     assert_eq!(run.end, End::Judged, "ended without a verdict");
     assert!(run.tail_calls <= 14 + 1, "{} tail calls", run.tail_calls);
     let verdict = if expected.allowed { VERDICT_ALLOW } else { VERDICT_DENY };
     assert_eq!(after.verdict, verdict, "verdict; the reference says {expected:?}");
-    let rule = program
-        .rules
-        .get(after.rule as usize)
-        .expect("a rule that the table has");
+    let rule = |index: u32| program.rules.get(index as usize).expect("a rule that the table has");
     assert!(
-        same_rule(rule, &expected.by),
-        "decided by {rule:?}; the reference says {:?}",
+        same_rule(rule(after.rule), &expected.by),
+        "decided by {:?}; the reference says {:?}",
+        rule(after.rule),
         expected.by
     );
     assert!(after.counter > 0, "no counter");
+    assert_eq!(
+        after.log_count as usize,
+        expected.logged.len(),
+        "number of Log rules; the reference says {expected:?}"
+    );
+    for (index, by) in after.log_rules.iter().zip(&expected.logged) {
+        assert!(
+            same_rule(rule(*index), by),
+            "logged by {:?}; the reference says {by:?}",
+            rule(*index)
+        );
+    }
+    let mut staged: BTreeMap<u32, u64> = BTreeMap::new();
+    for Staged { by, action } in &expected.staged {
+        let Decided::Rule { key, tier, .. } = by else {
+            panic!("{by:?}")
+        };
+        let name = CounterName {
+            tier: tier.clone().expect("a tier"),
+            policy: key.to_string().into(),
+            action: *action,
+            staged: true,
+        };
+        let index = counters.0.get(&name);
+        *staged.entry(*index.expect("a counter")).or_default() += 1;
+    }
+    assert_eq!(outcome.counted, staged, "staged; the reference says {expected:?}");
 }
 
 fn same_rule(rule: &RuleRef, by: &Decided) -> bool {

@@ -230,6 +230,7 @@ pub(crate) fn link(chunk: &Chunk, maps: &MapFds, chain: Option<BorrowedFd<'_>>) 
             MapRef::Scratch => maps.scratch,
             MapRef::Classes => maps.classes,
             MapRef::NamedPorts => maps.named_ports,
+            MapRef::Counters => maps.counters,
             MapRef::Fixed => maps.fixed,
             MapRef::Chain => chain?.as_raw_fd(),
         };
