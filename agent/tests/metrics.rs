@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use felid_agent::metrics::{KernelSample, Metrics, PolicySample, SweepSample};
+use felid_model::resolved::ResolvedAction;
 
 fn all() -> String {
     let metrics = Metrics::new(10).unwrap();
@@ -14,7 +15,8 @@ fn all() -> String {
         index: 1,
         tier: "default".into(),
         policy: "NetworkPolicy/a/b".into(),
-        allowed: true,
+        action: ResolvedAction::Allow,
+        staged: false,
         total: 1,
     };
     metrics.kernel(&KernelSample {

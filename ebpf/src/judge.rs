@@ -82,6 +82,7 @@ fn look_up(state: &mut State, settings: &Settings) -> Result<Ends, Drop> {
     let tuple = state.tuple();
     tuple.bank = bank;
     tuple.verdict = 0;
+    tuple.log_count = 0;
     let ends = Ends {
         src: maps::peer(tuple.ip_version, &tuple.src)?,
         dst: maps::peer(tuple.ip_version, &tuple.dst)?,

@@ -321,6 +321,14 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
         protocol::ICMP | protocol::ICMPV6 if is_icmp(version, number) => 8,
         _ => {
             set_ports(state, number, 0, 0);
+            if matches!(number, protocol::ICMP | protocol::ICMPV6)
+                && length >= 2
+                && let Some(head) = packet.load::<u16>(at)
+            {
+                // The other version's ICMP: rules that speak of its types take it as what it says it is.
+                let tuple = state.tuple();
+                [tuple.icmp_type, tuple.icmp_code] = head.to_ne_bytes();
+            }
             return Ok(Kind::Flow);
         }
     };

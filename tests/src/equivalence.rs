@@ -292,13 +292,18 @@ fn packet(world: &World, rng: &mut Rng, policy: &ResolvedPolicy, direction: Dire
         }
         number => {
             (packet.src_port, packet.dst_port) = (0, 0);
-            let echo = match (number, v6) {
-                (protocol::ICMP, false) => 8,
-                (protocol::ICMPV6, true) => 128,
-                _ => 0,
-            };
+            // Errors and neighbour discovery of its own version are not policy's business: a query instead.
+            match (number, v6, packet.icmp_type) {
+                (protocol::ICMP, false, 3..=5 | 11 | 12) => packet.icmp_type = 8,
+                (protocol::ICMPV6, true, ..128 | 130..=137 | 143) => packet.icmp_type = 128,
+                _ => {}
+            }
             let identifier = rng.bits().to_be_bytes();
-            frame.ip(number, &[echo, 0, 0, 0, identifier[0], identifier[1], 0, 1])
+            let (icmp_type, icmp_code) = (packet.icmp_type, packet.icmp_code);
+            frame.ip(
+                number,
+                &[icmp_type, icmp_code, 0, 0, identifier[0], identifier[1], 0, 1],
+            )
         }
     };
     Some((packet, bytes))

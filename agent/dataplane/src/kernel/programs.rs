@@ -204,6 +204,7 @@ pub(crate) struct MapFds {
     scratch: i32,
     classes: i32,
     named_ports: i32,
+    counters: i32,
     fixed: i32,
 }
 
@@ -215,6 +216,7 @@ impl MapFds {
             scratch: fd(&maps.scratch),
             classes: fd(&maps.classes),
             named_ports: fd(&maps.named_ports),
+            counters: fd(&maps.counters),
             fixed: fd(&maps.fixed),
         }
     }
