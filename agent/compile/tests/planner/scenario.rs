@@ -48,8 +48,10 @@ impl Compiler for Picky {
 /// Every set that a policy names.
 pub(crate) fn sets_of(policy: &ResolvedPolicy) -> SetIds {
     let side = |side: &ResolvedSide| -> Vec<SetId> {
-        [&side.sets, &side.not_sets, &side.named_ports, &side.not_named_ports]
+        let ports = [&side.named_ports, &side.not_named_ports, &side.service_ports];
+        [&side.sets, &side.not_sets]
             .into_iter()
+            .chain(ports)
             .flatten()
             .cloned()
             .collect()
