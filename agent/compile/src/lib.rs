@@ -20,6 +20,7 @@ mod matching;
 pub mod planner;
 mod ports;
 pub mod program;
+mod prune;
 pub mod reference;
 mod rule;
 mod segment;

@@ -4,7 +4,7 @@
 //! speak of the peer only, without those that can never match and without those that an unconditional match hides. Nothing here
 //! knows instructions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::compile::{Direction, Own};
 use crate::ports::PortSet;
+use crate::prune::prune;
 use crate::rule::{
     Aside, End, Lowered, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site, SiteId,
     What,
@@ -143,49 +144,6 @@ fn lists<'a>(policies: &'a [ResolvedRules], tier: Option<&'a Arc<str>>, sites: &
         });
     }
     out
-}
-
-/// Cuts what cannot be reached, and turns an unconditional last rule into the section's end.
-fn prune(mut sections: Vec<Section>) -> Vec<Section> {
-    let mut reached = BTreeSet::from([0]);
-    for (index, section) in sections.iter_mut().enumerate() {
-        if !reached.contains(&index) {
-            *section = Section::judging(Vec::new(), End::Next);
-            continue;
-        }
-        if let Some(position) = section.rules.iter().position(Rule::is_unconditional) {
-            section.rules.truncate(position + 1);
-            let end = section.rules.last().and_then(|last| match last.outcome {
-                Outcome::Verdict => Some(End::Verdict(last.site)),
-                Outcome::Pass => Some(End::Pass),
-                Outcome::Aside(_) => None,
-            });
-            if let Some(end) = end {
-                section.rules.pop();
-                section.end = end;
-            }
-        }
-        if section.end == End::Pass && section.pass == index + 1 {
-            section.end = End::Next;
-        }
-        let falls = match section.end {
-            End::Next => section.pass == index + 1,
-            End::Pass => true,
-            End::Verdict(_) => false,
-        };
-        while falls && section.rules.last().is_some_and(|rule| rule.outcome == Outcome::Pass) {
-            section.rules.pop();
-        }
-        if section.end == End::Next {
-            reached.insert(index + 1);
-        }
-        if section.end == End::Pass || section.rules.iter().any(|rule| rule.outcome == Outcome::Pass) {
-            reached.insert(section.pass);
-        }
-    }
-    let last = reached.into_iter().rfind(|index| *index < sections.len());
-    sections.truncate(last.map_or(0, |last| last + 1));
-    sections
 }
 
 /// One IP version of one endpoint.
@@ -457,7 +415,7 @@ impl View<'_> {
         let services = side
             .service_ports
             .iter()
-            .map(|set| PortSet::of(named(std::slice::from_ref(set)).into_iter()));
+            .map(|set| PortSet::of(named(std::slice::from_ref(set))));
         PortTerm {
             yes: services.fold(within.without(&outside), |ports, service| {
                 ports.without(&service.complement())
