@@ -5,32 +5,36 @@ use clap::Args;
 /// Examples below the help of `selector`.
 pub(super) const SELECTOR_EXAMPLES: &str = "\
 Examples:
-  felid selector \"role == 'db' && has(tier)\" -l role=db            prints true or false
-  felid selector \"a in {'y', 'x'}\" -o json                         with the canonical form and its uid
+  felid selector \"role == 'db' && has(tier)\" -l role=db       true or false
+  felid selector \"a in {'y', 'x'}\" -o json                    canonical form and uid as well
   echo '{\"selector\": \"has(a)\", \"labels\": {\"a\": \"b\"}}' | felid selector
 
-Without SELECTOR, each line of standard input is a question {\"selector\", \"labels\"}, answered by one line {\"match\"}; without
-labels by {\"canonical\", \"uid\"}; a selector that does not parse by {\"error\", \"column\"}. all() and global() are always true here.
+Without SELECTOR, each line of standard input is a question {\"selector\", \"labels\"}, answered by one line {\"match\"}; \
+without labels by {\"canonical\", \"uid\"}; a selector that does not parse by {\"error\", \"column\"}. all() and global() are \
+always true here.
 
-Exit codes: 0 = answered; 2 = SELECTOR does not parse. On standard input a selector that does not parse is an answer; a line that
-is no question is answered by {\"error\"}, and the exit code is 1 once all lines are answered.";
+Exit codes: 0 = answered; 2 = SELECTOR does not parse. On standard input a selector that does not parse is an answer; a line \
+that is no question is answered by {\"error\"}, and the exit code is 1 once all lines are answered.";
 
 /// Examples below the help of `name`.
 pub(super) const NAME_EXAMPLES: &str = "\
 Examples:
-  felid name --node node1 --pod my-nginx-b1337a -n web            endpoint's name and host-side interface
-  felid name --node rack1-host1 --orchestrator openstack --workload vm7 --endpoint tap1
-  felid name node1-k8s-my--nginx--b1337a-eth0                     takes it apart
-  felid name node1-k8s-my--nginx--b1337a-eth0 --node node1        whether it is a name of that node: true or false
+  felid name --node node1 --pod my-nginx -n web             endpoint's name and interface
+  felid name --node host1 --orchestrator openstack --workload vm7 --endpoint tap1
+  felid name node1-k8s-my--nginx-eth0                       what it is made of
+  felid name node1-k8s-my--nginx-eth0 --node node1          whether it fits: true or false
   echo '{\"op\": \"parse\", \"name\": \"node1-k8s-web-eth0\"}' | felid name
 
-Names are NODE-ORCHESTRATOR-X-ENDPOINT, a - in a part written --; X is the pod (k8s), the container ID (cni), the word libnetwork, or
-else the workload. Without --orchestrator it is k8s where --pod is given and cni where --container-id is; the endpoint of pods is eth0
-unless it is named.
+Names are NODE-ORCHESTRATOR-X-ENDPOINT, a - in a part written --; X is the pod (k8s), the container ID (cni), the word \
+libnetwork, or else the workload. Without --orchestrator it is k8s where --pod is given and cni where --container-id is; \
+the endpoint of pods is eth0 unless it is named.
 
-Without any argument each line of standard input is a question: {\"op\": \"build\", identifiers, \"allowPrefix\"} -> {\"name\"};
-{\"op\": \"match\", identifiers, \"name\"} -> {\"match\"}; {\"op\": \"parse\", \"name\"} -> {\"ids\"}; {\"op\": \"veth\", \"namespace\", \"pod\",
-\"interfacePrefixes\"} -> {\"name\"}; or {\"error\", \"erroredField\"}. The exit code is 1 if a line was no question.";
+Without any argument each line of standard input is a question:
+  {\"op\": \"build\", identifiers, \"allowPrefix\"}                      -> {\"name\"}
+  {\"op\": \"match\", identifiers, \"name\"}                             -> {\"match\"}
+  {\"op\": \"parse\", \"name\"}                                          -> {\"ids\"}
+  {\"op\": \"veth\", \"namespace\", \"pod\", \"interfacePrefixes\"}          -> {\"name\"}
+or the answer is {\"error\", \"erroredField\"}. The exit code is 1 if a line was no question.";
 
 /// Arguments of `selector`.
 #[derive(Debug, Args)]
