@@ -44,8 +44,6 @@ fn some(
 fn none_of_felids_business() {
     for (api_version, kind) in [
         ("apps/v1", "Deployment"),
-        ("v1", "Namespace"),
-        ("v1", "Service"),
         ("v1", "ConfigMap"),
         ("projectcalico.org/v3", "BGPPeer"),
         ("crd.projectcalico.org/v1", "IPAMBlock"),
@@ -75,10 +73,10 @@ fn kubernetes_policies_close_what_they_select() {
     let k8s = "projectcalico.org/orchestrator == \"k8s\"";
     let network = |selector: &str| {
         closed(&format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: x, namespace: n}}\nspec:\n  podSelector: {selector}\n"
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: x, namespace: n}}\nspec:\n  podSelector: {selector}\n  foo: 1\n"
         ))
     };
-    let key = "NetworkPolicy/n/knp.default.x";
+    let key = "KubernetesNetworkPolicy/n/x";
     assert_eq!(network("{}"), some(key, Some(k8s), None));
     assert_eq!(
         network(
@@ -87,7 +85,7 @@ fn kubernetes_policies_close_what_they_select() {
         some(
             key,
             Some(&format!(
-                "({k8s} && (a == \"\" && b == \"c\" && d not in {{\"e\"}} && !has(f)))"
+                "({k8s} && a == \"\" && b == \"c\" && d not in {{\"e\"}} && !has(f))"
             )),
             None
         )
@@ -102,34 +100,43 @@ fn kubernetes_policies_close_what_they_select() {
     ] {
         assert_eq!(network(unreadable), some(key, None, None), "{unreadable}");
     }
-    let cluster = |kind: &str, subject: &str| {
+    // A name that is none, in a namespace that is none: anywhere.
+    let (key, ..) =
+        closed("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: X, namespace: Y}}").unwrap();
+    assert!(key.starts_with("GlobalNetworkPolicy/unnamed-"), "{key}");
+    let cluster = |kind: &str, version: &str, subject: &str| {
         closed(&format!(
-            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  subject: {subject}\n"
+            "apiVersion: policy.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  subject: {subject}\n  foo: 1\n"
         ))
     };
     assert_eq!(
-        cluster("AdminNetworkPolicy", "{namespaces: {matchLabels: {a: b}}}"),
-        some(
-            "GlobalNetworkPolicy/kanp.adminnetworkpolicy.x",
-            Some(k8s),
-            Some("a == \"b\"")
-        )
+        cluster("AdminNetworkPolicy", "v1alpha1", "{namespaces: {matchLabels: {a: b}}}"),
+        some("AdminNetworkPolicy/x", Some(k8s), Some("a == \"b\""))
     );
     assert_eq!(
         cluster(
             "BaselineAdminNetworkPolicy",
+            "v1alpha1",
             "{pods: {namespaceSelector: {}, podSelector: {matchLabels: {a: b}}}}"
         ),
         some(
-            "GlobalNetworkPolicy/kbanp.baselineadminnetworkpolicy.x",
+            "BaselineAdminNetworkPolicy/x",
             Some(&format!("({k8s} && a == \"b\")")),
             Some("all()")
         )
     );
     assert_eq!(
-        cluster("ClusterNetworkPolicy", "{}"),
-        some("GlobalNetworkPolicy/kcnp.x", None, None)
+        cluster("ClusterNetworkPolicy", "v1alpha2", "{}"),
+        some("ClusterNetworkPolicy/x", Some(k8s), None)
     );
+    // Versions that are not known are policies all the same.
+    for (api_version, kind) in [
+        ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy"),
+        ("networking.k8s.io/v2", "NetworkPolicy"),
+    ] {
+        let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+        assert!(closed(&text).is_some(), "{text}");
+    }
 }
 
 #[test]
@@ -152,7 +159,6 @@ fn other_forms_of_calico() {
         selects("GlobalNetworkPolicy")
     );
     for (api_version, kind) in [
-        ("projectcalico.org/v3", "StagedKubernetesNetworkPolicy"),
         ("projectcalico.org/v3", "HostEndpoint"),
         ("projectcalico.org/v3", "Tiger"),
         ("v1", "workloadEndpoint"),
@@ -167,7 +173,11 @@ fn other_forms_of_calico() {
         );
     }
     // What is only staged closes nothing, however bad it is.
-    for kind in ["StagedNetworkPolicy", "StagedGlobalNetworkPolicy"] {
+    for kind in [
+        "StagedNetworkPolicy",
+        "StagedGlobalNetworkPolicy",
+        "StagedKubernetesNetworkPolicy",
+    ] {
         for rest in ["{x: 1}", "{"] {
             let text = format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: x}}\nspec: {rest}\n");
             assert_eq!(closed(&text), None, "{text}");

@@ -21,7 +21,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{API_VERSION, Kind};
 
+pub(crate) use labels::{Of, selector};
+pub(crate) use profile::{NAME_LABEL, namespace_profile, service_account_profile};
 pub use read::Fault;
+pub(crate) use read::{At, Faults, Reader};
 
 /// What a record turned out to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +46,21 @@ pub struct Converted {
     pub faults: Vec<Fault>,
     /// Where parts of the resource come from: its paths, each with the path in the record.
     pub(crate) origins: Vec<(String, String)>,
+}
+
+impl Converted {
+    /// The path in the record for a path in the resource; for one that no part of the record is known for, the nearest that is.
+    pub(crate) fn origin(&self, path: &str) -> String {
+        let found = self
+            .origins
+            .iter()
+            .filter(|(to, _)| {
+                path.strip_prefix(to.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            })
+            .max_by_key(|(to, _)| to.len());
+        found.map_or_else(|| path.to_owned(), |(_, from)| from.clone())
+    }
 }
 
 /// Converts a record. Calico v3 resources stay as they are.
@@ -87,7 +105,7 @@ pub(crate) fn convert_kind(kind: Kind, root: &Map<String, Value>) -> Conversion 
         Kind::Pod => pod::convert(root),
         Kind::Namespace => profile::namespace(root),
         Kind::ServiceAccount => profile::service_account(root),
-        Kind::KubernetesNetworkPolicy => network::convert(root),
+        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => network::convert(kind, root),
         Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {
             cluster::convert(kind, root)
         }

@@ -17,14 +17,17 @@ const ORDER: u32 = 1000;
 /// What became of a bad rule.
 const DROPPED: &str = "the rule is left out";
 
-/// Converts a policy.
-pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
+/// Converts a policy; of a staged one, which is a resource of Calico itself, the policy that it proposes.
+pub(super) fn convert(kind: Kind, root: &Map<String, Value>) -> Conversion {
     let faults = Faults::default();
     let mut root = known_root(root, &faults);
     let metadata = Metadata::read(&mut root);
     let spec = root.object("spec");
     let nothing = Map::new();
     let mut spec = spec.unwrap_or_else(|| Reader::new(&nothing, "spec".to_owned(), &faults));
+    if kind.is_staged() && staged_action(&mut spec) && faults.is_empty() {
+        return Conversion::Nothing("it proposes to delete a policy");
+    }
     let selected = selector(Of::Pods, spec.value("podSelector"), &faults);
     let has_egress_rules = !spec.list("egress").is_empty();
     let types = types(&mut spec, has_egress_rules);
@@ -52,6 +55,29 @@ pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
         faults: faults.take(),
         origins,
     }))
+}
+
+/// `stagedAction`: whether it is Delete; nothing may stand beside that.
+fn staged_action(spec: &mut Reader<'_>) -> bool {
+    match spec.text("stagedAction") {
+        None | Some("Set" | "Learn" | "Ignore") => return false,
+        Some("Delete") => {}
+        Some(_) => {
+            spec.fault("stagedAction", "expected Set, Delete, Learn or Ignore");
+            return false;
+        }
+    }
+    for key in ["podSelector", "ingress", "egress", "policyTypes"] {
+        let is_empty = spec.value(key).is_none_or(|at| match at.value {
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        });
+        if !is_empty {
+            spec.fault(key, "may not stand beside stagedAction Delete");
+        }
+    }
+    true
 }
 
 /// A record's fields, with those known that every record has.

@@ -11,7 +11,7 @@ use super::read::{Faults, Metadata, Reader};
 use super::{Conversion, Converted, resource};
 
 /// Label that holds the name of the namespace or service account.
-const NAME_LABEL: &str = "projectcalico.org/name";
+pub(crate) const NAME_LABEL: &str = "projectcalico.org/name";
 
 /// `kns.NAME`: allows everything.
 pub(super) fn namespace(root: &Map<String, Value>) -> Conversion {

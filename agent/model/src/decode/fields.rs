@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::Selector;
 
-use super::{Issue, NOT_ENFORCED, Severity};
+use super::{Issue, Severity};
 
 /// Most issues of each severity that are kept of one document.
 const MOST_ISSUES: usize = 100;
@@ -28,6 +28,28 @@ impl Issues {
             literal: true,
             ..Issues::default()
         }
+    }
+
+    /// For another record that is taken in the same way.
+    pub(super) fn alike(&self) -> Self {
+        Issues {
+            literal: self.literal,
+            ..Issues::default()
+        }
+    }
+
+    /// Whether there is an error at a field.
+    pub(super) fn has_error_at(&self, field: &str) -> bool {
+        let list = self.list.borrow();
+        list.iter()
+            .any(|issue| issue.severity == Severity::Error && issue.field == field)
+    }
+
+    /// Takes over an issue of another record at a field of this one; `fatal` makes the document bad.
+    pub(super) fn adopt(&self, issue: Issue, field: String, fatal: bool) {
+        self.fatal.set(self.fatal.get() || fatal);
+        let value = issue.value.map(Value::String);
+        self.push(field, value.as_ref(), &issue.reason, issue.severity);
     }
 
     /// Whether the record is taken as it stands.
@@ -170,11 +192,6 @@ impl<'a> Fields<'a> {
     /// An error at a field whose meaning is plain, see [`Issues::forbidden`].
     pub(super) fn forbid(&self, key: &str, reason: &str) {
         self.issues.forbidden(self.at(key), self.peek(key), reason);
-    }
-
-    /// An error at a field that is valid but not enforced.
-    pub(super) fn refuse(&self, key: &str, what: &str) {
-        self.issue(key, &format!("{NOT_ENFORCED}: {what}"));
     }
 
     /// Something worth knowing of a field.

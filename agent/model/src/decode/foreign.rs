@@ -1,15 +1,16 @@
 //! Which form a record has, by its apiVersion and kind. What might be meant as policy is never silently ignored.
 
+use crate::convert::source_kind;
 use crate::{API_VERSION, Kind};
-
-use super::kubernetes;
 
 /// A form of record.
 pub(super) enum Form {
     /// One that felid acts on.
     Known(Kind),
-    /// A policy of Kubernetes.
-    Kubernetes(kubernetes::Form),
+    /// A record of Kubernetes.
+    Kubernetes(Kind),
+    /// `workloadEndpoint` of Calico's v1 form.
+    EndpointV1,
     /// Cannot be read.
     Refused {
         /// Why.
@@ -58,6 +59,9 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
     if kind.is_empty() {
         return refused("is required".to_owned(), false);
     }
+    if let Some(kind) = source_kind(api_version, kind) {
+        return Form::Kubernetes(kind);
+    }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let looks_like_policy = kind.to_ascii_lowercase().ends_with("policy") && !kind.starts_with("Staged");
     match group {
@@ -74,9 +78,7 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
                 kind,
             ) {
                 (Some(kind), _) => Form::Known(kind),
-                (None, "StagedKubernetesNetworkPolicy") => {
-                    refused(format!("{}: staged policies", super::NOT_ENFORCED), false)
-                }
+                (None, "StagedKubernetesNetworkPolicy") => Form::Kubernetes(Kind::StagedKubernetesNetworkPolicy),
                 _ => {
                     let meant = Kind::ALL
                         .into_iter()
@@ -86,13 +88,12 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
                 }
             }
         }
-        "networking.k8s.io" | "extensions" if kind == "NetworkPolicy" => Form::Kubernetes(kubernetes::Form::Network),
-        "policy.networking.k8s.io" => match kind {
-            "AdminNetworkPolicy" => Form::Kubernetes(kubernetes::Form::Admin),
-            "BaselineAdminNetworkPolicy" => Form::Kubernetes(kubernetes::Form::BaselineAdmin),
-            "ClusterNetworkPolicy" => Form::Kubernetes(kubernetes::Form::Cluster),
-            _ => refused(format!("unknown kind of {group}"), true),
-        },
+        "networking.k8s.io" | "extensions" if kind == "NetworkPolicy" => {
+            let reason = format!("apiVersion {api_version} is not read: write networking.k8s.io/v1");
+            refused(reason, true)
+        }
+        "policy.networking.k8s.io" => refused(format!("unknown kind of {api_version}"), true),
+        "" if version == "v1" && kind == "workloadEndpoint" => Form::EndpointV1,
         "" if version == "v1" && CALICO_V1.contains(&kind) => {
             let reason = format!("Calico's v1 form is not read: write apiVersion: {API_VERSION}");
             match kind {

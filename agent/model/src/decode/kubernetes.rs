@@ -1,114 +1,241 @@
-//! Policies of Kubernetes: not enforced yet, so what they may select is found and closed.
+//! Records of Kubernetes, and endpoints of Calico's v1 form: converted, and what comes out decoded. Issues name fields of the
+//! record itself. Of pods, namespaces, service accounts, services and endpoint slices only what felid needs is looked at.
+
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::selector::ORCHESTRATOR_LABEL;
-use crate::{BadPolicy, Kind, ResourceKey, Selector};
+use crate::convert::{
+    At, Conversion, Converted, Fault, Faults, NAME_LABEL, Reader, convert, convert_kind, namespace_profile,
+    service_account_profile,
+};
+use crate::selector::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
+use crate::{
+    Action, EndpointSlice, EntityRule, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Rule, Severity,
+};
 
-/// Which policy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `NetworkPolicy`
-    Network,
-    /// `AdminNetworkPolicy`
-    Admin,
-    /// `BaselineAdminNetworkPolicy`
-    BaselineAdmin,
-    /// `ClusterNetworkPolicy`
-    Cluster,
+use super::fields::{Fields, Issues};
+use super::metadata::Metadata;
+use super::ports::NAME_TWICE;
+use super::{Decoded, check, decode_with, kubernetes_policy};
+
+/// Label of an endpoint slice that names its service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// A record of Kubernetes.
+pub(super) fn decode(kind: Kind, mut root: Fields<'_>, map: &Map<String, Value>) -> Decoded {
+    let issues = root.issues();
+    let name_check = match kind {
+        Kind::Namespace | Kind::Service => check::dns_label,
+        _ => check::subdomain,
+    };
+    let metadata = Metadata::read(&mut root, kind.is_namespaced(), |name| {
+        if kind.is_staged() {
+            check::policy_name(name, true)
+        } else {
+            name_check(name)
+        }
+    });
+    metadata.require_name(issues);
+    if kind.is_policy() {
+        return kubernetes_policy::decode(kind, &metadata, map, issues);
+    }
+    let key = metadata.key(kind);
+    let resource = key.clone().and_then(|key| match kind {
+        Kind::Pod => pod(key, map, issues),
+        Kind::Namespace | Kind::ServiceAccount => Some(profile(key, &metadata.labels)),
+        Kind::EndpointSlice => Some(slice(key, &metadata.labels, map, issues)),
+        _ => Some(Resource::Inert(key)),
+    });
+    finished(kind, key, resource, issues)
 }
 
-/// What the policy selects, under the name that Calico gives its like. What cannot be read selects more, never less.
-pub(super) fn bad_policy(form: Form, root: &Map<String, Value>) -> BadPolicy {
-    let metadata = root.get("metadata");
-    let text = |key: &str| metadata.and_then(|metadata| metadata.get(key)).and_then(Value::as_str);
-    let name = text("name").map_or_else(
-        || format!("unnamed-{}", super::digest(&Value::Object(root.clone()).to_string())),
-        str::to_owned,
-    );
-    let spec = root.get("spec");
-    let pods = Selector::label_equals(ORCHESTRATOR_LABEL, "k8s");
-    let (key, selector, namespace_selector) = match form {
-        Form::Network => {
-            let key = ResourceKey::new(Kind::NetworkPolicy, text("namespace"), &format!("knp.default.{name}"));
-            let selected = label_selector(spec.and_then(|spec| spec.get("podSelector")));
-            (key, selected.map(|selected| pods.and(&selected)), None)
+/// A `workloadEndpoint` of Calico's v1 form.
+pub(super) fn endpoint_v1(value: &Value, issues: &Issues) -> Decoded {
+    let (mut key, mut resource) = (None, None);
+    match convert(value) {
+        Conversion::Resource(converted) => {
+            (key, resource) = inner(&converted, &converted.resource, issues);
         }
-        Form::Admin | Form::BaselineAdmin | Form::Cluster => {
-            let prefix = match form {
-                Form::Admin => "kanp.adminnetworkpolicy",
-                Form::BaselineAdmin => "kbanp.baselineadminnetworkpolicy",
-                _ => "kcnp",
-            };
-            let key = ResourceKey::new(Kind::GlobalNetworkPolicy, None, &format!("{prefix}.{name}"));
-            let subject = spec.and_then(|spec| spec.get("subject"));
-            let (namespaces, selected) = match (
-                subject.and_then(|subject| subject.get("namespaces")),
-                subject.and_then(|subject| subject.get("pods")),
-            ) {
-                (Some(namespaces), None) => (label_selector(Some(namespaces)), Some(Selector::all())),
-                (None, Some(both)) => (
-                    label_selector(both.get("namespaceSelector")),
-                    label_selector(both.get("podSelector")),
-                ),
-                _ => (None, None),
-            };
-            (key, selected.map(|selected| pods.and(&selected)), namespaces)
+        Conversion::Failed(faults) => fatal(faults, issues),
+        Conversion::Nothing(_) => {}
+    }
+    finished(Kind::WorkloadEndpoint, key, resource, issues)
+}
+
+fn finished(kind: Kind, key: Option<ResourceKey>, resource: Option<Resource>, issues: &Issues) -> Decoded {
+    match resource {
+        Some(resource) if !issues.is_fatal() => Decoded::Resource {
+            resource,
+            issues: issues.take(),
+        },
+        _ => Decoded::Bad {
+            kind: Some(kind),
+            key,
+            issues: issues.take(),
+            bad_policy: None,
+        },
+    }
+}
+
+/// Faults that make a document bad. The same may have been found before by others.
+pub(super) fn fatal(faults: Vec<Fault>, issues: &Issues) {
+    for fault in faults {
+        if !issues.has_error_at(&fault.field) {
+            issues.error(fault.field, fault.value.as_ref(), &fault.reason);
+        }
+    }
+}
+
+/// Decodes what a record was converted to; its issues become the record's own.
+fn inner(converted: &Converted, resource: &Value, issues: &Issues) -> (Option<ResourceKey>, Option<Resource>) {
+    let (key, resource, found, bad) = match decode_with(resource, issues.alike()) {
+        Decoded::Resource { resource, issues } => (Some(resource.key().clone()), Some(resource), issues, false),
+        Decoded::Bad { key, issues, .. } => (key, None, issues, true),
+        Decoded::Foreign { .. } | Decoded::Empty => (None, None, Vec::new(), true),
+    };
+    for issue in found {
+        let field = converted.origin(&issue.field);
+        let is_error = issue.severity == Severity::Error;
+        if !(is_error && issues.has_error_at(&field)) {
+            issues.adopt(issue, field, bad && is_error);
+        }
+    }
+    (key, resource)
+}
+
+/// A pod's endpoint; one that is not shown has no effect.
+fn pod(key: ResourceKey, map: &Map<String, Value>, issues: &Issues) -> Option<Resource> {
+    let mut converted = match convert_kind(Kind::Pod, map) {
+        Conversion::Resource(converted) => converted,
+        Conversion::Nothing(_) => return Some(Resource::Inert(key)),
+        Conversion::Failed(faults) => {
+            fatal(faults, issues);
+            return None;
         }
     };
-    BadPolicy {
+    // The name is made of the pod's and the node's, which are checked themselves.
+    if let Some(metadata) = converted.resource.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("name");
+    }
+    let own = Issues::alike(issues);
+    let (_, resource) = inner(&converted, &converted.resource, &own);
+    let bad = own.is_fatal();
+    for issue in own.take() {
+        let field = issue.field.clone();
+        let said = issue.severity == Severity::Error && issues.has_error_at(&field);
+        if issue.reason != NAME_TWICE && !said {
+            let fatal = bad && issue.severity == Severity::Error;
+            issues.adopt(issue, field, fatal);
+        }
+    }
+    match resource? {
+        Resource::WorkloadEndpoint(mut endpoint) => {
+            Arc::make_mut(&mut endpoint).key = key;
+            Some(Resource::WorkloadEndpoint(endpoint))
+        }
+        _ => None,
+    }
+}
+
+/// What a namespace or a service account implies.
+fn profile(key: ResourceKey, labels: &LabelMap) -> Resource {
+    let (prefix, name, rules) = match &key.namespace {
+        None => (NAMESPACE_PREFIX, namespace_profile(&key.name), vec![allow()]),
+        Some(namespace) => {
+            let name = service_account_profile(namespace, &key.name);
+            (SERVICE_ACCOUNT_PREFIX, name, Vec::new())
+        }
+    };
+    let mut labels_to_apply: LabelMap = labels
+        .iter()
+        .map(|(label, value)| (format!("{prefix}{label}"), value.clone()))
+        .collect();
+    labels_to_apply.insert(format!("{prefix}{NAME_LABEL}"), key.name.to_string());
+    let profile = Profile {
         key,
-        selector,
-        namespace_selector,
-        reason: String::new(),
-    }
-}
-
-/// A label selector of Kubernetes; absent or empty is `all()`, `None` if it cannot be read.
-fn label_selector(value: Option<&Value>) -> Option<Selector> {
-    let map = match value {
-        None | Some(Value::Null) => return Some(Selector::all()),
-        Some(value) => value.as_object()?,
+        name,
+        labels_to_apply,
+        ingress: rules.clone(),
+        egress: rules,
     };
-    if map
-        .keys()
-        .any(|key| !matches!(key.as_str(), "matchLabels" | "matchExpressions"))
-    {
-        return None;
-    }
-    let mut terms = Vec::new();
-    if let Some(labels) = map.get("matchLabels").filter(|labels| !labels.is_null()) {
-        let mut labels: Vec<_> = labels.as_object()?.iter().collect();
-        labels.sort_by_key(|(key, _)| key.as_str());
-        for (key, value) in labels {
-            super::check::label_key(key).ok()?;
-            terms.push(format!("{key} == {}", quoted(value)?));
-        }
-    }
-    if let Some(expressions) = map.get("matchExpressions").filter(|expressions| !expressions.is_null()) {
-        for expression in expressions.as_array()? {
-            let key = expression.get("key")?.as_str()?;
-            super::check::label_key(key).ok()?;
-            let values = expression
-                .get("values")
-                .and_then(Value::as_array)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let values = values.iter().map(quoted).collect::<Option<Vec<_>>>()?.join(", ");
-            terms.push(match expression.get("operator")?.as_str()? {
-                "In" => format!("{key} in {{ {values} }}"),
-                "NotIn" => format!("{key} not in {{ {values} }}"),
-                "Exists" => format!("has({key})"),
-                "DoesNotExist" => format!("! has({key})"),
-                _ => return None,
-            });
-        }
-    }
-    Selector::parse(&terms.join(" && ")).ok()
+    Resource::Profile(profile.into())
 }
 
-/// A label's value in quotes. Values with quotes or other oddities are not labels.
-fn quoted(value: &Value) -> Option<String> {
-    let text = value.as_str()?;
-    (!text.contains(['\'', '"'])).then(|| format!("'{text}'"))
+/// A rule that allows everything.
+fn allow() -> Rule {
+    Rule {
+        action: Action::Allow,
+        unknown_fields: Vec::new(),
+        ip_version: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: EntityRule::default(),
+        destination: EntityRule::default(),
+    }
+}
+
+/// Addresses and ports behind a service.
+fn slice(key: ResourceKey, labels: &LabelMap, map: &Map<String, Value>, issues: &Issues) -> Resource {
+    let faults = Faults::default();
+    let mut root = Reader::new(map, String::new(), &faults);
+    let mut addresses = Vec::new();
+    let has_addresses = match root.required_text("addressType") {
+        Some("IPv4" | "IPv6") => true,
+        Some("FQDN") | None => false,
+        Some(_) => {
+            root.fault("addressType", "expected IPv4, IPv6 or FQDN");
+            false
+        }
+    };
+    for item in root.list("endpoints") {
+        let Some(mut endpoint) = item.reader(&faults) else {
+            continue;
+        };
+        for at in endpoint.list("addresses") {
+            addresses.extend(address(&at, &faults).filter(|_| has_addresses));
+        }
+    }
+    let mut ports = Vec::new();
+    for item in root.list("ports") {
+        let Some(mut fields) = item.reader(&faults) else {
+            continue;
+        };
+        let protocol = match fields.text("protocol").unwrap_or("TCP").parse::<Protocol>() {
+            Ok(protocol) if protocol.has_ports() => Some(protocol),
+            _ => {
+                fields.fault("protocol", "expected TCP, UDP or SCTP");
+                None
+            }
+        };
+        let is_every = fields.value("port").is_none();
+        let number = fields
+            .integer("port", 1..=65535)
+            .and_then(|port| u16::try_from(port).ok());
+        if let (Some(protocol), true) = (protocol, is_every || number.is_some()) {
+            ports.push((protocol, number));
+        }
+    }
+    fatal(faults.take(), issues);
+    let service = labels.get(SERVICE_LABEL).filter(|name| !name.is_empty()).cloned();
+    Resource::EndpointSlice(
+        EndpointSlice {
+            key,
+            service,
+            addresses,
+            ports,
+        }
+        .into(),
+    )
+}
+
+/// An address; names of hosts are none.
+fn address(at: &At<'_>, faults: &Faults) -> Option<IpAddr> {
+    at.text(faults)?
+        .parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
 }

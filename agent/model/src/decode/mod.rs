@@ -15,6 +15,7 @@ mod fields;
 mod foreign;
 mod host;
 mod kubernetes;
+mod kubernetes_policy;
 mod metadata;
 mod policy;
 mod pool;
@@ -89,16 +90,6 @@ pub enum Severity {
     Warning,
     /// The document is not valid.
     Error,
-}
-
-/// How the reason of a refused feature begins.
-const NOT_ENFORCED: &str = "not enforced by this version of felid";
-
-impl Issue {
-    /// Whether the field is valid in itself and refused only because this version does not enforce it.
-    pub fn is_not_enforced(&self) -> bool {
-        self.reason.starts_with(NOT_ENFORCED)
-    }
 }
 
 /// `field: reason (value)`.
@@ -194,11 +185,8 @@ fn decode_with(value: &Value, issues: Issues) -> Decoded {
     };
     match foreign::form(api_version, kind) {
         Form::Known(kind) => resource(kind, root, value),
-        Form::Kubernetes(form) => {
-            root.refuse("kind", "Kubernetes policies");
-            let policy = kubernetes::bad_policy(form, map);
-            bad(None, None, issues, Some(policy))
-        }
+        Form::Kubernetes(kind) => kubernetes::decode(kind, root, map),
+        Form::EndpointV1 => kubernetes::endpoint_v1(value, &issues),
         Form::Refused { reason, policy } => {
             root.issue("kind", &reason);
             let policy = policy.then(|| BadPolicy {

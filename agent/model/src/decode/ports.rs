@@ -19,6 +19,9 @@ pub(super) enum Owner {
     Host,
 }
 
+/// Why a name may not be there twice. Pods may have it so.
+pub(super) const NAME_TWICE: &str = "another port has this name; rules match both";
+
 /// Reads them. Two of one name are an error; in force both count.
 pub(super) fn read(spec: &mut Fields<'_>, owner: Owner) -> Vec<EndpointPort> {
     let issues = spec.issues();
@@ -66,8 +69,9 @@ fn port<'a>(mut fields: Fields<'a>, owner: Owner, names: &mut BTreeSet<&'a str>)
         && !names.insert(name)
     {
         let value = Value::String(name.to_owned());
-        let reason = "another port has this name; rules match both";
-        fields.issues().error_in_force(fields.at("name"), Some(&value), reason);
+        fields
+            .issues()
+            .error_in_force(fields.at("name"), Some(&value), NAME_TWICE);
     }
     fields.finish();
     Some(EndpointPort {

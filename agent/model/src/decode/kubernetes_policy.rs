@@ -1,0 +1,250 @@
+//! Policies of Kubernetes: what they are converted to, under their own names. Rules that cannot be enforced are dropped if they
+//! would allow, and deny everything if not; the rest of the policy holds. A policy that cannot be converted closes what it may
+//! select.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use crate::convert::{At, Conversion, Converted, Faults, Of, convert_kind, selector};
+use crate::{BadPolicy, Kind, Policy, Resource, ResourceKey, Selector, Severity};
+
+use super::fields::Issues;
+use super::metadata::Metadata;
+use super::{Decoded, decode_with, digest, kubernetes, with_reason};
+
+/// The lists of rules.
+const LISTS: [&str; 2] = ["ingress", "egress"];
+
+/// Reads a policy.
+pub(super) fn decode(kind: Kind, metadata: &Metadata, map: &Map<String, Value>, issues: &Issues) -> Decoded {
+    let key = metadata.key(kind);
+    let policy = match convert_kind(kind, map) {
+        Conversion::Resource(converted) => policy(*converted, issues),
+        Conversion::Failed(faults) => {
+            kubernetes::fatal(faults, issues);
+            None
+        }
+        Conversion::Nothing(_) => {
+            return match key {
+                Some(key) if !issues.is_fatal() => Decoded::Resource {
+                    resource: Resource::Inert(key),
+                    issues: issues.take(),
+                },
+                key => Decoded::Bad {
+                    kind: Some(kind),
+                    key,
+                    issues: issues.take(),
+                    bad_policy: None,
+                },
+            };
+        }
+    };
+    if let (Some(mut policy), Some(key), false) = (policy, key.clone(), issues.is_fatal()) {
+        policy.key = key;
+        policy.staged = kind.is_staged();
+        return Decoded::Resource {
+            resource: Resource::Policy(policy.into()),
+            issues: issues.take(),
+        };
+    }
+    // What is never enforced closes nothing.
+    let bad_policy = (!kind.is_staged()).then(|| bad_policy(kind, key.as_ref(), metadata, map));
+    with_reason(Decoded::Bad {
+        kind: Some(kind),
+        key,
+        issues: issues.take(),
+        bad_policy,
+    })
+}
+
+/// What was converted, as it can be enforced.
+fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
+    for fault in std::mem::take(&mut converted.faults) {
+        if fault.in_rule {
+            issues.error_in_force(fault.field, fault.value.as_ref(), &fault.reason);
+        } else {
+            kubernetes::fatal(vec![fault], issues);
+        }
+    }
+    // Their own names may have forms that Calico's have not; they are checked themselves.
+    if let Some(metadata) = converted.resource.get_mut("metadata") {
+        metadata["name"] = json!("converted");
+    }
+    let types = converted.resource.pointer("/spec/types").cloned().unwrap_or_default();
+    let applies = |wanted: &str| {
+        types
+            .as_array()
+            .is_some_and(|types| types.iter().any(|name| name == wanted))
+    };
+    let mut lists = LISTS.map(|list| rules(&mut converted.resource, list));
+    let first = attempt(&mut converted.resource, &lists, issues);
+    let (found, bad) = match &first {
+        Decoded::Resource { issues, .. } => (issues, false),
+        Decoded::Bad { issues, .. } => (issues, true),
+        Decoded::Foreign { .. } | Decoded::Empty => return None,
+    };
+    let mut pruned = false;
+    for issue in found {
+        let is_error = issue.severity == Severity::Error;
+        let rule = lists
+            .iter_mut()
+            .zip(LISTS)
+            .find_map(|(rules, list)| rules.get_mut(rule_of(&issue.field, list)?));
+        let mut issue = issue.clone();
+        let field = converted.origin(&issue.field);
+        match rule {
+            Some(rule) if is_error && bad => {
+                let consequence = rule.close();
+                issue.reason = format!("{}; {consequence}", issue.reason);
+                pruned = true;
+                issues.adopt(issue, field, false);
+            }
+            _ => issues.adopt(issue, field, is_error && bad),
+        }
+    }
+    let decoded = if pruned {
+        attempt(&mut converted.resource, &lists, issues)
+    } else {
+        first
+    };
+    let Decoded::Resource {
+        resource: Resource::Policy(policy),
+        ..
+    } = decoded
+    else {
+        return None;
+    };
+    let mut policy = Arc::unwrap_or_clone(policy);
+    // Without types a policy of Calico has some all the same.
+    policy.applies_ingress = applies("Ingress");
+    policy.applies_egress = applies("Egress");
+    for (rules, decoded) in lists.iter().zip([&mut policy.ingress, &mut policy.egress]) {
+        for (rule, decoded) in rules.iter().filter(|rule| rule.is_kept()).zip(decoded) {
+            decoded.destination.nets.extend(&rule.nets);
+        }
+    }
+    Some(policy)
+}
+
+/// A rule on its way.
+struct Converting {
+    /// As it was converted, without `nets`; `None` once it is dropped.
+    rule: Option<Value>,
+    /// Networks of both families, which a rule of Calico may not have, though they mean what they say.
+    nets: Vec<IpNet>,
+}
+
+impl Converting {
+    fn is_kept(&self) -> bool {
+        self.rule.is_some()
+    }
+
+    /// Drops a rule that would allow, and makes any other one that denies everything; says so.
+    fn close(&mut self) -> &'static str {
+        self.nets.clear();
+        let action = self
+            .rule
+            .as_ref()
+            .and_then(|rule| rule.get("action"))
+            .and_then(Value::as_str);
+        if matches!(action, None | Some("Allow")) {
+            self.rule = None;
+            "the rule is left out"
+        } else {
+            self.rule = Some(json!({"action": "Deny"}));
+            "the rule denies everything"
+        }
+    }
+}
+
+/// Takes the rules of a list out of a policy.
+fn rules(resource: &mut Value, list: &str) -> Vec<Converting> {
+    let Some(Value::Array(rules)) = resource.pointer_mut(&format!("/spec/{list}")).map(Value::take) else {
+        return Vec::new();
+    };
+    rules
+        .into_iter()
+        .map(|mut rule| {
+            let nets = rule.pointer("/destination/nets").and_then(Value::as_array);
+            let nets: Vec<IpNet> = nets
+                .into_iter()
+                .flatten()
+                .filter_map(|net| net.as_str()?.parse().ok())
+                .collect();
+            let is_mixed = nets.iter().any(|net| net.addr().is_ipv4()) && nets.iter().any(|net| net.addr().is_ipv6());
+            if !is_mixed {
+                return Converting {
+                    rule: Some(rule),
+                    nets: Vec::new(),
+                };
+            }
+            if let Some(destination) = rule.get_mut("destination").and_then(Value::as_object_mut) {
+                destination.remove("nets");
+            }
+            Converting { rule: Some(rule), nets }
+        })
+        .collect()
+}
+
+/// Decodes the policy with these rules.
+fn attempt(resource: &mut Value, lists: &[Vec<Converting>; 2], issues: &Issues) -> Decoded {
+    for (rules, list) in lists.iter().zip(LISTS) {
+        if let Some(spec) = resource.get_mut("spec").and_then(Value::as_object_mut) {
+            let kept: Vec<Value> = rules.iter().filter_map(|rule| rule.rule.clone()).collect();
+            spec.insert(list.to_owned(), Value::Array(kept));
+        }
+    }
+    decode_with(resource, issues.alike())
+}
+
+/// The position of the rule that a path lies in.
+fn rule_of(path: &str, list: &str) -> Option<usize> {
+    let rest = path.strip_prefix("spec.")?.strip_prefix(list)?.strip_prefix('[')?;
+    rest.split_once(']')?.0.parse().ok()
+}
+
+/// What the policy may select. What cannot be read selects more, never less.
+fn bad_policy(kind: Kind, key: Option<&ResourceKey>, metadata: &Metadata, map: &Map<String, Value>) -> BadPolicy {
+    let spec = map.get("spec");
+    let (selector, namespace_selector) = if kind.is_namespaced() {
+        let pods = spec.and_then(|spec| spec.get("podSelector"));
+        (selected(Of::Pods, pods), None)
+    } else {
+        let subject = |name: &str| {
+            let subject = spec.and_then(|spec| spec.get("subject"))?.get(name);
+            subject.filter(|value| !value.is_null())
+        };
+        match (subject("namespaces"), subject("pods")) {
+            (Some(namespaces), None) => (selected(Of::Pods, None), selected(Of::Namespaces, Some(namespaces))),
+            (None, Some(both)) if both.is_object() => (
+                selected(Of::Pods, both.get("podSelector")),
+                selected(Of::Namespaces, both.get("namespaceSelector")),
+            ),
+            _ => (selected(Of::Pods, None), None),
+        }
+    };
+    let made_up = || format!("unnamed-{}", digest(&Value::Object(map.clone()).to_string()));
+    let key = key.cloned().unwrap_or_else(|| match &metadata.namespace {
+        None if kind.is_namespaced() => ResourceKey::new(Kind::GlobalNetworkPolicy, None, &made_up()),
+        namespace => ResourceKey::new(kind, namespace.as_deref(), &made_up()),
+    });
+    BadPolicy {
+        key,
+        selector,
+        namespace_selector,
+        reason: String::new(),
+    }
+}
+
+/// A label selector; `None` if it cannot be read.
+fn selected(of: Of, value: Option<&Value>) -> Option<Selector> {
+    let faults = Faults::default();
+    let at = value.filter(|value| !value.is_null()).map(|value| At {
+        path: String::new(),
+        value,
+    });
+    let text = selector(of, at, &faults);
+    Selector::parse(&text).ok().filter(|_| faults.is_empty())
+}
