@@ -1,8 +1,10 @@
 //! calicoctl's columns for each kind.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use felid_model::Kind;
+use felid_model::convert::{Conversion, convert};
+use felid_model::{API_VERSION, Kind, ResourceKey};
 use serde_json::Value;
 
 /// Nets beyond this many characters are cut off in tables.
@@ -13,6 +15,8 @@ pub(super) fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
     match (kind, wide) {
         (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
         (Kind::WorkloadEndpoint, true) => &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
+        (Kind::Pod, false) => &["NAME", "NODE", "NETWORKS", "INTERFACE"],
+        (Kind::Pod, true) => &["NAME", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
         (kind, false) if kind.is_policy() => &["NAME", "TIER"],
         (kind, true) if kind.is_policy() => &["NAME", "TIER", "ORDER", "SELECTOR"],
         (Kind::Profile, true) => &["NAME", "LABELS"],
@@ -37,16 +41,23 @@ pub(super) fn all(kind: Kind) -> Vec<&'static str> {
     columns
 }
 
-/// One cell, from the record as it is written.
-pub(super) fn cell(heading: &str, record: &Value) -> String {
-    let metadata = |name: &str| text(record.pointer(&format!("/metadata/{name}")));
+/// A record as columns are read from it: those of Kubernetes and of Calico's v1 form as what they stand for.
+pub(super) fn as_calico(record: &Value) -> Cow<'_, Value> {
+    if record.get("apiVersion").and_then(Value::as_str) == Some(API_VERSION) {
+        return Cow::Borrowed(record);
+    }
+    match convert(record) {
+        Conversion::Resource(converted) => Cow::Owned(converted.resource),
+        Conversion::Nothing(_) | Conversion::Failed(_) => Cow::Borrowed(record),
+    }
+}
+
+/// One cell of a record's row.
+pub(super) fn cell(heading: &str, key: &ResourceKey, record: &Value) -> String {
     let spec = |name: &str| record.pointer(&format!("/spec/{name}"));
     match heading {
-        "NAME" => metadata("name"),
-        "NAMESPACE" => match metadata("namespace") {
-            namespace if namespace.is_empty() => "default".to_owned(),
-            namespace => namespace,
-        },
+        "NAME" => key.name.to_string(),
+        "NAMESPACE" => key.namespace.as_deref().unwrap_or_default().to_owned(),
         "WORKLOAD" => match text(spec("workload")) {
             workload if workload.is_empty() => text(spec("pod")),
             workload => workload,

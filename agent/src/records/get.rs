@@ -5,7 +5,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use felid_datastore::StoredResource;
-use felid_model::{API_VERSION, Decoded, Kind, ResourceKey, decode};
+use felid_model::{Decoded, Kind, ResourceKey, decode};
 use serde_json::{Value, json};
 
 use crate::cli::{GetArgs, Places};
@@ -158,7 +158,8 @@ fn structure(wanted: &Wanted, found: &[&StoredResource]) -> Value {
     let items: Vec<Value> = found.iter().map(|stored| stored.value.clone()).collect();
     match (wanted, items.as_slice()) {
         (Wanted::All(kind, _), _) => {
-            json!({"apiVersion": API_VERSION, "kind": format!("{kind}List"), "metadata": {}, "items": items})
+            let list = format!("{}List", kind.record_kind());
+            json!({"apiVersion": kind.api_version(), "kind": list, "metadata": {}, "items": items})
         }
         (_, [one]) => one.clone(),
         _ => Value::Array(items),
@@ -199,9 +200,10 @@ fn tables(
             .iter()
             .filter(|stored| stored.key.kind == kind)
             .map(|stored| {
+                let record = columns::as_calico(&stored.value);
                 headings
                     .iter()
-                    .map(|heading| columns::cell(heading, &stored.value))
+                    .map(|heading| columns::cell(heading, &stored.key, &record))
                     .collect()
             })
             .collect();
