@@ -91,7 +91,7 @@ fn pods_have_the_columns_of_their_endpoints() {
 #[test]
 fn the_agent_enforces_them() {
     for (set, node, local) in [("kubernetes", "node1", 2), ("v3", "node1", 1), ("v1", "rack1-host1", 1)] {
-        let agent = start(&[("node-name", node)]);
+        let agent = start(&[("node", node)]);
         agent.send_all(&text(&examples().join(set)));
         agent.until("complete", |agent| agent.kernel().completed == 1);
         let kernel = agent.kernel();
