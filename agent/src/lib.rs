@@ -13,6 +13,7 @@
 //! | [`run`] | the running agent |
 //! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
 //! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
+//! | [`mod@test`] | policy tests, by the reference, in the kernel, or live |
 //! | [`output`] | tables, YAML, JSON |
 //! | [`metrics`] | everything that is counted |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod output;
 pub mod records;
 pub mod run;
+pub mod test;
 pub mod tools;
 
 mod entry;

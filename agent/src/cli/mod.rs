@@ -2,6 +2,7 @@
 //!
 //! Settings of the agent are kept as text here: one place ([`crate::config`]) parses them, wherever they come from.
 
+mod cases;
 mod run;
 mod tools;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use cases::{Engine, TestArgs};
 pub use run::RunArgs;
 pub use tools::{NameArgs, SelectorArgs};
 
@@ -74,6 +76,9 @@ pub enum Command {
     /// Turn records of Kubernetes and of Calico's v1 form into Calico v3 resources
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(ConvertArgs),
+    /// Run policy tests: what can reach what under records, by the reference, in the kernel, or live
+    #[command(after_help = cases::TEST_EXAMPLES)]
+    Test(TestArgs),
     /// Whether a selector matches labels, or its canonical form
     #[command(after_help = tools::SELECTOR_EXAMPLES)]
     Selector(SelectorArgs),

@@ -1,0 +1,270 @@
+//! `felid test`: policy tests, by the reference evaluator, by the compiled programs in the kernel, or live between namespaces.
+//!
+//! In: files of cases ([`case`]). Each case is a small cluster ([`world`]) of records, and what shall be able to reach what in it
+//! ([`probe`]). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
+//! calculation; what decided is always told by the reference.
+//!
+//! ```text
+//! case --world--> updates --calc--> state --.--> reference
+//!   '---probe---> packets ------------------+--> kernel  (planner, programs, maps; BPF_PROG_TEST_RUN)
+//!                            updates -------'--> live    (a whole agent, namespaces, packets)
+//! ```
+
+mod case;
+mod probe;
+mod reference;
+mod state;
+mod world;
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use felid_calc::{Calc, CalcOptions};
+use felid_datastore::Update;
+use serde::Serialize;
+
+use crate::cli::{Engine, TestArgs};
+use crate::entry::{Outcome, usage};
+use crate::output::{self, Format, Progress};
+
+use case::{Case, Expectation};
+use probe::Probe;
+use reference::Verdict;
+use state::State;
+use world::World;
+
+/// What came of everything.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    cases: usize,
+    expectations: usize,
+    failed: Vec<Failure>,
+}
+
+/// An expectation that was not met.
+#[derive(Debug, Serialize)]
+struct Failure {
+    case: String,
+    /// 0 = the case's own `expect`, n = `steps[n - 1]`.
+    step: usize,
+    /// Position in `expect`, from 0.
+    expectation: usize,
+    got: bool,
+    /// By the reference.
+    decided_by: String,
+    #[serde(skip)]
+    text: String,
+}
+
+/// What a step changed.
+struct Change<'a> {
+    /// Records, in order.
+    updates: &'a [Update],
+    /// All that holds now.
+    state: &'a State,
+    world: &'a World,
+}
+
+/// Something that can say what becomes of packets.
+trait Runner {
+    /// Brings what changed in force.
+    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()>;
+    /// Which packets get through: each is the first of a new flow.
+    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>>;
+}
+
+struct ByReference;
+
+impl Runner for ByReference {
+    fn change(&mut self, _change: &Change<'_>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
+        Ok(probes
+            .iter()
+            .map(|probe| reference::judge(state, probe).allowed)
+            .collect())
+    }
+}
+
+/// Runs every case of every file.
+pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let json = Format::is_json(&args.output)?;
+    let mut cases = Vec::new();
+    for path in &args.files {
+        let name = path.display().to_string();
+        let text = read(path).with_context(|| name.clone())?;
+        let found = case::read(&name, &text)?;
+        if found.is_empty() {
+            return Err(usage(format!("{name}: no cases")));
+        }
+        for case in &found {
+            for key in case.unknown_keys() {
+                warn(&format!("{name}: case {:?}: unknown key {key}", case.name));
+            }
+        }
+        cases.extend(found);
+    }
+    let report = match args.engine {
+        Engine::Reference => run(&cases, &mut ByReference)?,
+        Engine::Kernel | Engine::Live => return Err(usage("only --engine reference so far")),
+    };
+    if json {
+        output::json_line(out, &report)?;
+    } else {
+        show(&report, out)?;
+    }
+    Ok(if report.failed.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Failed
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    if path.as_os_str() == "-" {
+        return Ok(std::io::read_to_string(std::io::stdin().lock())?);
+    }
+    Ok(std::fs::read_to_string(path)?)
+}
+
+/// A line for people on standard error.
+fn warn(text: &str) {
+    // Nobody is left to be told that standard error is closed.
+    let _ = writeln!(std::io::stderr(), "warning: {}", output::printable(text));
+}
+
+fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    let mut progress = Progress::steps(cases.len(), "running cases");
+    let mut left = Vec::new();
+    for case in cases {
+        left = run_case(case, runner, left, &mut report).with_context(|| format!("case {:?}", case.name))?;
+        progress.step();
+    }
+    progress.finish();
+    Ok(report)
+}
+
+/// Runs a case. `left` takes away what the case before has left; the same is returned for this one.
+fn run_case(
+    case: &Case,
+    runner: &mut dyn Runner,
+    left: Vec<Update>,
+    report: &mut Report,
+) -> anyhow::Result<Vec<Update>> {
+    let mut world = World::new(case)?;
+    let mut calc = Calc::new(CalcOptions {
+        node: world::NODE.to_owned(),
+    });
+    let mut state = State::default();
+    let mut before = left;
+    report.cases += 1;
+    for (number, step, expect) in case.rounds() {
+        let place = || {
+            if number == 0 {
+                "the case itself".to_owned()
+            } else {
+                format!("step {number}")
+            }
+        };
+        if let Some(step) = step {
+            world.step(step).with_context(place)?;
+        }
+        let updates = world.take_updates();
+        for note in world.take_notes() {
+            warn(&format!("case {:?}: {}: {note}", case.name, place()));
+        }
+        for update in &updates {
+            match update {
+                Update::Apply(resource) => calc.apply(resource.clone()),
+                Update::Delete(key) => calc.delete(key),
+                Update::InSync => {}
+            }
+        }
+        state.take(&calc.flush());
+        before.extend(updates);
+        let change = Change {
+            updates: &std::mem::take(&mut before),
+            state: &state,
+            world: &world,
+        };
+        runner.change(&change).with_context(place)?;
+        let probes = expect
+            .iter()
+            .enumerate()
+            .map(|(n, expectation)| Probe::new(expectation, n, &world).with_context(|| format!("expect[{n}]")))
+            .collect::<anyhow::Result<Vec<_>>>()
+            .with_context(place)?;
+        let got = runner.probe(&probes, &state).with_context(place)?;
+        report.expectations += expect.len();
+        for (n, ((expectation, probe), got)) in expect.iter().zip(&probes).zip(got).enumerate() {
+            if got != expectation.allowed {
+                let verdict = reference::judge(&state, probe);
+                report.failed.push(failure(case, number, n, expectation, got, &verdict));
+            }
+        }
+    }
+    Ok(world.clear())
+}
+
+fn failure(
+    case: &Case,
+    step: usize,
+    number: usize,
+    expectation: &Expectation,
+    got: bool,
+    verdict: &Verdict,
+) -> Failure {
+    let Expectation { from, to, protocol, .. } = expectation;
+    let mut what = format!("{from} -> {to} {protocol}");
+    if let Some(port) = expectation.port.filter(|_| protocol.has_ports()) {
+        what.push_str(&format!(" port {port}"));
+    }
+    if let Some(port) = expectation.src_port {
+        what.push_str(&format!(" from port {port}"));
+    }
+    if let Some(kind) = expectation.icmp_type {
+        what.push_str(&format!(" type {kind} code {}", expectation.icmp_code.unwrap_or(0)));
+    }
+    let verb = |allowed: bool| if allowed { "allowed" } else { "denied" };
+    let differs = if got == verdict.allowed {
+        String::new()
+    } else {
+        format!("; THE REFERENCE SAYS {}", verb(verdict.allowed))
+    };
+    let place = if step == 0 {
+        String::new()
+    } else {
+        format!("steps[{}].", step - 1)
+    };
+    let (wanted, got_text, why) = (verb(expectation.allowed), verb(got), verdict.describe());
+    let family = expectation.ip.name();
+    Failure {
+        case: case.name.clone(),
+        step,
+        expectation: number,
+        got,
+        decided_by: verdict.decided_by(),
+        text: format!(
+            "{}: {place}expect[{number}]: {what} ({family}): expected {wanted}, got {got_text}: {why}{differs}",
+            case.name
+        ),
+    }
+}
+
+fn show(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    for failure in &report.failed {
+        writeln!(out, "{}", output::printable(&failure.text))?;
+    }
+    writeln!(
+        out,
+        "{}, {}, {} failed",
+        output::count(report.cases, "case", "cases"),
+        output::count(report.expectations, "expectation", "expectations"),
+        report.failed.len()
+    )?;
+    Ok(())
+}

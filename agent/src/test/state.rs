@@ -1,0 +1,84 @@
+//! What the calculation has said so far: local endpoints with their policies, and who is a member of what.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use felid_calc::Output;
+use felid_compile::reference::Membership;
+use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, SetId, SetIds};
+use felid_model::{Protocol, ResourceKey};
+use ipnet::IpNet;
+
+/// The sum of all deltas.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
+    pub(crate) members: BTreeMap<IpNet, Arc<SetIds>>,
+    pub(crate) named_ports: BTreeMap<NamedPortMember, Arc<SetIds>>,
+    pub(crate) config: felid_calc::Config,
+}
+
+impl State {
+    /// Takes in what a flush said.
+    pub(crate) fn take(&mut self, output: &Output) {
+        let delta = &output.delta;
+        merge(&mut self.endpoints, &delta.endpoints);
+        merge(&mut self.members, &delta.members);
+        merge(&mut self.named_ports, &delta.named_ports);
+        if let Some(config) = &output.config {
+            self.config.clone_from(config);
+        }
+    }
+
+    /// The delta that leads from here to `next`.
+    pub(crate) fn delta_to(&self, next: &State) -> Delta {
+        Delta {
+            endpoints: difference(&self.endpoints, &next.endpoints),
+            members: difference(&self.members, &next.members),
+            named_ports: difference(&self.named_ports, &next.named_ports),
+        }
+    }
+}
+
+fn merge<K: Ord + Clone, V>(whole: &mut BTreeMap<K, Arc<V>>, changes: &BTreeMap<K, Option<Arc<V>>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => whole.insert(key.clone(), value.clone()),
+            None => whole.remove(key),
+        };
+    }
+}
+
+fn difference<K: Ord + Clone, V: PartialEq>(
+    old: &BTreeMap<K, Arc<V>>,
+    new: &BTreeMap<K, Arc<V>>,
+) -> BTreeMap<K, Option<Arc<V>>> {
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    let gone = gone.map(|key| (key.clone(), None));
+    let changed = new.iter().filter(|(key, value)| old.get(key) != Some(*value));
+    gone.chain(changed.map(|(key, value)| (key.clone(), Some(value.clone()))))
+        .collect()
+}
+
+impl Membership for State {
+    fn contains(&self, set: &SetId, address: IpAddr) -> bool {
+        let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
+        // Every prefix that covers the address.
+        (0..=longest)
+            .filter_map(|length| IpNet::new(address, length).ok())
+            .any(|net| {
+                let sets = self.members.get(&net.trunc());
+                sets.is_some_and(|sets| sets.contains(set))
+            })
+    }
+
+    fn contains_port(&self, set: &SetId, address: IpAddr, protocol: Protocol, port: u16) -> bool {
+        let member = NamedPortMember {
+            address,
+            protocol,
+            port,
+        };
+        self.named_ports.get(&member).is_some_and(|sets| sets.contains(set))
+    }
+}
