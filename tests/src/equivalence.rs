@@ -19,7 +19,7 @@ use felid_model::{Kind, ResourceKey};
 use ipnet::IpNet;
 
 use crate::frames::Frame;
-use crate::probe::{Outcome, Probe};
+use crate::probe::Outcome;
 
 /// Packets of each direction's policy.
 const PACKETS: u64 = 50;
@@ -53,8 +53,7 @@ pub fn run(pairs: u64, seed: u64) -> Result<Summary> {
     host.namespace().run(|| Bench::new(&host, uplink)?.run(pairs, seed))?
 }
 
-struct Bench<'a> {
-    host: &'a Host,
+struct Bench {
     uplink: u32,
     kernel: Kernel,
     planner: Planner,
@@ -63,8 +62,8 @@ struct Bench<'a> {
     endpoint: Option<ResourceKey>,
 }
 
-impl<'a> Bench<'a> {
-    fn new(host: &'a Host, uplink: u32) -> Result<Self> {
+impl Bench {
+    fn new(host: &Host, uplink: u32) -> Result<Self> {
         let capacities = Capacities {
             established_v4: 1024,
             established_v6: 1024,
@@ -102,7 +101,6 @@ impl<'a> Bench<'a> {
         };
         let planner = Planner::new(options, kernel.adopt());
         Ok(Self {
-            host,
             uplink,
             kernel,
             planner,
@@ -166,8 +164,8 @@ impl<'a> Bench<'a> {
             self.planner.update(&std::mem::take(&mut delta));
             let id = self.program(&key)?;
             if probes.is_none() {
-                let from = Probe::new(self.host, &self.kernel, Hook::FromWorkload, id)?;
-                probes = Some((from, Probe::new(self.host, &self.kernel, Hook::ToWorkload, id)?));
+                let from = self.kernel.probe(Hook::FromWorkload, id)?;
+                probes = Some((from, self.kernel.probe(Hook::ToWorkload, id)?));
             }
             let Some((from, to)) = &probes else {
                 bail!("no programs")

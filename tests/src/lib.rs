@@ -5,10 +5,9 @@
 pub mod bpf_fixture;
 mod cluster;
 pub mod equivalence;
-pub mod frames;
 pub mod packet_craft;
 pub mod probe;
 pub mod sockets;
 
 pub use cluster::{Cluster, felid};
-pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, netns, packet, records};
+pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, frames, netns, packet, records};

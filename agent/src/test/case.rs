@@ -179,11 +179,6 @@ impl Case {
         let steps = self.steps.iter().enumerate();
         first.chain(steps.map(|(n, step)| (n + 1, Some(step), step.expect.as_slice())))
     }
-
-    /// How many expectations there are.
-    pub(crate) fn expectations(&self) -> usize {
-        self.rounds().map(|(_, _, expect)| expect.len()).sum()
-    }
 }
 
 /// Reads a file of cases: JSON arrays, YAML documents, or both.

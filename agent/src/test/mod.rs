@@ -11,6 +11,9 @@
 //! ```
 
 mod case;
+mod frame;
+mod kernel;
+mod private;
 mod probe;
 mod reference;
 mod state;
@@ -18,8 +21,9 @@ mod world;
 
 use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use felid_calc::{Calc, CalcOptions};
 use felid_datastore::Update;
 use serde::Serialize;
@@ -109,7 +113,8 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     }
     let report = match args.engine {
         Engine::Reference => run(&cases, &mut ByReference)?,
-        Engine::Kernel | Engine::Live => return Err(usage("only --engine reference so far")),
+        Engine::Kernel => private::run(|bpffs| run(&cases, &mut kernel::ByKernel::new(bpffs)?))?,
+        Engine::Live => return Err(usage("no --engine live so far")),
     };
     if json {
         output::json_line(out, &report)?;
@@ -121,6 +126,18 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     } else {
         Outcome::Failed
     })
+}
+
+/// Runs a command, words split at spaces; a failure is an error with what it wrote.
+fn command(line: &str) -> anyhow::Result<()> {
+    let mut words = line.split_whitespace();
+    let program = words.next().unwrap_or_default();
+    let output = Command::new(program).args(words).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("run {program}"))?;
+    if !output.status.success() {
+        bail!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

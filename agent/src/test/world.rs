@@ -296,7 +296,7 @@ impl World {
             _ => self.remove(&key),
         };
         if !there {
-            bail!("{key} does not exist");
+            self.notes.push(format!("{key} is to be deleted, but does not exist"));
         }
         Ok(())
     }

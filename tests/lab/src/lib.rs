@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+pub mod frames;
 pub mod netns;
 pub mod packet;
 pub mod records;

@@ -113,8 +113,8 @@ impl<'a> Bench<'a> {
                 .with_context(|| format!("load {name}"))?;
         }
         let mut this = Self {
-            from_client: Probe::new(host, &kernel, Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
-            from_server: Probe::new(host, &kernel, Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
+            from_client: kernel.probe(Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
+            from_server: kernel.probe(Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
             kernel,
             planner,
             bench,
@@ -122,8 +122,8 @@ impl<'a> Bench<'a> {
             server,
         };
         let [client_id, server_id] = this.program(1)?;
-        this.from_client = Probe::new(host, &this.kernel, Hook::FromWorkload, client_id)?;
-        this.from_server = Probe::new(host, &this.kernel, Hook::FromWorkload, server_id)?;
+        this.from_client = this.kernel.probe(Hook::FromWorkload, client_id)?;
+        this.from_server = this.kernel.probe(Hook::FromWorkload, server_id)?;
         Ok(this)
     }
 

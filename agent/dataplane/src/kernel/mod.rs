@@ -14,6 +14,7 @@ mod links;
 mod maps;
 mod mirror;
 mod observe;
+mod probe;
 mod programs;
 mod settings;
 mod tables;
@@ -39,6 +40,7 @@ pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable, Sweep
 pub use endpoints::EndpointState;
 pub use links::{Foreign, Role};
 pub use maps::Capacities;
+pub use probe::{Outcome, Probe, Run};
 pub use settings::Settings;
 
 use crate::error::{KernelError, Result};

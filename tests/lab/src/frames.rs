@@ -80,6 +80,29 @@ impl Frame {
         self.ip(132, &packet)
     }
 
+    /// An ICMP or ICMPv6 message (by the addresses' family) with an identifier, as queries have one.
+    pub fn icmp(&self, kind: u8, code: u8, identifier: u16) -> Vec<u8> {
+        let [high, low] = identifier.to_be_bytes();
+        let mut message = vec![kind, code, 0, 0, high, low, 0, 1];
+        message.extend(b"felid...");
+        if self.source.is_ipv6() {
+            return self.with_checksum(58, message, 2);
+        }
+        let checksum = fold(sum(&message));
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        self.ip(1, &message)
+    }
+
+    /// UDP-Lite that covers the whole datagram.
+    pub fn udp_lite(&self, source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut datagram = Vec::with_capacity(8 + payload.len());
+        datagram.extend(source_port.to_be_bytes());
+        datagram.extend(destination_port.to_be_bytes());
+        datagram.extend([0, 0, 0, 0]);
+        datagram.extend(payload);
+        self.with_checksum(136, datagram, 6)
+    }
+
     /// Any protocol with this body.
     pub fn ip(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(14 + 40 + body.len());
@@ -123,7 +146,8 @@ impl Frame {
                     frame.extend(body);
                 }
             }
-            _ => unreachable!("one family"),
+            // Two families: there is no such packet, and this is none.
+            _ => {}
         }
         frame.extend(body);
         frame
@@ -131,11 +155,11 @@ impl Frame {
 
     /// Fills the checksum at `at` of an L4 header and builds the packet.
     fn with_checksum(&self, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
-        let pseudo = match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => sum(&source.octets()) + sum(&destination.octets()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => sum(&source.octets()) + sum(&destination.octets()),
-            _ => unreachable!("one family"),
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => sum(&address.octets()),
+            IpAddr::V6(address) => sum(&address.octets()),
         };
+        let pseudo = octets(self.source) + octets(self.destination);
         let checksum = fold(pseudo + u32::from(protocol) + body.len() as u32 + sum(&body));
         body[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
         self.ip(protocol, &body)

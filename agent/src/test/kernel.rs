@@ -1,0 +1,263 @@
+//! The verdict by the compiled programs: each probe runs through the real programs and maps, as the agent would load them.
+//!
+//! Planner and dataplane are the agent's. The endpoints' interfaces exist (the programs are attached to them, and redirect to them),
+//! but no packet ever passes them: `BPF_PROG_TEST_RUN` hands it to the endpoint's stub.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use felid_compile::planner::Planner;
+use felid_compile::reference::Packet;
+use felid_compile::stub::Hook;
+use felid_compile::transaction::EndpointId;
+use felid_dataplane::kernel::{Capacities, Config, Kernel, Outcome, Probe as Run, Settings};
+use felid_dataplane::{LinkState, Peer};
+use felid_model::{EndpointToHostAction, ResourceKey};
+
+use super::frame::frame;
+use super::probe::{HOST_V4, HOST_V6, Party, Probe};
+use super::state::State;
+use super::world::{INTERFACE_PREFIX, interface};
+use super::{Change, Runner, command, warn};
+
+/// The other end of every interface, as Calico's CNI plugin sets it.
+const HOST_MAC: [u8; 6] = [0xee; 6];
+
+/// The kernel engine.
+pub(crate) struct ByKernel {
+    kernel: Kernel,
+    planner: Planner,
+    /// What is in force.
+    state: State,
+    /// Indexes of the pods' interfaces, by place.
+    interfaces: BTreeMap<usize, u32>,
+    uplink: u32,
+    hooks: BTreeMap<(EndpointId, Hook), Run>,
+    /// Flows there have been since the tables were cleared, without a direction.
+    flows: HashSet<(u8, (IpAddr, u16), (IpAddr, u16))>,
+}
+
+impl ByKernel {
+    /// Loads everything, in namespaces of one's own.
+    pub(crate) fn new(bpffs: &Path) -> anyhow::Result<Self> {
+        command("ip link set lo up")?;
+        command("ip link add uplink type veth peer name outside")?;
+        command("ip link set uplink up")?;
+        command("ip link set outside up")?;
+        command(&format!("ip addr add {HOST_V4}/30 dev uplink"))?;
+        command(&format!("ip addr add {HOST_V6}/126 dev uplink nodad"))?;
+        let (gateway_v4, gateway_v6) = (HOST_V4.to_bits() + 1, HOST_V6.to_bits() + 1);
+        command(&format!(
+            "ip route add default via {}",
+            std::net::Ipv4Addr::from_bits(gateway_v4)
+        ))?;
+        command(&format!(
+            "ip -6 route add default via {}",
+            std::net::Ipv6Addr::from_bits(gateway_v6)
+        ))?;
+        let config = Config {
+            bpffs: bpffs.to_owned(),
+            capacities: Capacities {
+                established_v4: 4096,
+                established_v6: 4096,
+                half_open: 65_536,
+                ..Capacities::default()
+            },
+            interface_prefixes: vec![INTERFACE_PREFIX.to_owned()],
+            settings: Settings::default(),
+        };
+        let kernel = Kernel::open(&config)?;
+        let mut planner = Planner::new(kernel.planner_options(), kernel.adopt());
+        planner.set_host_addresses([HOST_V4.into(), HOST_V6.into()].into());
+        Ok(Self {
+            kernel,
+            planner,
+            state: State::default(),
+            interfaces: BTreeMap::new(),
+            uplink: ifindex("uplink")?,
+            hooks: BTreeMap::new(),
+            flows: HashSet::new(),
+        })
+    }
+
+    /// Sees that the pods' interfaces exist.
+    fn connect(&mut self, places: impl Iterator<Item = usize>) -> anyhow::Result<()> {
+        let mut new = false;
+        for place in places {
+            if self.interfaces.contains_key(&place) {
+                continue;
+            }
+            let name = interface(place);
+            command(&format!("ip link add {name} type veth peer name other{place}"))?;
+            self.interfaces.insert(place, ifindex(&name)?);
+            new = true;
+        }
+        if new {
+            let links = self.interfaces.iter().map(|(place, ifindex)| LinkState {
+                ifindex: *ifindex,
+                name: interface(*place).into(),
+                mac: Some(HOST_MAC),
+                mtu: 1500,
+                peer: Some(Peer { mac: Some(mac(*place)) }),
+            });
+            if let Some(error) = self.kernel.set_links(links.collect()).into_iter().next() {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// No packet is under way but those of this thread, so there is nothing to wait for between the two halves.
+    fn program(&mut self) -> anyhow::Result<()> {
+        while let Some(transaction) = self.planner.plan()? {
+            let flip = match self.kernel.apply(&transaction) {
+                Ok(flip) => flip,
+                Err(felid_dataplane::KernelError::Programs(refused)) => {
+                    // Those endpoints are closed, and it is tried without.
+                    for refusal in &refused {
+                        warn(&refusal.to_string());
+                    }
+                    let refused = refused.iter().map(|refusal| (refusal.id, refusal.to_string()));
+                    self.planner.abandoned(&refused.collect());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(error) = flip.link_errors.into_iter().next() {
+                return Err(error.into());
+            }
+            self.kernel.complete(&transaction)?;
+            self.planner.retired();
+        }
+        for problem in self.planner.problems() {
+            warn(&problem.to_string());
+        }
+        Ok(())
+    }
+
+    /// What becomes of a packet.
+    fn judge(&mut self, probe: &Probe, number: usize) -> anyhow::Result<bool> {
+        let packet = &probe.packet;
+        if !self.flows.insert(undirected(packet)) {
+            // It would belong to an earlier packet's flow, and is no first packet then.
+            self.forget_flows()?;
+            self.flows.insert(undirected(packet));
+        }
+        let came_by = match &probe.from {
+            Party::Host => 0,
+            Party::External => self.uplink,
+            Party::Pod { key, place } => {
+                let ifindex = self.ifindex(*place)?;
+                let frame = frame(packet, mac(*place), HOST_MAC, number);
+                match self.run(key, Hook::FromWorkload, &frame, ifindex, ifindex)? {
+                    None => return Ok(false),
+                    Some(Outcome::Drop(_)) => return Ok(false),
+                    Some(Outcome::Redirect(target)) => {
+                        let Party::Pod { place, .. } = &probe.to else {
+                            bail!("redirected to interface {target}")
+                        };
+                        anyhow::ensure!(
+                            self.ifindex(*place)? == target,
+                            "redirected to interface {target}, which is another pod's"
+                        );
+                        return Ok(true);
+                    }
+                    Some(Outcome::Next) => ifindex,
+                    Some(Outcome::Other(code)) => bail!("the program returned {code}"),
+                }
+            }
+        };
+        // On to the host's stack, and from there to the destination.
+        let Party::Pod { key, place } = &probe.to else {
+            return Ok(true);
+        };
+        let ifindex = self.ifindex(*place)?;
+        let frame = frame(packet, HOST_MAC, mac(*place), number);
+        match self.run(key, Hook::ToWorkload, &frame, ifindex, came_by)? {
+            Some(Outcome::Next) => Ok(true),
+            None | Some(Outcome::Drop(_)) => Ok(false),
+            Some(other) => bail!("the program returned {other:?}"),
+        }
+    }
+
+    fn ifindex(&self, place: usize) -> anyhow::Result<u32> {
+        self.interfaces
+            .get(&place)
+            .copied()
+            .context("a pod without an interface")
+    }
+
+    /// Runs a hook of an endpoint; `None` = there is no such endpoint in force, so its interface is closed.
+    fn run(
+        &mut self,
+        key: &ResourceKey,
+        hook: Hook,
+        frame: &[u8],
+        ifindex: u32,
+        came_by: u32,
+    ) -> anyhow::Result<Option<Outcome>> {
+        let Some(status) = self.planner.endpoint(key) else {
+            return Ok(None);
+        };
+        let run = match self.hooks.entry((status.id, hook)) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(self.kernel.probe(hook, status.id)?),
+        };
+        Ok(Some(run.run(frame, ifindex, came_by)?.outcome))
+    }
+
+    fn forget_flows(&mut self) -> anyhow::Result<()> {
+        self.kernel.conntrack().clear()?;
+        self.flows.clear();
+        Ok(())
+    }
+}
+
+impl Runner for ByKernel {
+    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
+        self.connect(change.world.pods().map(|pod| pod.place))?;
+        let delta = self.state.delta_to(change.state);
+        self.state = State {
+            endpoints: change.state.endpoints.clone(),
+            members: change.state.members.clone(),
+            named_ports: change.state.named_ports.clone(),
+            config: change.state.config.clone(),
+        };
+        self.kernel.set_settings(Settings {
+            host_reachable: self.state.config.endpoint_to_host != EndpointToHostAction::Drop,
+            allow_ipip: true,
+            allow_vxlan: true,
+            ..Settings::default()
+        })?;
+        self.planner.update(&delta);
+        self.program()?;
+        let in_force: HashSet<EndpointId> = self.planner.endpoints().map(|status| status.id).collect();
+        self.hooks.retain(|(id, _), _| in_force.contains(id));
+        self.forget_flows()
+    }
+
+    fn probe(&mut self, probes: &[Probe], _state: &State) -> anyhow::Result<Vec<bool>> {
+        let probes = probes.iter().enumerate();
+        probes
+            .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("expect[{n}]: {probe:?}")))
+            .collect()
+    }
+}
+
+/// MAC address of a pod's own end.
+fn mac(place: usize) -> [u8; 6] {
+    let [.., a, b] = place.to_be_bytes();
+    [2, 0, 0, 0, a, b]
+}
+
+/// What both directions of a flow have in common.
+fn undirected(packet: &Packet) -> (u8, (IpAddr, u16), (IpAddr, u16)) {
+    let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+    (packet.protocol.0, src.min(dst), src.max(dst))
+}
+
+fn ifindex(name: &str) -> anyhow::Result<u32> {
+    nix::net::if_::if_nametoindex(name).with_context(|| format!("index of {name}"))
+}

@@ -1,0 +1,92 @@
+//! `felid test` by the reference evaluator: what it prints, and how it ends.
+
+mod common;
+
+use common::{Ran, felid, with_input};
+
+const CASE: &str = r#"
+name: web
+namespaces: [{name: shop}]
+pods:
+- {namespace: shop, name: web, labels: {app: web}, ips: [10.0.0.1, "fd00::1"], ports: [{name: http, port: 80}]}
+- {namespace: shop, name: db, labels: {app: db}, ips: [10.0.0.2, "fd00::2"], profiles: []}
+external: [{name: world, ips: [8.8.8.8]}]
+resources:
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {name: web, namespace: shop}
+  spec:
+    selector: app == 'web'
+    ingress:
+    - {action: Deny, source: {selector: app == 'nobody'}}
+    - {action: Allow, protocol: TCP, destination: {ports: [http]}}
+expect:
+- {from: world, to: shop/web, protocol: TCP, port: 80, allowed: true}
+- {from: world, to: shop/web, protocol: TCP, port: 81, allowed: true}
+- {from: shop/web, to: world, protocol: UDP, port: 53, allowed: true}
+- {from: shop/web, to: host, protocol: UDP, port: 53, allowed: false}
+- {from: host, to: shop/db, protocol: 253, ip: v6, allowed: true}
+- {from: shop/db, to: shop/web, protocol: TCP, port: 80, allowed: true}
+- {from: shop/web, to: world, protocol: ICMP, allowed: false}
+steps:
+- delete: [{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: web, namespace: shop}}]
+  apply:
+  - {apiVersion: v1, kind: Pod, metadata: {name: new, namespace: shop}, spec: {containers: []}, status: {podIPs: [{ip: 10.0.0.3}]}}
+  expect:
+  - {from: shop/new, to: shop/web, protocol: TCP, port: 81, allowed: true}
+- delete: [{apiVersion: v1, kind: Namespace, metadata: {name: shop}}]
+"#;
+
+#[test]
+fn names_what_fails_and_what_decided() {
+    let ran = with_input(&["test", "-", "-o", "json"], CASE);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        report,
+        serde_json::json!({"cases": 1, "expectations": 8, "failed": [
+            {"case": "web", "step": 0, "expectation": 1, "got": false, "decided_by": "default-deny"},
+            {"case": "web", "step": 0, "expectation": 5, "got": false, "decided_by": "default-deny"},
+            {"case": "web", "step": 0, "expectation": 6, "got": true, "decided_by": "Profile/kns.shop rule 0"},
+        ]})
+    );
+    let ran = with_input(&["test", "-"], CASE);
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.out
+            .contains("web: expect[1]: world -> shop/web TCP port 81 (IPv4): expected allowed, got denied"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.ends_with("1 case, 8 expectations, 3 failed\n"), "{}", ran.out);
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    for (arguments, input) in [
+        (&["test"][..], ""),
+        (&["test", "-", "--engine", "guess"], CASE),
+        (&["test", "-"], ""),
+        (&["test", "-"], "name: x\nexpect: [{}]\n"),
+        (&["test", "-", "-o", "xml"], CASE),
+    ] {
+        let ran = with_input(arguments, input);
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {}", ran.err);
+    }
+    let ran: Ran = felid(&["test", "/nonexistent"]).output().unwrap().into();
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_case_that_makes_no_sense_is_told() {
+    let ran = with_input(
+        &["test", "-"],
+        "name: x\nexpect:\n- {from: a/b, to: host, protocol: TCP, port: 1, allowed: true}\n",
+    );
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.err.contains("case \"x\"") && ran.err.contains("expect[0]") && ran.err.contains("\"a/b\""),
+        "{}",
+        ran.err
+    );
+}
