@@ -101,6 +101,7 @@ impl ByKernel {
                 mac: Some(HOST_MAC),
                 mtu: 1500,
                 peer: Some(Peer { mac: Some(mac(*place)) }),
+                filters: std::sync::Arc::default(),
             });
             if let Some(error) = self.kernel.set_links(links.collect()).into_iter().next() {
                 return Err(error.into());
