@@ -30,6 +30,7 @@ impl<D: Dataplane> Pipeline<D> {
             Question::Endpoints(reply) => drop(reply.send(Ok(self.endpoints()))),
             Question::Flows(filter, reply) => self.flows(filter, reply),
             Question::Program(name, way, reply) => drop(reply.send(self.programs(&name, way))),
+            Question::Progress(reply) => drop(reply.send(Ok((self.metrics.updates.get(), self.pending)))),
             Question::Sample(reply) => drop(reply.send(self.sample())),
         }
     }

@@ -50,6 +50,8 @@ pub enum Question {
     Flows(FlowFilter, Reply<Flows>),
     /// Loaded programs of one endpoint: its name, `namespace/name` or interface; direction, `None` = both.
     Program(String, Option<Way>, Reply<Vec<ProgramListing>>),
+    /// How many updates of records have been taken in since the start, and how many of them are not enforced yet.
+    Progress(Reply<(u64, usize)>),
     /// Bring the metrics up to date with the kernel's counters.
     Sample(Reply<()>),
 }

@@ -15,6 +15,7 @@ pub mod failures;
 pub mod flows;
 pub mod handle;
 pub mod health;
+pub(crate) mod inside;
 pub mod lock;
 pub mod logging;
 pub mod pipeline;

@@ -36,7 +36,7 @@ pub(crate) struct ByKernel {
     uplink: u32,
     hooks: BTreeMap<(EndpointId, Hook), Run>,
     /// Flows there have been since the tables were cleared, without a direction.
-    flows: HashSet<(u8, (IpAddr, u16), (IpAddr, u16))>,
+    flows: HashSet<Undirected>,
 }
 
 impl ByKernel {
@@ -253,8 +253,11 @@ fn mac(place: usize) -> [u8; 6] {
     [2, 0, 0, 0, a, b]
 }
 
+/// Protocol and both ends.
+type Undirected = (u8, (IpAddr, u16), (IpAddr, u16));
+
 /// What both directions of a flow have in common.
-fn undirected(packet: &Packet) -> (u8, (IpAddr, u16), (IpAddr, u16)) {
+fn undirected(packet: &Packet) -> Undirected {
     let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
     (packet.protocol.0, src.min(dst), src.max(dst))
 }

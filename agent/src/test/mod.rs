@@ -10,9 +10,11 @@
 //!                            updates -------'--> live    (a whole agent, namespaces, packets)
 //! ```
 
+mod arrival;
 mod case;
 mod frame;
 mod kernel;
+mod live;
 mod private;
 mod probe;
 mod reference;
@@ -114,7 +116,7 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let report = match args.engine {
         Engine::Reference => run(&cases, &mut ByReference)?,
         Engine::Kernel => private::run(|bpffs| run(&cases, &mut kernel::ByKernel::new(bpffs)?))?,
-        Engine::Live => return Err(usage("no --engine live so far")),
+        Engine::Live => private::run(|_| run(&cases, &mut live::Live::new()?))?,
     };
     if json {
         output::json_line(out, &report)?;

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `work` on a thread in namespaces of its own; it gets the mount point of a bpffs. Threads and processes that it starts are there
-/// too. `/run` is empty there.
+/// too. `/run` and the directory for temporary files are empty there.
 pub(crate) fn run<T: Send>(work: impl FnOnce(&Path) -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -26,7 +26,10 @@ fn enter() -> anyhow::Result<PathBuf> {
         .context("namespaces of one's own need root: use --engine reference without")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("make mounts private")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).context("mount a tmpfs")?;
+    for directory in [PathBuf::from("/run"), std::env::temp_dir()] {
+        mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), nothing)
+            .with_context(|| format!("mount a tmpfs at {}", directory.display()))?;
+    }
     let bpffs = PathBuf::from("/run/bpffs");
     std::fs::create_dir(&bpffs).context("create a directory")?;
     mount(Some("bpffs"), &bpffs, Some("bpf"), MsFlags::empty(), nothing).context("mount a bpffs")?;

@@ -39,10 +39,6 @@ impl Pod {
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         &self.spec.ips
     }
-
-    pub(crate) fn interface(&self) -> String {
-        interface(self.place)
-    }
 }
 
 /// Name of the interface at a place.

@@ -44,6 +44,30 @@ impl PacketSocket {
         Ok(())
     }
 
+    /// Makes room for many thousands of frames that nobody fetches yet. Needs root.
+    pub fn enlarge(&self) -> Result<()> {
+        setsockopt(&self.fd, sockopt::RcvBufForce, &(64 << 20)).context("enlarge a receive buffer")
+    }
+
+    /// Every frame that has arrived and was not fetched yet. Frames sent by this side are skipped.
+    pub fn drain(&self, mut seen: impl FnMut(&[u8])) -> Result<()> {
+        let mut buffer = vec![0_u8; 65536];
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let message = match recvmsg::<LinkAddr>(self.fd.as_raw_fd(), &mut parts, None, MsgFlags::MSG_DONTWAIT) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("receive a frame"),
+            };
+            let outgoing = message.address.is_some_and(|address| address.pkttype() == OUTGOING);
+            let length = message.bytes;
+            if !outgoing {
+                seen(&buffer[..length]);
+            }
+        }
+    }
+
     /// The first frame to arrive that `wanted` accepts, or `None` after `timeout`. Frames sent by this side are skipped.
     pub fn receive(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + timeout;
