@@ -1,5 +1,7 @@
 //! `felid test` by the reference evaluator: what it prints, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use common::{Ran, felid, with_input};
