@@ -79,6 +79,85 @@ fn json_is_one_line_a_document_in_order() {
     assert!(lines[1]["errors"][0]["reason"].is_string());
 }
 
+/// The reference cases, as one stream of JSON lines.
+#[test]
+fn reference_cases_by_json_lines() {
+    for (file, field) in [("policy_validation.json", "resource"), ("wep_validation.json", "wep")] {
+        let path = format!("{}/../tests/cases/{file}", env!("CARGO_MANIFEST_DIR"));
+        let cases: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let input: String = cases.iter().map(|case| format!("{}\n", case[field])).collect();
+        let ran = with_input(&["validate", "-f", "-", "-o", "json"], &input);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+        let lines: Vec<Value> = ran
+            .out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), cases.len());
+        for (case, line) in cases.iter().zip(&lines) {
+            assert_eq!(case["valid"], line["valid"], "{case}\n{line}");
+            assert_eq!(
+                line["errors"].as_array().unwrap().is_empty(),
+                case["valid"] == true,
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_document_has_a_line_however_bad() {
+    let tier = |name: &str| {
+        format!(r#"{{"apiVersion":"projectcalico.org/v3","kind":"Tier","metadata":{{"name":"{name}"}},"spec":{{}}}}"#)
+    };
+    let list = format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[{},{}]}}"#,
+        tier("a"),
+        tier("B")
+    );
+    let input = [
+        tier("a").as_str(),
+        "no json",
+        "{",
+        "7",
+        "{}",
+        "[]",
+        &list,
+        &tier("a"),
+        "",
+    ]
+    .join("\n");
+    let ran = with_input(&["validate", "-f", "-", "-o", "json"], &input);
+    let valid: Vec<bool> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["valid"].as_bool().unwrap())
+        .collect();
+    // A record, three that are none, an empty array, the two of the list, and the first once more.
+    assert_eq!(valid, [true, false, false, false, true, false, true], "{}", ran.out);
+}
+
+#[test]
+fn bytes_that_are_no_text_spoil_their_own_document() {
+    let tier = |name: &str| format!("apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {{name: {name}}}\n");
+    let mut bytes = tier("a").into_bytes();
+    bytes.extend(format!("---\n{}", tier("b")).bytes());
+    bytes.extend(b"# \xff\n---\n");
+    bytes.extend(tier("c").bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    std::fs::write(&file, bytes).unwrap();
+    let ran: common::Ran = felid(&["validate", "-f", &file.display().to_string()])
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(1), "2 documents valid, 1 invalid\n")
+    );
+    assert!(ran.err.contains("a.yaml:8: error: column 3: not UTF-8"), "{}", ran.err);
+}
+
 #[test]
 fn good_records_are_quiet() {
     let ran = with_input(&["validate", "-f", "-"], common::records::SHOP);

@@ -178,6 +178,25 @@ fn a_bad_document_hides_no_other() {
 }
 
 #[test]
+fn a_line_that_is_no_json_is_a_document_of_its_own() {
+    for (text, good) in [
+        ("{\"a\": 1}\nnot json\n{\"b\": 2}\n", vec![true, false, true]),
+        (
+            "{\"a\": 1}\n{\"b\": 2}\nx\ny\n{\"c\": 3}",
+            vec![true, true, false, true],
+        ),
+        ("{\"a\": 1}\n5\n\"x\"\n{\"b\": 2}\n", vec![true, true, true, true]),
+        ("{\"a\": 1} x\n{\"b\": 2}\n", vec![false, true]),
+        // YAML in flow style with a comment is one document.
+        ("{a: 1}\n# comment\n", vec![true]),
+        ("{\"a\": 1}\n# comment\n", vec![true]),
+    ] {
+        let found: Vec<bool> = documents(text).iter().map(|d| d.content.is_ok()).collect();
+        assert_eq!(found, good, "{text}");
+    }
+}
+
+#[test]
 fn nothing_hangs_or_overflows() {
     let bad = |text: &str| {
         let found = documents(text);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use felid_model::{Document, Kind, documents};
+use felid_model::{Document, Kind, SyntaxError, documents};
 use serde_json::Value;
 
 use crate::cli::FileArgs;
@@ -41,21 +41,8 @@ pub(super) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> 
     let mut inputs = Vec::new();
     for path in &args.files {
         if path.as_os_str() == "-" {
-            let mut text = String::new();
-            let read = std::io::stdin()
-                .lock()
-                .take(MAX_FILE + 1)
-                .read_to_string(&mut text)
-                .context("standard input")?;
-            if read as u64 > MAX_FILE {
-                bail!("standard input: more than {MAX_FILE} bytes");
-            }
-            inputs.push(Input {
-                name: "-".to_owned(),
-                in_directory: false,
-                documents: documents(&text),
-                text,
-            });
+            let bytes = bounded(std::io::stdin().lock(), "standard input")?;
+            inputs.push(Input::new("-".to_owned(), false, bytes));
             continue;
         }
         let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
@@ -83,29 +70,53 @@ pub(super) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> 
 fn open(path: &Path, in_directory: bool) -> anyhow::Result<Input> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).with_context(|| name.clone())?;
+    let bytes = bounded(file, &name)?;
+    Ok(Input::new(name, in_directory, bytes))
+}
+
+fn bounded(from: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
+    from.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
-        .with_context(|| name.clone())?;
+        .with_context(|| name.to_owned())?;
     if bytes.len() as u64 > MAX_FILE {
         bail!("{name}: more than {MAX_FILE} bytes");
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error
-            .as_bytes()
-            .iter()
-            .take(error.utf8_error().valid_up_to())
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
-        anyhow::anyhow!("{name}:{line}: not UTF-8")
-    })?;
-    Ok(Input {
-        name,
-        in_directory,
-        documents: documents(&text),
-        text,
-    })
+    Ok(bytes)
+}
+
+impl Input {
+    /// What is no text spoils the documents that it stands in, not the others.
+    fn new(name: String, in_directory: bool, bytes: Vec<u8>) -> Self {
+        let (text, is_text) = match String::from_utf8(bytes) {
+            Ok(text) => (text, true),
+            Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), false),
+        };
+        let mut documents = documents(&text);
+        for document in documents.iter_mut().filter(|_| !is_text) {
+            let own = text.get(document.range.clone()).unwrap_or_default();
+            if let Some((before, _)) = own.split_once(char::REPLACEMENT_CHARACTER) {
+                let line = before.rsplit('\n').next().unwrap_or_default();
+                document.content = Err(SyntaxError {
+                    line: text
+                        .get(..document.range.start)
+                        .unwrap_or_default()
+                        .matches('\n')
+                        .count()
+                        + before.matches('\n').count()
+                        + 1,
+                    column: line.chars().count() + 1,
+                    reason: "not UTF-8".to_owned(),
+                });
+            }
+        }
+        Input {
+            name,
+            in_directory,
+            documents,
+            text,
+        }
+    }
 }
 
 fn walk(directory: &Path, names: Names, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {

@@ -251,14 +251,25 @@ impl Output<'_> {
         let mut line = chunk.line + self.newlines(chunk.all.start..first);
         while at < end {
             let (error_at, reason) = match json::parse(self.slice(at..end), line) {
-                Ok((tree, length)) if self.continues(at + length, end) => {
-                    self.tree(tree, at..at + length);
-                    let next = at + length + json::space(self.slice(at + length..end));
-                    line += self.newlines(at..next);
-                    at = next;
-                    continue;
+                Ok((tree, length)) => {
+                    let after = at + length;
+                    let next = after + json::space(self.slice(after..end));
+                    let followed = !matches!(self.slice(next..end).bytes().next(), None | Some(b'{' | b'['));
+                    if followed
+                        && at == first
+                        && let Ok(tree) = yaml::parse(self.slice(chunk.all.clone()), chunk.line)
+                    {
+                        return self.tree(tree, chunk.body.clone());
+                    }
+                    // What follows on lines of its own is another document, however bad.
+                    if !followed || self.slice(after..next).contains('\n') {
+                        self.tree(tree, at..after);
+                        line += self.newlines(at..next);
+                        at = next;
+                        continue;
+                    }
+                    (after, "expected the end of the JSON value".to_owned())
                 }
-                Ok((_, length)) => (at + length, "expected the end of the JSON value".to_owned()),
                 Err((offset, reason)) => (at + offset, reason),
             };
             if at == first {
@@ -288,13 +299,6 @@ impl Output<'_> {
             line += self.newlines(at..next);
             at = next;
         }
-    }
-
-    /// Whether what follows a JSON value may follow one.
-    fn continues(&self, at: usize, end: usize) -> bool {
-        let rest = self.slice(at..end);
-        let rest = rest.get(json::space(rest)..).unwrap_or_default();
-        rest.is_empty() || rest.starts_with(['{', '['])
     }
 
     fn error(&mut self, error: SyntaxError, line: usize, range: Range<usize>) {
