@@ -30,13 +30,7 @@ pub(super) fn decode(kind: Kind, mut root: Fields<'_>, map: &Map<String, Value>)
         Kind::Namespace | Kind::Service => check::dns_label,
         _ => check::subdomain,
     };
-    let metadata = Metadata::read(&mut root, kind.is_namespaced(), |name| {
-        if kind.is_staged() {
-            check::policy_name(name, true)
-        } else {
-            name_check(name)
-        }
-    });
+    let metadata = Metadata::read(&mut root, kind.is_namespaced(), name_check);
     metadata.require_name(issues);
     if kind.is_policy() {
         return kubernetes_policy::decode(kind, &metadata, map, issues);

@@ -170,6 +170,23 @@ fn staged_policies() {
 }
 
 #[test]
+fn staged_policies_of_kubernetes_are_named_as_kubernetes_does() {
+    for name in ["a", "a.b.c", "knp.default.a"] {
+        let text = record(
+            "StagedKubernetesNetworkPolicy",
+            &format!("name: {name}"),
+            "podSelector: {}",
+        );
+        assert!(policy(&text).unwrap().staged);
+    }
+    check(
+        "StagedKubernetesNetworkPolicy",
+        "A",
+        &[("podSelector: {}", "metadata.name")],
+    );
+}
+
+#[test]
 fn policies_of_host_endpoints_alone_are_inert() {
     for kind in ["GlobalNetworkPolicy", "StagedGlobalNetworkPolicy"] {
         for (field, spec) in [
