@@ -1,8 +1,9 @@
 //! Calico's resources as Rust types, and the selector language.
 //!
 //! In: the text or JSON value of one document. Out: a typed [`Resource`] with its selectors parsed, or every error in it with
-//! field and reason; canonical selectors and their uids; resolved policies ([`resolved`]), the form in which the calculation
-//! hands policy to the compiler. Never: I/O, clocks, threads, the kernel.
+//! field and reason; records of Kubernetes and of Calico's v1 form as v3 resources ([`convert`]); canonical selectors and their
+//! uids; resolved policies ([`resolved`]), the form in which the calculation hands policy to the compiler. Never: I/O, clocks,
+//! threads, the kernel.
 #![forbid(unsafe_code)]
 
 pub mod convert;

@@ -97,6 +97,79 @@ fn full() -> Vec<Value> {
     ]
 }
 
+/// Records of other forms in which every field stands. Of pods and the like only a few fields count: they are not here.
+fn foreign() -> Vec<Value> {
+    let selector = || {
+        json!({"matchLabels": {"a": "b"}, "matchExpressions": [
+            {"key": "c", "operator": "In", "values": ["d"]}, {"key": "e", "operator": "DoesNotExist"}]})
+    };
+    let by_pods = || json!({"pods": {"podSelector": selector(), "namespaceSelector": selector()}});
+    let network_rule = |peers: &str| {
+        json!({peers: [{"podSelector": selector(), "namespaceSelector": selector()},
+                {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}],
+            "ports": [{"protocol": "UDP", "port": 80, "endPort": 90}, {"protocol": "TCP", "port": "http"}]})
+    };
+    let cluster_rule = |peers: &str| {
+        json!({"name": "n", "action": "Accept", peers: [{"namespaces": selector()}, by_pods()], "protocols": [
+            {"tcp": {"destinationPort": {"number": 80}}}, {"udp": {"destinationPort": {"range": {"start": 1, "end": 2}}}},
+            {"sctp": {"destinationPort": {"number": 5}}}, {"destinationNamedPort": "http"}]})
+    };
+    let admin_rule = |peers: &str| {
+        json!({"name": "n", "action": "Allow", peers: [{"namespaces": selector()}, by_pods()], "ports": [
+            {"portNumber": {"protocol": "TCP", "port": 80}}, {"portRange": {"protocol": "UDP", "start": 1, "end": 2}},
+            {"namedPort": "http"}]})
+    };
+    let networks = |action: &str| json!({"action": action, "to": [{"networks": ["10.0.0.0/8", "fd00::/8"]}]});
+    let meta = || json!({"name": "a.b.c", "labels": {"a/b": "c"}, "annotations": {"d": "e"}});
+    let mut namespaced = meta();
+    namespaced["namespace"] = "n".into();
+    let network = json!({"podSelector": selector(), "policyTypes": ["Ingress", "Egress"],
+        "ingress": [network_rule("from")], "egress": [network_rule("to")]});
+    let mut staged = network.clone();
+    staged["stagedAction"] = json!("Set");
+    let admin = json!({"subject": {"namespaces": selector()}, "ingress": [admin_rule("from")],
+        "egress": [admin_rule("to"), networks("Pass")]});
+    let mut with_priority = admin.clone();
+    with_priority["priority"] = json!(5);
+    let cluster = json!({"tier": "Admin", "priority": 5, "subject": by_pods(), "ingress": [cluster_rule("from")],
+        "egress": [cluster_rule("to"), networks("Deny")]});
+    let endpoint = json!({"ipNetworks": ["10.0.0.1", "fd00::1/128"], "interfaceName": "cali1", "mac": "02:00:00:00:00:01",
+        "ipNATs": [{"internalIP": "10.0.0.1", "externalIP": "1.1.1.1"}], "ipv4Gateway": "169.254.1.1", "ipv6Gateway": "fe80::1",
+        "profiles": ["k8s_ns.n"], "ports": [{"name": "http", "protocol": "tcp", "port": 80}]});
+    let endpoint_meta = json!({"name": "eth0", "workload": "n.p", "orchestrator": "k8s", "node": "host", "activeInstanceID": "ab",
+        "labels": {"a": "b"}});
+    let of = |api_version: &str, kind: &str, metadata: Value, spec: Value| json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec});
+    vec![
+        of("networking.k8s.io/v1", "NetworkPolicy", namespaced.clone(), network),
+        of(
+            "projectcalico.org/v3",
+            "StagedKubernetesNetworkPolicy",
+            json!({"name": "a"}),
+            staged,
+        ),
+        of(
+            "policy.networking.k8s.io/v1alpha1",
+            "AdminNetworkPolicy",
+            meta(),
+            with_priority,
+        ),
+        of(
+            "policy.networking.k8s.io/v1alpha1",
+            "BaselineAdminNetworkPolicy",
+            meta(),
+            admin,
+        ),
+        of(
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            meta(),
+            cluster,
+        ),
+        of("v1", "workloadEndpoint", endpoint_meta, endpoint),
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced}),
+    ]
+}
+
 fn good_cases() -> Vec<Value> {
     let mut good = Vec::new();
     for (file, field) in [("policy_validation.json", "resource"), ("wep_validation.json", "wep")] {
@@ -192,7 +265,7 @@ fn check_fields(record: &Value) {
 
 #[test]
 fn every_field_counts() {
-    for record in full() {
+    for record in full().into_iter().chain(foreign()) {
         let decoded = decode_value(&record);
         assert!(!has_errors(&decoded), "{record}\n{decoded:?}");
         check_fields(&record);
@@ -333,6 +406,7 @@ fn mutate(record: &mut Value, dice: &mut Dice, others: &[Value]) -> String {
 #[test]
 fn damaged_records_give_errors_or_lose_nothing() {
     let mut originals = full();
+    originals.extend(foreign());
     originals.extend(good_cases());
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut good, mut bad) = (0, 0);
