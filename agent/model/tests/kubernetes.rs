@@ -338,12 +338,13 @@ spec:
     to: [{domainNames: [example.com]}]
   - action: Deny
     to: [{namespaces: {}}]
-    protocols: [{destinationNamedPort: \"80\"}]
+    protocols: [{destinationNamedPort: A_b}]
   - action: Accept
     to: [{namespaces: {}}]
-    protocols: [{destinationNamedPort: \"80\"}]
+    protocols: [{destinationNamedPort: A_b}]
   - action: Accept
     to: [{networks: [10.0.0.0/8, \"fd00::/8\"]}]
+    protocols: [{destinationNamedPort: \"80\"}, {destinationNamedPort: http}]
 ",
     );
     let policy = policy(resource);
@@ -353,6 +354,9 @@ spec:
     assert!(closed.destination == closed.source && closed.destination.ports.is_empty());
     // Networks of both families in one peer are one rule.
     assert_eq!(policy.egress[2].destination.nets.len(), 2);
+    // A name of digits is a name all the same.
+    let names = ["http", "80"].map(|name| Port::Named(name.to_owned()));
+    assert_eq!(policy.egress[2].destination.ports, names);
     assert_eq!(
         places(&issues),
         [
@@ -423,4 +427,26 @@ spec:
             "{to}: {issues:?}"
         );
     }
+}
+
+/// Every record of the policy tests is read, whatever its form.
+#[test]
+fn records_of_the_policy_tests() {
+    let directory = format!("{}/../../tests/cases/policy-tests", env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for file in std::fs::read_dir(directory).unwrap() {
+        let cases = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+        for case in &cases {
+            let steps = case["steps"].as_array().into_iter().flatten();
+            let lists = [&case["resources"]].into_iter().chain(steps.map(|step| &step["apply"]));
+            for record in lists.filter_map(Value::as_array).flatten() {
+                match decode_literal(record) {
+                    Decoded::Resource { .. } => count += 1,
+                    other => panic!("{record}\n{other:?}"),
+                }
+            }
+        }
+    }
+    assert!(count > 100, "{count}");
 }

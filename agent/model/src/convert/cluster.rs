@@ -156,6 +156,7 @@ fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: 
     let ports_key = if is_cluster { "protocols" } else { "ports" };
     let ports = rule.list(ports_key);
     let mut groups = Groups::default();
+    let mut says_nothing = false;
     for at in &ports {
         let Some(fields) = at.reader(faults) else { continue };
         let port = if is_cluster {
@@ -164,16 +165,13 @@ fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: 
             admin_port(fields)
         };
         match port {
-            // An entry that says nothing is every packet, whatever the others say.
-            Some(("", None)) => {
-                groups = Groups::everything();
-                break;
-            }
+            Some(("", None)) => says_nothing = true,
             Some((protocol, port)) => groups.add(protocol, port),
             None => {}
         }
     }
-    if ports.is_empty() {
+    // An entry that says nothing is every packet, whatever the others say.
+    if ports.is_empty() || says_nothing {
         groups = Groups::everything();
     }
     let peers: Vec<Option<Peer>> = rule

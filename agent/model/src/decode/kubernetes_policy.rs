@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::convert::{At, Conversion, Converted, Faults, Of, convert_kind, selector};
-use crate::{BadPolicy, Kind, Policy, Resource, ResourceKey, Selector, Severity};
+use crate::{BadPolicy, Kind, Policy, Port, Resource, ResourceKey, Selector, Severity};
 
 use super::fields::Issues;
 use super::metadata::Metadata;
@@ -123,6 +123,8 @@ fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
     for (rules, decoded) in lists.iter().zip([&mut policy.ingress, &mut policy.egress]) {
         for (rule, decoded) in rules.iter().filter(|rule| rule.is_kept()).zip(decoded) {
             decoded.destination.nets.extend(&rule.nets);
+            let names = rule.port_names.iter().cloned();
+            decoded.destination.ports.extend(names.map(Port::Named));
         }
     }
     Some(policy)
@@ -130,10 +132,12 @@ fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
 
 /// A rule on its way.
 struct Converting {
-    /// As it was converted, without `nets`; `None` once it is dropped.
+    /// As it was converted, without what stands below; `None` once it is dropped.
     rule: Option<Value>,
     /// Networks of both families, which a rule of Calico may not have, though they mean what they say.
     nets: Vec<IpNet>,
+    /// Names of ports that are digits, which Calico would take for numbers.
+    port_names: Vec<String>,
 }
 
 impl Converting {
@@ -144,6 +148,7 @@ impl Converting {
     /// Drops a rule that would allow, and makes any other one that denies everything; says so.
     fn close(&mut self) -> &'static str {
         self.nets.clear();
+        self.port_names.clear();
         let action = self
             .rule
             .as_ref()
@@ -164,28 +169,36 @@ fn rules(resource: &mut Value, list: &str) -> Vec<Converting> {
     let Some(Value::Array(rules)) = resource.pointer_mut(&format!("/spec/{list}")).map(Value::take) else {
         return Vec::new();
     };
-    rules
-        .into_iter()
-        .map(|mut rule| {
-            let nets = rule.pointer("/destination/nets").and_then(Value::as_array);
-            let nets: Vec<IpNet> = nets
-                .into_iter()
-                .flatten()
-                .filter_map(|net| net.as_str()?.parse().ok())
-                .collect();
-            let is_mixed = nets.iter().any(|net| net.addr().is_ipv4()) && nets.iter().any(|net| net.addr().is_ipv6());
-            if !is_mixed {
-                return Converting {
-                    rule: Some(rule),
-                    nets: Vec::new(),
-                };
-            }
-            if let Some(destination) = rule.get_mut("destination").and_then(Value::as_object_mut) {
-                destination.remove("nets");
-            }
-            Converting { rule: Some(rule), nets }
-        })
-        .collect()
+    rules.into_iter().map(set_aside).collect()
+}
+
+/// Takes out of a rule what a rule of Calico may not say in this way.
+fn set_aside(mut rule: Value) -> Converting {
+    let (mut nets, mut port_names): (Vec<IpNet>, Vec<String>) = (Vec::new(), Vec::new());
+    if let Some(destination) = rule.get_mut("destination").and_then(Value::as_object_mut) {
+        let listed = destination.get("nets").and_then(Value::as_array);
+        let listed = listed.into_iter().flatten();
+        nets.extend(listed.filter_map(|net| net.as_str()?.parse::<IpNet>().ok()));
+        if nets.iter().all(|net| net.addr().is_ipv4()) || nets.iter().all(|net| net.addr().is_ipv6()) {
+            nets.clear();
+        } else {
+            destination.remove("nets");
+        }
+        if let Some(ports) = destination.get_mut("ports").and_then(Value::as_array_mut) {
+            ports.retain(|port| {
+                let name = port
+                    .as_str()
+                    .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+                port_names.extend(name.map(str::to_owned));
+                name.is_none()
+            });
+        }
+    }
+    Converting {
+        rule: Some(rule),
+        nets,
+        port_names,
+    }
 }
 
 /// Decodes the policy with these rules.
