@@ -370,6 +370,30 @@ spec:
 }
 
 #[test]
+fn what_the_api_server_would_not_accept() {
+    let record = |kind: &str, name: &str, priority: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  subject: {{namespaces: {{}}}}\n{priority}\n"
+        )
+    };
+    for (kind, name, priority, place) in [
+        ("AdminNetworkPolicy", "x", "", (4, "spec.priority")),
+        ("AdminNetworkPolicy", "x", "  priority: 1001", (6, "spec.priority")),
+        ("AdminNetworkPolicy", "x", "  priority: -1", (6, "spec.priority")),
+        ("BaselineAdminNetworkPolicy", "x", "", (3, "metadata.name")),
+    ] {
+        let (resource, issues) = decoded(&record(kind, name, priority));
+        assert!(matches!(resource, Resource::Policy(_)));
+        let (line, field) = place;
+        assert_eq!(places(&issues), [(line, field, Severity::Error)]);
+    }
+    good(&record("AdminNetworkPolicy", "x", "  priority: 1000"));
+    good(&record("BaselineAdminNetworkPolicy", "default", ""));
+    // Nothing else is the order of a baseline policy.
+    bad(&record("BaselineAdminNetworkPolicy", "default", "  priority: 1"));
+}
+
+#[test]
 fn what_is_taken_literally_stands() {
     let record = |ports: Value| {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "X"},

@@ -156,7 +156,7 @@ fn foreign() -> Vec<Value> {
         of(
             "policy.networking.k8s.io/v1alpha1",
             "BaselineAdminNetworkPolicy",
-            meta(),
+            json!({"name": "default"}),
             admin,
         ),
         of(

@@ -105,7 +105,9 @@ pub enum Command {
 const GET_EXAMPLES: &str = "\
 Kinds, in any case: workloadendpoint(s) wep weps; networkpolicy networkpolicies policy policies pol pols np;
   globalnetworkpolicy globalnetworkpolicies gnp gnps; profile(s) pro pros; tier(s); networkset(s) netsets;
-  globalnetworkset(s) gnetsets; felixconfiguration(s) felixconfig felixconfigs
+  globalnetworkset(s) gnetsets; felixconfiguration(s) felixconfig felixconfigs;
+  and of Kubernetes: pod(s) po; kubernetesnetworkpolicies knp; adminnetworkpolicies anp; baselineadminnetworkpolicies banp;
+  clusternetworkpolicies; namespaces ns; serviceaccounts sa; services svc; endpointslices
 
 Examples:
   felid get wep -A -o wide              every workload endpoint, all columns

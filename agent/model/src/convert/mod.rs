@@ -125,7 +125,10 @@ fn other(api_version: &str, kind: &str) -> Conversion {
         "node",
     ];
     let reason = if api_version.is_empty() {
-        format!("apiVersion is missing: write apiVersion: {API_VERSION} for Calico's kinds")
+        match Kind::from_name(kind).map(Kind::api_version) {
+            Some(version) => format!("apiVersion is missing: write apiVersion: {version}"),
+            None => "apiVersion is missing".to_owned(),
+        }
     } else if api_version.ends_with("projectcalico.org/v1") {
         format!("apiVersion {api_version} is not read: write apiVersion: {API_VERSION}")
     } else if kind.to_ascii_lowercase().ends_with("policy") || (api_version == "v1" && calico.contains(&kind)) {

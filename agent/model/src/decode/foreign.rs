@@ -95,7 +95,7 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
         "policy.networking.k8s.io" => refused(format!("unknown kind of {api_version}"), true),
         "" if version == "v1" && kind == "workloadEndpoint" => Form::EndpointV1,
         "" if version == "v1" && CALICO_V1.contains(&kind) => {
-            let reason = format!("Calico's v1 form is not read: write apiVersion: {API_VERSION}");
+            let reason = format!("of Calico's v1 form only workloadEndpoint is read: write apiVersion: {API_VERSION}");
             match kind {
                 "ipPool" | "bgpPeer" | "node" => Form::Foreign,
                 _ => refused(reason, kind == "policy"),
@@ -103,11 +103,10 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
         }
         // Without an apiVersion the kinds of felid are meant.
         "" if version.is_empty() => {
-            let known = Kind::from_name(kind).is_some() || looks_like_policy;
-            let hint = if known {
-                format!("apiVersion is missing: write apiVersion: {API_VERSION}")
-            } else {
-                "apiVersion is missing".to_owned()
+            let meant = Kind::from_name(kind).map(Kind::api_version);
+            let hint = match meant.or(looks_like_policy.then_some(API_VERSION)) {
+                Some(version) => format!("apiVersion is missing: write apiVersion: {version}"),
+                None => "apiVersion is missing".to_owned(),
             };
             refused(hint, looks_like_policy)
         }

@@ -20,6 +20,7 @@ const LISTS: [&str; 2] = ["ingress", "egress"];
 /// Reads a policy.
 pub(super) fn decode(kind: Kind, metadata: &Metadata, map: &Map<String, Value>, issues: &Issues) -> Decoded {
     let key = metadata.key(kind);
+    forms(kind, metadata, map, issues);
     let policy = match convert_kind(kind, map) {
         Conversion::Resource(converted) => policy(*converted, issues),
         Conversion::Failed(faults) => {
@@ -57,6 +58,25 @@ pub(super) fn decode(kind: Kind, metadata: &Metadata, map: &Map<String, Value>, 
         issues: issues.take(),
         bad_policy,
     })
+}
+
+/// What the API server would not accept, although its meaning is plain.
+fn forms(kind: Kind, metadata: &Metadata, map: &Map<String, Value>, issues: &Issues) {
+    if kind == Kind::BaselineAdminNetworkPolicy && metadata.name.as_deref().is_some_and(|name| name != "default") {
+        let value = metadata.name.clone().map(Value::String);
+        let reason = "the only policy of this kind is named default";
+        issues.error_in_force("metadata.name".to_owned(), value.as_ref(), reason);
+    }
+    if matches!(kind, Kind::AdminNetworkPolicy | Kind::ClusterNetworkPolicy) {
+        let priority = map.get("spec").and_then(|spec| spec.get("priority"));
+        let priority = priority.filter(|value| !value.is_null());
+        let reason = match priority.map(Value::as_i64) {
+            None => "is required",
+            Some(Some(0..=1000) | None) => return,
+            Some(Some(_)) => "expected a whole number from 0 to 1000",
+        };
+        issues.error_in_force("spec.priority".to_owned(), priority, reason);
+    }
 }
 
 /// What was converted, as it can be enforced.
