@@ -168,8 +168,12 @@ pub struct Settings: 64 {
     pub flags: u32,
     /// UDP port of the cluster's VXLAN, host byte order; packets to it from workloads are dropped unless allowed.
     pub vxlan_port: u32,
+    /// Packets a second and CPU of which Log rules may tell.
+    pub log_rate: u32,
+    /// ... at once.
+    pub log_burst: u32,
     /// Unused, zero.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 4],
 }
 
 /// Key of `fragments_v4`: a datagram whose first fragment was seen at this endpoint and hook.

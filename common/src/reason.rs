@@ -84,6 +84,12 @@ Event {
     ArpAnswered = "arp_answered",
     /// A neighbour solicitation for the gateway was answered.
     NeighbourAnswered = "neighbour_answered",
+    /// What Log rules tell of a packet was handed to the agent.
+    Logged = "logged",
+    /// ... was held back, since there was more than the rate allows.
+    LogSuppressed = "log_suppressed",
+    /// ... was lost, since the agent did not keep up.
+    LogLost = "log_lost",
 }
 }
 

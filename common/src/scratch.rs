@@ -47,10 +47,61 @@ pub struct Scratch: 152 {
     pub log_count: u32,
     /// Written by the policy program: the first of them, as indices into the program's rule table.
     pub log_rules: [u32; LOG_RULES],
+    /// Written by the policy program with the first of them: which rule table that is.
+    pub log_program: u32,
+}
+
+/// What a packet's Log rules tell: a record of the ring buffer `log`.
+pub struct LogRecord: 80 {
+    /// Source address of the tuple that was judged, network byte order (IPv4: first word).
+    pub src: [u32; 4],
+    /// Destination address.
+    pub dst: [u32; 4],
+    /// Source port, host byte order.
+    pub src_port: u16,
+    /// Destination port, likewise.
+    pub dst_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// Id of the endpoint whose policy it is in the low bits; [`LOG_INGRESS`] if that looks towards the workload.
+    pub endpoint: u32,
+    /// [`VERDICT_ALLOW`] or [`VERDICT_DENY`].
+    pub verdict: u32,
+    /// [`Scratch::log_program`].
+    pub program: u32,
+    /// [`Scratch::log_count`].
+    pub count: u32,
+    /// [`Scratch::log_rules`]: as many as `count` says, at most all.
+    pub rules: [u32; LOG_RULES],
+    /// Records that were held back or lost on this CPU since the last one.
+    pub missed: u32,
     /// Unused, zero.
     pub reserved: u32,
 }
+
+/// One CPU's share of the rate at which Log rules may tell: the element of the per-CPU array `log_rate`.
+pub struct LogRate: 16 {
+    /// Records that may be written at once.
+    pub tokens: u32,
+    /// Low 32 bits of jiffies when tokens were last added.
+    pub at: u32,
+    /// Records that were held back or lost since the last one.
+    pub missed: u32,
+    /// Whether tokens were ever added.
+    pub begun: u32,
 }
+}
+
+/// The highest bit of [`LogRecord::endpoint`].
+pub const LOG_INGRESS: u32 = 1 << 31;
+/// Bytes of the ring buffer `log`.
+pub const LOG_BYTES: u32 = 1 << 17;
 
 /// How many of the Log rules that match in one pass are told one by one.
 pub const LOG_RULES: usize = 4;

@@ -16,6 +16,7 @@ use crate::state::{
     JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED,
     MODE_UPDATE, QUERY_ANSWERS, QUERY_ASKS, State,
 };
+use crate::tell::tell;
 use crate::{host, maps};
 
 /// The generation of an endpoint's policy. User space raises it a grace period after the switch of banks, so that no program that still
@@ -266,6 +267,16 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
         let tuple = state.tuple();
         let (verdict, bank) = (tuple.verdict, tuple.bank);
         tuple.verdict = 0;
+        if tuple.log_count != 0 {
+            let (side, direction) = if egress {
+                (state.private().egress, EGRESS)
+            } else {
+                (state.private().ingress, INGRESS)
+            };
+            tell(state.tuple(), side.endpoint, direction, verdict, settings);
+            state.tuple().log_count = 0;
+        }
+        let tuple = state.tuple();
         if let Some(counter) = maps::COUNTERS.get_ptr_mut(tuple.counter) {
             // SAFETY: this CPU's own slot.
             unsafe { *counter += 1 }

@@ -49,6 +49,7 @@ mod parse;
 mod slow;
 mod state;
 mod sweep;
+mod tell;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

@@ -8,11 +8,12 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use felid_common::{
     ClassPair, DROP_REASONS, Drop, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4,
-    FragmentKeyV6, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, POLICIES, Peer, Scratch, Settings, fixed,
+    FragmentKeyV6, LOG_BYTES, LogRate, LogRecord, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, POLICIES, Peer,
+    Scratch, Settings, fixed,
 };
 
 /// The programs of this crate, by their numbers in [`fixed`].
@@ -94,6 +95,14 @@ pub(crate) static EVENT: PerCpuArray<u64, { EVENTS as usize }> = PerCpuArray::ne
 /// Judged packets by the counter that the policy program names.
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { MAX_COUNTERS as usize }> = PerCpuArray::new();
+
+/// What Log rules tell the agent.
+#[btf_map(name = "log")]
+pub(crate) static LOG: RingBuf<LogRecord, { LOG_BYTES as usize }> = RingBuf::new();
+
+/// How fast they may.
+#[btf_map(name = "log_rate")]
+pub(crate) static LOG_RATES: PerCpuArray<LogRate, 1> = PerCpuArray::new();
 
 /// What is known of an address. Integers only: the verifier does not follow how an `Option` in a `Result` lies on the stack.
 #[derive(Clone, Copy)]

@@ -59,7 +59,9 @@ pub const SETTINGS: Settings = Settings {
     other: 600_000,
     flags: 0,
     vxlan_port: 4789,
-    reserved: [0; 6],
+    log_rate: 100,
+    log_burst: 200,
+    reserved: [0; 4],
 };
 
 /// Programs of the object and where they belong in `fixed`.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use felid_common::{Drop, protocol};
+use felid_common::{Drop, LOG_INGRESS, VERDICT_ALLOW, protocol};
+use felid_compile::Direction;
 use felid_compile::planner::{Planner, PlannerOptions};
-use felid_compile::reference::{Packet, evaluate};
+use felid_compile::program::table_id;
+use felid_compile::reference::{Decided, Decision, Packet, Staged, evaluate};
 use felid_compile::stub::Hook;
 use felid_compile::testing::{Rng, Shape, World};
-use felid_compile::transaction::{EndpointId, Transaction};
-use felid_compile::{Direction, reference};
-use felid_dataplane::kernel::{Capacities, Settings};
+use felid_compile::transaction::{CounterName, EndpointId, Transaction};
+use felid_dataplane::kernel::{Capacities, LogReader, Settings};
 use felid_dataplane::{Config, Kernel};
 use felid_lab::Host;
 use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolicy, SetIds};
@@ -35,6 +36,10 @@ pub struct Summary {
     pub policies: u64,
     /// Pairs that the reference allows.
     pub allowed: u64,
+    /// Pairs in which Log rules told something.
+    pub logged: u64,
+    /// Pairs for which a staged policy counted.
+    pub staged: u64,
     /// First seed, and the one after the last.
     pub seeds: (u64, u64),
 }
@@ -60,6 +65,7 @@ struct Bench {
     members: BTreeSet<IpNet>,
     named_ports: BTreeSet<NamedPortMember>,
     endpoint: Option<ResourceKey>,
+    log: LogReader,
 }
 
 impl Bench {
@@ -80,6 +86,8 @@ impl Bench {
             host_reachable: true,
             allow_ipip: true,
             allow_vxlan: true,
+            log_rate: 1_000_000,
+            log_burst: 1_000_000,
             ..Settings::default()
         };
         let config = Config {
@@ -100,6 +108,7 @@ impl Bench {
             ..PlannerOptions::default()
         };
         let planner = Planner::new(options, kernel.adopt());
+        let log = kernel.log_reader()?;
         Ok(Self {
             uplink,
             kernel,
@@ -107,6 +116,7 @@ impl Bench {
             members: BTreeSet::new(),
             named_ports: BTreeSet::new(),
             endpoint: None,
+            log,
         })
     }
 
@@ -170,6 +180,8 @@ impl Bench {
             let Some((from, to)) = &probes else {
                 bail!("no programs")
             };
+            let before = self.kernel.counters()?;
+            let mut counts: BTreeMap<CounterName, u64> = BTreeMap::new();
             for (policy, direction, probe, came_by) in [
                 (ingress, Direction::Ingress, to, self.uplink),
                 (egress, Direction::Egress, from, self.uplink),
@@ -196,16 +208,88 @@ impl Bench {
                         Outcome::Drop(Some(denied))
                     };
                     if got != wanted {
-                        let by: &reference::Decided = &expected.by;
+                        let by: &Decided = &expected.by;
                         bail!(
                             "turn {turn} {direction:?}: {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}"
                         );
                     }
+                    self.compare_log(&expected, id, direction)
+                        .with_context(|| format!("turn {turn} {direction:?}: {packet:?}\n{policy:#?}\n{world:#?}"))?;
+                    for staged in &expected.staged {
+                        *counts.entry(staged_name(staged)?).or_default() += 1;
+                    }
                     summary.pairs += 1;
                     summary.allowed += u64::from(expected.allowed);
+                    summary.logged += u64::from(!expected.logged.is_empty());
+                    summary.staged += u64::from(!expected.staged.is_empty());
                 }
             }
+            self.compare_staged(&before, counts)
+                .with_context(|| format!("turn {turn}\n{policies:#?}\n{world:#?}"))?;
         }
+        Ok(())
+    }
+
+    /// What the packet's Log rules told is what the reference says.
+    fn compare_log(&mut self, expected: &Decision, id: EndpointId, direction: Direction) -> Result<()> {
+        let Some(record) = self.log.next_record() else {
+            anyhow::ensure!(
+                expected.logged.is_empty(),
+                "not logged; the reference: {:?}",
+                expected.logged
+            );
+            return Ok(());
+        };
+        let ingress = if direction == Direction::Ingress {
+            LOG_INGRESS
+        } else {
+            0
+        };
+        anyhow::ensure!(record.endpoint == id.id | ingress, "logged for another endpoint");
+        anyhow::ensure!(
+            record.count as usize == expected.logged.len() && record.missed == 0,
+            "logged {record:?}; the reference: {:?}",
+            expected.logged
+        );
+        anyhow::ensure!(
+            (record.verdict == VERDICT_ALLOW) == expected.allowed,
+            "logged another verdict"
+        );
+        let plan = self.endpoint.as_ref().and_then(|key| self.planner.endpoint(key));
+        let plan = plan.context("the endpoint is not planned")?;
+        let program = if direction == Direction::Ingress {
+            plan.ingress
+        } else {
+            plan.egress
+        };
+        let program = self.planner.program(program).context("no program")?;
+        anyhow::ensure!(record.program == table_id(&program.rules), "rules of another program");
+        for (number, by) in record.rules.iter().zip(&expected.logged) {
+            let rule = program.rules.get(*number as usize).context("no such rule")?;
+            let Decided::Rule { key, tier, index } = by else {
+                bail!("{by:?} logs")
+            };
+            anyhow::ensure!(
+                rule.key.as_ref() == Some(key) && rule.tier == *tier && rule.index == Some(*index),
+                "logged by {rule:?}; the reference: {by:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// What was counted for staged policies since then is what the reference says.
+    fn compare_staged(&self, before: &BTreeMap<u32, u64>, mut expected: BTreeMap<CounterName, u64>) -> Result<()> {
+        let after = self.kernel.counters()?;
+        let count = |counters: &BTreeMap<u32, u64>, index: u32| counters.get(&index).copied().unwrap_or_default();
+        for (index, name) in self.planner.counters().filter(|(_, name)| name.staged) {
+            let counted = count(&after, index) - count(before, index);
+            let wanted = expected.remove(name).unwrap_or_default();
+            anyhow::ensure!(
+                counted == wanted,
+                "{name:?}: {counted} counted; the reference: {wanted}"
+            );
+        }
+        anyhow::ensure!(expected.is_empty(), "not counted at all: {expected:?}");
         Ok(())
     }
 
@@ -305,6 +389,22 @@ fn packet(world: &World, rng: &mut Rng, policy: &ResolvedPolicy, direction: Dire
         }
     };
     Some((packet, bytes))
+}
+
+/// The counter of what a staged policy would have done.
+fn staged_name(staged: &Staged) -> Result<CounterName> {
+    let Decided::Rule {
+        key, tier: Some(tier), ..
+    } = &staged.by
+    else {
+        bail!("{staged:?} is no rule of a tier")
+    };
+    Ok(CounterName {
+        tier: tier.clone(),
+        policy: key.to_string().into(),
+        action: staged.action,
+        staged: true,
+    })
 }
 
 fn fingerprint(policy: &ResolvedPolicy) -> u64 {

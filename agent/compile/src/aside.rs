@@ -30,6 +30,7 @@ fn log(site: SiteId) -> Block {
         isa::store_imm(Size::W, place, scratch!(log_rules), 0),
         Patch::Rule(site),
     );
+    block.patched(isa::store_imm(Size::W, SCRATCH, scratch!(log_program), 0), Patch::Table);
     block.bind(full);
     block.op(isa::add_imm(VALUE, 1));
     block.op(isa::store(Size::W, SCRATCH, scratch!(log_count), VALUE));

@@ -240,6 +240,7 @@ impl<'a> Assembler<'a> {
                     let counter = self.table.counters.get(self.table.get(site)?.1);
                     insn.imm = *counter.ok_or(CompileError::Internal("a count without a counter"))? as i32;
                 }
+                Some(Patch::Table) => insn.imm = self.table.id as i32,
                 None => {}
             }
             if let Some(map) = op.map {

@@ -55,6 +55,8 @@ pub(crate) enum Patch {
     Rule(SiteId),
     /// The site's counter.
     Counter(SiteId),
+    /// Which rule table it is.
+    Table,
 }
 
 /// Instructions that stay together in one chunk, entered at the first.

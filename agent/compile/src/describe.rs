@@ -43,7 +43,7 @@ pub(crate) fn describe(rule: &ResolvedRule) -> String {
 }
 
 /// Calico's name of a protocol, else its number.
-pub(crate) fn protocol_name(protocol: Protocol) -> String {
+pub fn protocol_name(protocol: Protocol) -> String {
     match protocol.0 {
         protocol::TCP => "TCP".to_owned(),
         protocol::UDP => "UDP".to_owned(),

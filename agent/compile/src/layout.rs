@@ -13,9 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::assemble::Assembler;
+use felid_model::resolved::ResolvedAction;
+
 use crate::block::{Block, BlockId, Patch, Purpose, Target};
 use crate::compile::{CompileError, Counters, Direction};
-use crate::program::{Chunk, RuleRef};
+use crate::program::{Chunk, RuleRef, table_id};
 use crate::rule::{End, Site, SiteId};
 use crate::transaction::CounterName;
 
@@ -175,6 +177,8 @@ pub(crate) struct Table {
     sites: BTreeMap<SiteId, (u32, usize)>,
     /// The different ends: what is counted and said.
     pub(crate) ends: Vec<CounterName>,
+    /// What tells it apart from others.
+    pub(crate) id: u32,
     /// Their counters, once it is certain that there will be a program.
     pub(crate) counters: Vec<u32>,
 }
@@ -210,6 +214,7 @@ impl Table {
             rules: Vec::new(),
             sites: BTreeMap::new(),
             ends: Vec::new(),
+            id: 0,
             counters: Vec::new(),
         };
         let mut ends: BTreeMap<CounterName, usize> = BTreeMap::new();
@@ -228,9 +233,11 @@ impl Table {
                 key: site.key.cloned(),
                 tier: site.tier.cloned(),
                 index: site.index(),
+                logs: site.action == ResolvedAction::Log,
                 text: site.text(),
             });
         }
+        table.id = table_id(&table.rules);
         table
     }
 

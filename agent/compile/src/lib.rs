@@ -30,3 +30,4 @@ pub mod testing;
 pub mod transaction;
 
 pub use compile::{CompileError, Counters, Direction, Own, compile, sets_tested};
+pub use describe::protocol_name;

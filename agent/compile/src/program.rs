@@ -67,8 +67,32 @@ pub struct RuleRef {
     pub tier: Option<Arc<str>>,
     /// Index of the rule in the record; `None` = end of the tier.
     pub index: Option<u32>,
+    /// It logs, and decides nothing.
+    pub logs: bool,
     /// What it looks like, for people: "Allow TCP from (app == 'a') ports 80".
     pub text: String,
+}
+
+/// What tells rule tables apart: a hash of everything in them. Equal tables have equal ones.
+pub fn table_id(rules: &[RuleRef]) -> u32 {
+    // FNV-1a: the same in every version of the standard library, since programs outlive the agent.
+    let mut hash = 0x811c_9dc5_u32;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes.iter().chain(&[0xff]) {
+            hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
+    };
+    for rule in rules {
+        if let Some(key) = &rule.key {
+            add(key.to_string().as_bytes());
+        }
+        if let Some(tier) = &rule.tier {
+            add(tier.as_bytes());
+        }
+        add(&rule.index.map_or([0; 4], |index| (index + 1).to_ne_bytes()));
+        add(rule.text.as_bytes());
+    }
+    hash
 }
 
 /// A compiled policy of one direction. Equal decisions give equal programs, which endpoints share.

@@ -60,6 +60,7 @@ impl Inside {
             questions,
             health: Arc::new(Health::default()),
             log: None,
+            logged: Arc::default(),
             addresses: Addresses::default(),
         };
         let ended = start_pipeline(parts, stopping)?;

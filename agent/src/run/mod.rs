@@ -19,6 +19,7 @@ pub(crate) mod inside;
 pub mod lock;
 pub mod logging;
 pub mod pipeline;
+pub mod policy_log;
 mod program;
 pub mod server;
 mod sweeper;
@@ -127,6 +128,7 @@ pub(crate) fn kernel_settings(settings: &Settings) -> kernel::Settings {
         allow_ipip: settings.allow_ipip,
         allow_vxlan: settings.allow_vxlan,
         vxlan_port: settings.vxlan_port.0,
+        ..default
     }
 }
 
@@ -239,6 +241,13 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
         stopping.clone(),
     ));
 
+    let tables = Arc::<Mutex<policy_log::Tables>>::default();
+    servers.spawn(policy_log::run(
+        kernel.kernel().log_reader()?,
+        Arc::clone(&tables),
+        stopping.clone(),
+    ));
+
     let parts = Parts {
         dataplane: kernel,
         planner,
@@ -248,6 +257,7 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
         metrics,
         health: Arc::clone(&health),
         log: Some(log),
+        logged: tables,
         addresses,
     };
     let mut pipeline = start_pipeline(parts, stopping)?;

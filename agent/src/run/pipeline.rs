@@ -9,7 +9,7 @@
 //! in sync. What is refused is reported and tried again; what was in force stays.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use felid_calc::{Calc, CalcOptions};
@@ -29,6 +29,7 @@ use super::failures::Failures;
 use super::handle::Question;
 use super::health::Health;
 use super::logging::LogHandle;
+use super::policy_log::Tables;
 use super::server::{Stop, stopped};
 
 /// Batches that are taken in at one time before the kernel is programmed.
@@ -56,6 +57,8 @@ pub struct Parts<D> {
     pub health: Arc<Health>,
     /// Where the level can be changed; `None` in tests.
     pub log: Option<LogHandle>,
+    /// What the records of Log rules mean.
+    pub logged: Arc<Mutex<Tables>>,
     /// Where the servers listen, for status.
     pub addresses: Addresses,
 }
@@ -70,6 +73,7 @@ pub struct Pipeline<D> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) addresses: Addresses,
     pub(super) log: Option<LogHandle>,
+    pub(super) logged: Arc<Mutex<Tables>>,
     health: Arc<Health>,
 
     /// FelixConfiguration records by name.
@@ -181,6 +185,7 @@ impl<D: Dataplane> Pipeline<D> {
             metrics,
             health,
             log,
+            logged,
             addresses,
         } = parts;
         let settings = config.settings();
@@ -201,6 +206,7 @@ impl<D: Dataplane> Pipeline<D> {
             metrics,
             addresses,
             log,
+            logged,
             health,
             felix: BTreeMap::new(),
             problems: Arc::default(),

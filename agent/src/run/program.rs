@@ -1,5 +1,6 @@
 //! One step of the pipeline: from what has been taken in to what the kernel enforces.
 
+use std::sync::PoisonError;
 use std::time::{Instant, SystemTime};
 
 use felid_compile::transaction::Transaction;
@@ -80,6 +81,9 @@ impl<D: Dataplane> Pipeline<D> {
                     updates: self.pending,
                 });
                 self.total += 1;
+                let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+                logged.learn(&transaction);
+                drop(logged);
                 tracing::debug!(
                     epoch = self.dataplane.epoch(),
                     updates = self.pending,

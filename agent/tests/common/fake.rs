@@ -224,6 +224,7 @@ pub fn start(flags: &[(&str, &str)]) -> Running {
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         log: None,
+        logged: Arc::default(),
         addresses: Addresses::default(),
     };
     let thread = std::thread::spawn(move || {

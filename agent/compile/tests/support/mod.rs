@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use felid_common::{LOG_RULES, NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY};
 use felid_compile::Direction;
-use felid_compile::program::{Program, RuleRef};
+use felid_compile::program::{Program, RuleRef, table_id};
 use felid_compile::reference::{Decided, Decision, Packet, Staged};
 use felid_compile::testing::{NumberedCounters, World};
 use felid_compile::transaction::CounterName;
@@ -99,6 +99,7 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
         counter: 0,
         log_count: 0,
         log_rules: [0; LOG_RULES],
+        log_program: 0,
         ..after
     };
     assert_eq!(untouched, before, "the program wrote what is not its own");
@@ -129,6 +130,9 @@ pub(crate) fn assert_same(program: &Program, counters: &NumberedCounters, outcom
         expected.logged.len(),
         "number of Log rules; the reference says {expected:?}"
     );
+    if after.log_count > 0 {
+        assert_eq!(after.log_program, table_id(&program.rules), "whose rules they are");
+    }
     for (index, by) in after.log_rules.iter().zip(&expected.logged) {
         assert!(
             same_rule(rule(*index), by),

@@ -7,7 +7,8 @@ use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type::{self, *};
 use felid_common::{
     ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
-    MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer, Scratch, Settings, fixed,
+    LOG_BYTES, LogRate, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer,
+    Scratch, Settings, fixed,
 };
 
 use crate::error::{KernelError, Result};
@@ -89,7 +90,7 @@ pub(crate) struct Maps {
 }
 
 /// Names of all maps, which are the names of their pins and of the object's maps.
-pub(crate) const NAMES: [&str; 21] = [
+pub(crate) const NAMES: [&str; 23] = [
     "fixed",
     "policies",
     "epoch",
@@ -111,6 +112,8 @@ pub(crate) const NAMES: [&str; 21] = [
     "drops",
     "events",
     "counters",
+    "log",
+    "log_rate",
 ];
 
 struct Opener<'a> {
@@ -231,6 +234,9 @@ impl Maps {
         let drops = array("drops", BPF_MAP_TYPE_PERCPU_ARRAY, 8, DROP_REASONS)?;
         let events = array("events", BPF_MAP_TYPE_PERCPU_ARRAY, 8, EVENTS)?;
         let counters = array("counters", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_COUNTERS)?;
+        // Used by the programs only, through their pins, and the ring by whoever reads it.
+        array("log_rate", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<LogRate>(), 1)?;
+        opener.open("log", BPF_MAP_TYPE_RINGBUF, 0, 0, LOG_BYTES)?;
         let mut table = |name, kind, key, value, entries| opener.open(name, kind, key, value, entries);
         let (hash, lru, lpm) = (BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE);
         let (key4, key6) = (size_of::<FlowKeyV4>(), size_of::<FlowKeyV6>());

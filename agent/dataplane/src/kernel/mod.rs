@@ -11,6 +11,7 @@ mod embedded;
 mod endpoints;
 mod expedite;
 mod links;
+mod logged;
 mod maps;
 mod mirror;
 mod observe;
@@ -39,6 +40,7 @@ pub use cleanup::{Inventory, attached, cleanup};
 pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable, SweepStats};
 pub use endpoints::EndpointState;
 pub use links::{Foreign, Role};
+pub use logged::LogReader;
 pub use maps::Capacities;
 pub use probe::{Outcome, Probe, Run};
 pub use settings::Settings;
@@ -447,6 +449,11 @@ impl Kernel {
     /// What else the programs counted.
     pub fn events(&self) -> Result<Vec<(Event, u64)>> {
         self.counters.events()
+    }
+
+    /// What Log rules tell. One reader at a time gets each record.
+    pub fn log_reader(&self) -> Result<LogReader> {
+        LogReader::open(&self.directory.join("maps").join("log"))
     }
 
     /// The conntrack tables. Usable from any thread, whatever the rest does.

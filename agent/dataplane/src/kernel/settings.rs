@@ -34,6 +34,10 @@ pub struct Settings {
     pub allow_vxlan: bool,
     /// UDP port of the cluster's VXLAN.
     pub vxlan_port: u16,
+    /// Packets a second and CPU of which Log rules may tell.
+    pub log_rate: u32,
+    /// ... at once.
+    pub log_burst: u32,
 }
 
 impl Default for Settings {
@@ -50,6 +54,8 @@ impl Default for Settings {
             allow_ipip: false,
             allow_vxlan: false,
             vxlan_port: 4789,
+            log_rate: 100,
+            log_burst: 200,
         }
     }
 }
@@ -83,7 +89,9 @@ impl Settings {
             other: jiffies(self.other),
             flags,
             vxlan_port: self.vxlan_port.into(),
-            reserved: [0; 6],
+            log_rate: self.log_rate,
+            log_burst: self.log_burst,
+            reserved: [0; 4],
         }
     }
 }
