@@ -15,6 +15,7 @@ use felid_compile::program::Insn;
 
 mod allocator;
 mod attr;
+mod netfilter;
 
 pub use allocator::{return_free_memory, share_one_arena};
 use attr::{
@@ -22,6 +23,7 @@ use attr::{
     RawInsn, TestAttr,
 };
 pub use attr::{BatchError, Hook, LinkInfo, LoadError, TestRun};
+pub use netfilter::iptables_entries;
 
 /// `bpf(2)`.
 ///

@@ -41,6 +41,8 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub not_ready: Vec<String>,
+    /// What people should know of the host, without anything being wrong with the agent.
+    pub notices: Vec<String>,
     /// The datastore has been read completely once.
     pub in_sync: bool,
     /// The kernel has been programmed once since.

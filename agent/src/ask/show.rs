@@ -77,6 +77,9 @@ pub(super) fn status(status: &Status, wide: bool, out: &mut dyn Write) -> anyhow
             line(out, "Setting", format!("{name} from {}", value.source))?;
         }
     }
+    for notice in &status.notices {
+        line(out, "Notice", printable(notice).to_string())?;
+    }
     if !status.failures.is_empty() {
         writeln!(out, "\nFailing, and tried again (what was in force stays):")?;
         for failure in &status.failures {

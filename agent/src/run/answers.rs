@@ -49,6 +49,7 @@ impl<D: Dataplane> Pipeline<D> {
             started: api::rfc3339(self.started),
             ready: reasons.is_empty(),
             not_ready: reasons,
+            notices: self.health.notices(),
             in_sync: self.in_sync,
             programmed: self.programmed,
             epoch: self.dataplane.epoch(),

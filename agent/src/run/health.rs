@@ -21,6 +21,8 @@ struct State {
     /// Reasons not to be ready; empty = ready.
     not_ready: Vec<String>,
     stopped: bool,
+    /// What people should know, without anything being wrong with the agent.
+    notices: Vec<String>,
 }
 
 impl Default for Health {
@@ -38,6 +40,7 @@ impl Health {
                 last_round: Instant::now(),
                 not_ready,
                 stopped: false,
+                notices: Vec::new(),
             }),
             patience,
         }
@@ -62,6 +65,16 @@ impl Health {
         let mut state = self.lock();
         state.stopped = true;
         state.not_ready = vec!["the agent is stopping".to_owned()];
+    }
+
+    /// Something that people should know; shown with the status from now on.
+    pub fn add_notice(&self, notice: String) {
+        self.lock().notices.push(notice);
+    }
+
+    /// What people should know.
+    pub fn notices(&self) -> Vec<String> {
+        self.lock().notices.clone()
     }
 
     /// Reasons against readiness.

@@ -18,6 +18,7 @@ pub mod health;
 pub(crate) mod inside;
 pub mod lock;
 pub mod logging;
+mod others;
 pub mod pipeline;
 pub mod policy_log;
 mod program;
@@ -247,6 +248,7 @@ async fn serve(config: Static, settings: Settings, log: logging::LogHandle) -> a
         Arc::clone(&tables),
         stopping.clone(),
     ));
+    servers.spawn(others::watch(Arc::clone(&health), stopping.clone()));
 
     let parts = Parts {
         dataplane: kernel,

@@ -74,7 +74,7 @@ pub struct Pipeline<D> {
     pub(super) addresses: Addresses,
     pub(super) log: Option<LogHandle>,
     pub(super) logged: Arc<Mutex<Tables>>,
-    health: Arc<Health>,
+    pub(super) health: Arc<Health>,
 
     /// FelixConfiguration records by name.
     pub(super) felix: BTreeMap<String, Arc<FelixConfiguration>>,

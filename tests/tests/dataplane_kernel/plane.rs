@@ -171,3 +171,34 @@ fn classifiers_of_others_are_reported_and_end_the_fast_path() {
         drop(Node::open(host));
     });
 }
+
+#[test]
+fn tables_of_kube_proxy_are_seen() {
+    on_host(|host| {
+        let run = |command: &str| host.namespace().exec(&command.split(' ').collect::<Vec<_>>()).unwrap();
+        let seen = felid_dataplane::net::kube_proxy;
+        assert_eq!(seen(), Vec::<String>::new());
+        let tables = || std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").ok();
+        let before = tables();
+        run("nft add table ip nat");
+        run("nft add chain ip nat KUBE-SEP");
+        assert_eq!(seen(), Vec::<String>::new());
+        assert_eq!(tables(), before, "looking makes no tables");
+        run("nft add chain ip nat KUBE-SERVICES");
+        assert_eq!(seen(), ["iptables chain KUBE-SERVICES"]);
+        run("nft delete table ip nat");
+        run("nft add table ip6 kube-proxy");
+        assert_eq!(seen(), ["nftables table ip6 kube-proxy"]);
+        run("nft delete table ip6 kube-proxy");
+        for command in ["iptables-legacy", "ip6tables-legacy"] {
+            run(&format!("{command} -t nat -N KUBE-MARK"));
+            assert_eq!(seen(), Vec::<String>::new());
+            run(&format!("{command} -t nat -N KUBE-SERVICES"));
+            assert_eq!(
+                seen(),
+                [format!("{} chain KUBE-SERVICES", &command[..command.len() - 7])]
+            );
+            run(&format!("{command} -t nat -X KUBE-SERVICES"));
+        }
+    });
+}

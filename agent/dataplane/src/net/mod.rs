@@ -4,6 +4,7 @@
 //! are ([`Link`], [`Net::host_addresses`]), and [`Event`]s when they change. Only routes with felid's protocol number and permanent
 //! neighbours on managed interfaces are ever deleted; everything else on the host is left alone.
 
+mod kube_proxy;
 mod link;
 mod reconcile;
 mod request;
@@ -11,6 +12,7 @@ mod sysctl;
 mod traffic;
 mod watch;
 
+pub use kube_proxy::kube_proxy;
 pub use link::{Link, Links};
 pub use reconcile::{EndpointNet, Present, Report};
 pub use sysctl::Sysctls;
