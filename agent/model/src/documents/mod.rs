@@ -7,6 +7,7 @@
 
 mod guess;
 mod json;
+mod plain;
 mod yaml;
 
 use std::ops::Range;

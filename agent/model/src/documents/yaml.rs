@@ -6,10 +6,18 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Number, Value};
 use serde_saphyr::{Budget, Error, Options, Spanned};
 
-use super::{Lines, MAX_DEPTH, SyntaxError, Tree};
+use super::{Lines, MAX_DEPTH, SyntaxError, Tree, plain};
 
 /// Parses a text that holds one document. Its first line is `first_line` of the file.
 pub(super) fn parse(text: &str, first_line: usize) -> Result<Tree, SyntaxError> {
+    match plain::parse(text, first_line) {
+        Some(tree) => Ok(tree),
+        None => parse_slowly(text, first_line),
+    }
+}
+
+/// The same by the library alone.
+pub(super) fn parse_slowly(text: &str, first_line: usize) -> Result<Tree, SyntaxError> {
     match serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options(text.len())) {
         Ok(node) => {
             let mut tree = node.value.0;
