@@ -121,6 +121,9 @@ pub struct Flow: 48 {
 }
 }
 
+/// In [`Flow::handshake_or_fresh`]: not for the fast programs at all.
+pub const NEVER_FRESH: u32 = u32::MAX;
+
 /// The original source is the key's low side.
 pub const FLOW_ORIGINAL_LOW: u16 = 1;
 /// Created by `from_workload` for a local destination: both directions redirect past the host stack.

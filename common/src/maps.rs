@@ -172,8 +172,11 @@ pub struct Settings: 64 {
     pub log_rate: u32,
     /// ... at once.
     pub log_burst: u32,
+    /// User space's own: `1 << EGRESS`, `1 << INGRESS` = a setting forbids now what was allowed, and these generations of all endpoints
+    /// have still to be raised.
+    pub revoking: u32,
     /// Unused, zero.
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 3],
 }
 
 /// Key of `fragments_v4`: a datagram whose first fragment was seen at this endpoint and hook.

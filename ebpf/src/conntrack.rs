@@ -5,8 +5,8 @@ use core::ptr::addr_of;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
     Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, ImageV4,
-    ImageV6, QUERIER_LOW, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join, join_address,
-    join_ports, protocol,
+    ImageV6, NEVER_FRESH, QUERIER_LOW, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join,
+    join_address, join_ports, protocol,
 };
 
 use crate::atomic::compare_and_swap;
@@ -358,16 +358,20 @@ impl Hit {
             // A lost race loses one packet's flags; the next packet brings them again, and what matters is sent until answered.
             swap_word(self.flow, key.check, old, new);
         }
+        // What may be VXLAN stays where every packet's destination port is looked at.
+        let vxlan = private.word as u8 == protocol::UDP
+            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port
+                || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
         if self.established {
+            // Another port may have become VXLAN's.
+            if vxlan && self.copy.handshake_or_fresh != NEVER_FRESH {
+                self.set_handshake_or_fresh(key, NEVER_FRESH);
+            }
             return;
         }
         let plain_ack = tcp & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK;
         if tcp & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN | TCP_ACK && !original {
-            let expected = private.sequence.wrapping_add(1);
-            if is(self.flow, key.check) {
-                // SAFETY: an element of a map, aligned; verified just now to be this flow.
-                unsafe { core::ptr::addr_of_mut!((*self.flow).handshake_or_fresh).write_volatile(expected) };
-            }
+            self.set_handshake_or_fresh(key, private.sequence.wrapping_add(1));
             return;
         }
         let answered = if private.word as u8 == protocol::TCP {
@@ -383,13 +387,17 @@ impl Hit {
         } else {
             !original
         };
-        // What may be VXLAN stays where every packet's destination port is looked at.
-        let vxlan = private.word as u8 == protocol::UDP
-            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port
-                || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
         if answered && !vxlan {
             self.copy.handshake_or_fresh = settings.hz;
             self.promote(key, new);
+        }
+    }
+
+    #[inline(always)]
+    fn set_handshake_or_fresh(&self, key: &Key, value: u32) {
+        if is(self.flow, key.check) {
+            // SAFETY: an element of a map, aligned; verified just now to be this flow.
+            unsafe { core::ptr::addr_of_mut!((*self.flow).handshake_or_fresh).write_volatile(value) };
         }
     }
 

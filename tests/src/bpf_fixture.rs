@@ -61,7 +61,8 @@ pub const SETTINGS: Settings = Settings {
     vxlan_port: 4789,
     log_rate: 100,
     log_burst: 200,
-    reserved: [0; 4],
+    revoking: 0,
+    reserved: [0; 3],
 };
 
 /// Programs of the object and where they belong in `fixed`.

@@ -70,6 +70,8 @@ pub struct Pipeline<D> {
     pub(super) calc: Calc,
     pub(super) config: Static,
     pub(super) settings: Settings,
+    /// Whether the kernel has them.
+    pub(super) told: bool,
     pub(super) metrics: Arc<Metrics>,
     pub(super) addresses: Addresses,
     pub(super) log: Option<LogHandle>,
@@ -203,6 +205,7 @@ impl<D: Dataplane> Pipeline<D> {
             calc,
             config,
             settings,
+            told: false,
             metrics,
             addresses,
             log,

@@ -157,7 +157,7 @@ impl<D: Dataplane> Pipeline<D> {
         let settings = self
             .config
             .with_records(node.map(AsRef::as_ref), default.map(AsRef::as_ref));
-        if settings == self.settings {
+        if settings == self.settings && self.told {
             return;
         }
         if settings.log_severity_screen != self.settings.log_severity_screen
@@ -167,13 +167,15 @@ impl<D: Dataplane> Pipeline<D> {
             tracing::info!("log level is {:?} now", settings.log_severity_screen);
         }
         let programs = super::kernel_settings(&settings);
-        if programs != super::kernel_settings(&self.settings)
+        // The first time in any case: until then the programs go by what a previous run set.
+        if (programs != super::kernel_settings(&self.settings) || !self.told)
             && let Err(reason) = self.dataplane.set_settings(programs)
         {
             // The old settings stay, and the difference is found again at the next step.
             self.failures.set("settings", reason, &self.metrics);
             return;
         }
+        self.told = true;
         self.failures.clear("settings");
         let prefixes = settings.interface_prefix.clone();
         let renamed = prefixes != self.settings.interface_prefix;

@@ -6,5 +6,6 @@ mod links;
 mod node;
 mod plane;
 mod restart;
+mod settings;
 mod sizes;
 mod transactions;

@@ -155,6 +155,7 @@ impl Kernel {
     /// Second half, after [`grace`]. May be repeated after an error, until it succeeds: only then the next transaction is accepted.
     pub fn complete(&mut self, transaction: &Transaction) -> Result<Completed> {
         if self.unfinished {
+            self.revoke()?;
             let idle = u32::from(self.active() == 0);
             self.endpoints.settle(transaction);
             self.tables.settle(transaction);

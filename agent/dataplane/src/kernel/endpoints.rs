@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use felid_common::{ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, MAX_ENDPOINTS};
+use felid_common::{EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, INGRESS, MAX_ENDPOINTS};
 use felid_compile::planner::identity;
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, Transaction};
 use felid_model::ResourceKey;
@@ -223,6 +223,23 @@ impl Endpoints {
                 }
                 EndpointChange::Gone { .. } => self.records.want(id.index, Some(Endpoint::default())),
             }
+        }
+    }
+
+    /// Raises generations of all endpoints, in the directions whose bits are set.
+    pub(crate) fn raise(&mut self, directions: u32) {
+        let records: Vec<(u32, Endpoint)> = self.records().map(|(index, record)| (index, *record)).collect();
+        for (index, _) in records {
+            let Some(mut record) = self.records.get(&index).copied() else {
+                continue;
+            };
+            if directions & 1 << EGRESS != 0 {
+                record.egress_generation = next_generation(record.egress_generation);
+            }
+            if directions & 1 << INGRESS != 0 {
+                record.ingress_generation = next_generation(record.ingress_generation);
+            }
+            self.records.want(index, Some(record));
         }
     }
 

@@ -101,6 +101,8 @@ pub struct Kernel {
     fragments: u32,
     settings_map: RawMap,
     settings: Settings,
+    /// What the map holds.
+    written: felid_common::Settings,
     hz: u32,
     counters: Counters,
     conntrack: Arc<Conntrack>,
@@ -269,6 +271,7 @@ impl Kernel {
             fragments: maps.fragments,
             settings_map: maps.settings,
             settings: config.settings.clone(),
+            written: old_settings,
             hz,
             counters: Counters::new(maps.counters, maps.drops, maps.events),
             conntrack: Arc::new(conntrack),
@@ -277,7 +280,9 @@ impl Kernel {
             _shared: [maps.scratch, maps.fixed],
             _lock: lock,
         };
-        kernel.write_settings()?;
+        if old_settings.hz == 0 {
+            kernel.write_settings()?;
+        }
         Ok(kernel)
     }
 
@@ -351,18 +356,45 @@ impl Kernel {
         }
     }
 
-    /// Changes the settings of the programs.
+    /// Changes the settings of the programs. If that forbids what was allowed, it waits for a grace period, and every flow concerned is
+    /// judged again. What a previous run set holds until this, or the first transaction.
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.settings = settings;
-        self.write_settings()
+        self.write_settings()?;
+        if self.written.revoking != 0 {
+            crate::sys::membarrier().map_err(KernelError::call("wait for a grace period"))?;
+            self.revoke()?;
+        }
+        Ok(())
     }
 
     fn write_settings(&mut self) -> Result<()> {
         let mut value = self.settings.encode(self.hz);
         value.flags |= self.tables.setting_flags();
+        // What is left undone survives the agent.
+        value.revoking = self.written.revoking | settings::revoked(&self.written, &value);
+        self.put_settings(value)
+    }
+
+    fn put_settings(&mut self, value: felid_common::Settings) -> Result<()> {
         self.settings_map
             .update(&0_u32.to_ne_bytes(), value.as_bytes())
-            .map_err(KernelError::call("write the map settings"))
+            .map_err(KernelError::call("write the map settings"))?;
+        self.written = value;
+        Ok(())
+    }
+
+    /// A grace period after the settings were written: has flows judged again that they may forbid.
+    fn revoke(&mut self) -> Result<()> {
+        if self.written.revoking == 0 {
+            return Ok(());
+        }
+        self.endpoints.raise(self.written.revoking);
+        self.endpoints.flush()?;
+        self.put_settings(felid_common::Settings {
+            revoking: 0,
+            ..self.written
+        })
     }
 
     /// Jiffies a second of this kernel.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use felid_common::{SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, SETTING_HOST_REACHABLE};
+use felid_common::{EGRESS, INGRESS, SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, SETTING_HOST_REACHABLE};
 
 use crate::error::{KernelError, Result};
 use crate::sys;
@@ -91,8 +91,24 @@ impl Settings {
             vxlan_port: self.vxlan_port.into(),
             log_rate: self.log_rate,
             log_burst: self.log_burst,
-            reserved: [0; 4],
+            revoking: 0,
+            reserved: [0; 3],
         }
+    }
+}
+
+/// Directions (as in `revoking`) whose flows a change of the settings may forbid: they are to be judged again.
+pub(crate) const fn revoked(old: &felid_common::Settings, new: &felid_common::Settings) -> u32 {
+    if old.hz == 0 {
+        // Never written: there are no flows.
+        0
+    } else if old.vxlan_port != new.vxlan_port {
+        // Either end may be the one that sends to the port.
+        1 << EGRESS | 1 << INGRESS
+    } else if old.flags & !new.flags & SETTING_HOST_REACHABLE != 0 {
+        1 << EGRESS
+    } else {
+        0
     }
 }
 

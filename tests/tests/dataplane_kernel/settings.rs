@@ -1,0 +1,136 @@
+//! Settings that forbid what was allowed end the flows that they concern, across restarts too; others end none.
+
+use std::net::IpAddr;
+
+use felid_common::Drop;
+use felid_compile::stub::Hook;
+use felid_compile::transaction::EndpointId;
+use felid_dataplane::kernel::Settings;
+use felid_lab::netns::HOST_MAC;
+use felid_lab::{Host, Workload};
+use felid_tests::frames::Frame;
+use felid_tests::probe::{Outcome, Probe};
+
+use crate::node::{Node, allow, config, endpoint, on_host, set};
+
+const A: &[&str] = &["10.65.0.2", "fd00:65::2"];
+const B: &[&str] = &["10.65.0.3", "fd00:65::3"];
+const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+
+/// Settings of a node whose workloads reach it.
+fn reachable() -> Settings {
+    Settings {
+        host_reachable: true,
+        ..Settings::default()
+    }
+}
+
+fn node(host: &Host, workloads: &[&Workload], settings: Settings) -> Node {
+    let mut config = config(host);
+    config.settings = settings;
+    let mut node = Node::with(&config);
+    node.links(workloads);
+    node.planner
+        .set_host_addresses(HOST.iter().map(|address| address.parse().unwrap()).collect());
+    node
+}
+
+fn id(node: &Node, workload: &Workload) -> EndpointId {
+    let states = node.kernel.endpoints();
+    states
+        .iter()
+        .find(|state| state.ifindex == Some(workload.ifindex))
+        .unwrap()
+        .id
+}
+
+/// What becomes of a packet of a UDP flow that a workload sends: why it is dropped, or `None`.
+fn dropped(host: &Host, node: &Node, (from, id): (&Workload, EndpointId), to: &str, ports: (u16, u16)) -> Option<Drop> {
+    let to: IpAddr = to.parse().unwrap();
+    let own = from.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).unwrap();
+    let frame = Frame::new(from.mac, HOST_MAC, *own, to).udp(ports.0, ports.1, b"?");
+    let probe = Probe::new(host, &node.kernel, Hook::FromWorkload, id).unwrap();
+    match probe.run(&frame, from.ifindex, from.ifindex).unwrap().outcome {
+        Outcome::Drop(reason) => Some(reason.unwrap()),
+        _ => None,
+    }
+}
+
+#[test]
+fn flows_to_the_host_end_with_the_permission() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        host.wire(&a).unwrap();
+        let mut node = node(host, &[&a], reachable());
+        node.commit(&set([endpoint(&a, allow(), allow())]));
+        let generations = |node: &Node| node.kernel.endpoints()[0].generations;
+        let id = id(&node, &a);
+        let to_host = |node: &Node| HOST.map(|to| dropped(host, node, (&a, id), to, (5000, 53)));
+        assert_eq!(to_host(&node), [None; 2]);
+        // Timeouts and permissions revoke nothing.
+        let mut settings = reachable();
+        settings.udp *= 2;
+        settings.allow_vxlan = true;
+        node.kernel.set_settings(settings.clone()).unwrap();
+        assert_eq!(generations(&node), [1, 1]);
+        settings.host_reachable = false;
+        node.kernel.set_settings(settings.clone()).unwrap();
+        assert_eq!(generations(&node), [2, 1]);
+        assert_eq!(to_host(&node), [Some(Drop::EndpointToHost); 2]);
+        // Allowed again, the same flows go on.
+        node.kernel.set_settings(reachable()).unwrap();
+        assert_eq!(to_host(&node), [None; 2]);
+
+        // A restarted agent with other settings: they hold with its first transaction, and so does the end of flows.
+        drop(node);
+        let mut node = self::node(host, &[&a], Settings::default());
+        assert_eq!(to_host(&node), [None; 2]);
+        node.commit(&set([endpoint(&a, allow(), allow())]));
+        assert_eq!(to_host(&node), [Some(Drop::EndpointToHost); 2]);
+        assert_eq!(
+            generations(&node),
+            [4, 2],
+            "once for the settings, once for the policies, which it knew nothing of"
+        );
+    });
+}
+
+#[test]
+fn flows_to_a_port_that_becomes_vxlans_end() {
+    on_host(|host| {
+        let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("cali-b", B).unwrap());
+        for workload in [&a, &b] {
+            host.wire(workload).unwrap();
+        }
+        let mut node = node(host, &[&a, &b], Settings::default());
+        node.commit(&set([endpoint(&a, allow(), allow()), endpoint(&b, allow(), allow())]));
+        // The originator and the responder send to the port.
+        let flows = [
+            (&a, B, (5000, 8472)),
+            (&b, A, (8472, 5000)),
+            (&b, A, (8472, 5001)),
+            (&a, B, (5001, 8472)),
+        ];
+        for (from, to, ports) in flows {
+            assert!(
+                to.iter()
+                    .all(|to| dropped(host, &node, (from, id(&node, from)), to, ports).is_none())
+            );
+        }
+        let settings = Settings {
+            vxlan_port: 8472,
+            ..Settings::default()
+        };
+        node.kernel.set_settings(settings).unwrap();
+        for (from, to, ports) in flows {
+            let expected = (ports.1 == 8472).then_some(Drop::Tunnel);
+            for to in to {
+                assert_eq!(
+                    dropped(host, &node, (from, id(&node, from)), to, ports),
+                    expected,
+                    "{ports:?}"
+                );
+            }
+        }
+    });
+}
