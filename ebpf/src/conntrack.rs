@@ -84,6 +84,16 @@ pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
     }
 }
 
+/// Reads the index of one end's record.
+#[inline(always)]
+pub(crate) fn read_index(flow: *mut Flow, egress: bool) -> u32 {
+    if egress {
+        peek!(flow, egress.index)
+    } else {
+        peek!(flow, ingress.index)
+    }
+}
+
 #[inline(always)]
 pub(crate) fn read_check(flow: *mut Flow) -> u64 {
     peek!(flow, check)
@@ -252,12 +262,9 @@ impl Key {
         })
     }
 
-    /// Established, half-open, established again: a flow that moves between the first two looks is found by the third.
+    /// Half-open, then established: a flow is in the second before it leaves the first, so one that moves meanwhile is found.
     #[inline(always)]
-    pub(crate) fn find(&self, missed_established: bool) -> Option<Hit> {
-        if !missed_established && let Some(hit) = self.look(true) {
-            return Some(hit);
-        }
+    pub(crate) fn find(&self) -> Option<Hit> {
         if let Some(hit) = self.look(false) {
             return Some(hit);
         }
@@ -460,6 +467,6 @@ const HANDSHAKE_WINDOW: u32 = 1 << 20;
 pub(crate) const EEXIST: i32 = -17;
 
 /// Bits of a state word for a TCP flag of either direction.
-const fn both(flag: u8) -> u32 {
+pub(crate) const fn both(flag: u8) -> u32 {
     (flag as u32) << 16 | (flag as u32) << 24
 }

@@ -14,11 +14,9 @@ use crate::{conntrack, judge, maps};
 /// Runs the fast program of a hook.
 #[inline(always)]
 pub(crate) fn run<const HOOK: u32>(packet: Packet) -> i32 {
-    let mut missed = false;
-    if let Some(verdict) = attempt::<HOOK>(packet, &mut missed) {
+    if let Some(verdict) = attempt::<HOOK>(packet) {
         return verdict;
     }
-    packet.set_missed(missed);
     packet.continue_in(if HOOK == EGRESS {
         fixed::FROM_WORKLOAD_SLOW
     } else {
@@ -35,7 +33,7 @@ macro_rules! read {
 }
 
 #[inline(always)]
-fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
+fn attempt<const HOOK: u32>(packet: Packet) -> Option<i32> {
     let (data, end) = (packet.data(), packet.data_end());
     if data + L3 + 20 + 8 > end || packet.vlan() {
         return None;
@@ -43,31 +41,28 @@ fn attempt<const HOOK: u32>(packet: Packet, missed: &mut bool) -> Option<i32> {
     // Ethertype, and in the next byte the IP version and (IPv4) the header's length: no options.
     let head = u32::from_be(read!(data, 12, u32));
     if head >> 8 == 0x08_0045 {
-        v4::<HOOK>(packet, data, end, missed)
+        v4::<HOOK>(packet, data, end)
     } else if head >> 12 == 0x8_6dd6 {
-        v6::<HOOK>(packet, data, end, missed)
+        v6::<HOOK>(packet, data, end)
     } else {
         None
     }
 }
 
 #[inline(always)]
-fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut bool) -> Option<i32> {
+fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     const L4: usize = L3 + 20;
     let length = u32::from(u16::from_be(read!(data, L3 + 2, u16)));
     // Not zero in a fragment: more-fragments bit and offset.
     let fragment = read!(data, L3 + 6, u16) & 0x3fff_u16.to_be();
     let number = read!(data, L3 + 9, u8);
-    let odd = oddity(data, end, L4, number, length.wrapping_sub(20))?;
+    let (odd, fin) = oddity(data, end, L4, number, length.wrapping_sub(20))?;
     if odd | u32::from(fragment) | negative(packet.len().wrapping_sub(length + L3 as u32)) != 0 {
         return None;
     }
     let (src, dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
     let (image, low) = FlowKeyV4::image(src, dst, read!(data, L4, u32), u32::from(number));
-    let Some(flow) = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image)) else {
-        *missed = true;
-        return None;
-    };
+    let flow = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image))?;
     let found = Found {
         packet,
         data,
@@ -75,29 +70,27 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         flow,
         check: FlowKeyV4::check_of(&image),
         family: Family::V4,
+        fin,
     };
     found.hit::<HOOK>(low)
 }
 
 #[inline(always)]
-fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut bool) -> Option<i32> {
+fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     const L4: usize = L3 + 40;
     if data + L4 + 8 > end {
         return None;
     }
     let length = u32::from(u16::from_be(read!(data, L3 + 4, u16)));
     let number = read!(data, L3 + 6, u8);
-    let odd = oddity(data, end, L4, number, length)?;
+    let (odd, fin) = oddity(data, end, L4, number, length)?;
     if odd | negative(packet.len().wrapping_sub(length + L4 as u32)) != 0 {
         return None;
     }
     let src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
     let dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
     let (image, low) = FlowKeyV6::image(src, dst, read!(data, L4, u32), u32::from(number));
-    let Some(flow) = maps::ESTABLISHED_V6.get_ptr_mut(key_v6(&image)) else {
-        *missed = true;
-        return None;
-    };
+    let flow = maps::ESTABLISHED_V6.get_ptr_mut(key_v6(&image))?;
     let found = Found {
         packet,
         data,
@@ -105,6 +98,7 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize, missed: &mut boo
         flow,
         check: FlowKeyV6::check_of(&image),
         family: Family::V6,
+        fin,
     };
     found.hit::<HOOK>(low)
 }
@@ -116,9 +110,10 @@ const fn negative(difference: u32) -> u32 {
     difference & 1 << 31
 }
 
-/// Zero if the L4 header is TCP in the middle of a connection, or UDP, and agrees with `length`, that of the IP payload.
+/// Zero if the L4 header is TCP in the middle of a connection or at its end, or UDP, and agrees with `length`, that of the IP payload; and
+/// the TCP flag FIN.
 #[inline(always)]
-fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option<u32> {
+fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option<(u32, u32)> {
     if number == protocol::TCP {
         if data + l4 + 20 > end {
             return None;
@@ -126,11 +121,12 @@ fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option
         // Header length (in words) in the highest four bits, flags in the low byte.
         let word = u32::from(u16::from_be(read!(data, l4 + 12, u16)));
         let header = word >> 12 << 2;
-        let flags = word & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) as u32;
-        Some(flags ^ TCP_ACK as u32 | negative(header.wrapping_sub(20)) | negative(length.wrapping_sub(header)))
+        let flags = word & (TCP_SYN | TCP_RST | TCP_ACK) as u32;
+        let odd = flags ^ TCP_ACK as u32 | negative(header.wrapping_sub(20)) | negative(length.wrapping_sub(header));
+        Some((odd, word & TCP_FIN as u32))
     } else if number == protocol::UDP {
         let claimed = u32::from(u16::from_be(read!(data, l4 + 4, u16)));
-        Some(claimed ^ length | negative(length.wrapping_sub(8)))
+        Some((claimed ^ length | negative(length.wrapping_sub(8)), 0))
     } else {
         None
     }
@@ -144,47 +140,48 @@ struct Found {
     flow: *mut Flow,
     check: u64,
     family: Family,
+    /// The TCP flag.
+    fin: u32,
 }
 
 impl Found {
     #[inline(always)]
     fn hit<const HOOK: u32>(self, low: bool) -> Option<i32> {
-        let own = maps::ENDPOINTS.get(self.packet.own_index())?;
+        // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's. One copy of the code for each
+        // direction: fields at constant offsets instead of a choice at each.
+        const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
+        let original = (conntrack::read_word(self.flow).state() ^ u32::from(low)) & 1 == 0;
+        if original == (HOOK == EGRESS) {
+            self.side::<HOOK, true>()
+        } else {
+            self.side::<HOOK, false>()
+        }
+    }
+
+    #[inline(always)]
+    fn side<const HOOK: u32, const MINE_IS_EGRESS: bool>(self) -> Option<i32> {
+        let packet = self.packet;
+        // What needs a call comes first, so that nothing has to be saved across it. The other end's record is looked at below; index 0,
+        // where there is none, is a record that nobody uses.
+        let own = maps::ENDPOINTS.get(packet.own_index())?;
+        let theirs = maps::ENDPOINTS.get(conntrack::read_index(self.flow, !MINE_IS_EGRESS))?;
+        let now = now();
         if HOOK == EGRESS && own.flags & ENDPOINT_CHECK_MAC != 0 && !same_mac(self.data, own) {
             return None;
         }
         let word = conntrack::read_word(self.flow);
         let state = word.state();
-        // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's. One copy of the code for each
-        // direction: fields at constant offsets instead of a choice at each.
-        const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
-        if (state ^ u32::from(low)) & 1 == 0 {
-            if HOOK == EGRESS {
-                self.side::<HOOK, true>(own, word)
-            } else {
-                self.side::<HOOK, false>(own, word)
-            }
-        } else if HOOK == EGRESS {
-            self.side::<HOOK, false>(own, word)
-        } else {
-            self.side::<HOOK, true>(own, word)
-        }
-    }
-
-    #[inline(always)]
-    fn side<const HOOK: u32, const MINE_IS_EGRESS: bool>(self, own: &Endpoint, word: Word) -> Option<i32> {
-        let (packet, state) = (self.packet, word.state());
         let mine = conntrack::read_side(self.flow, MINE_IS_EGRESS);
         let other = conntrack::read_side(self.flow, !MINE_IS_EGRESS);
         // All at once: the stub's endpoint lives and is the one this side was judged for, by its current policy, and the element is
-        // this flow's, open, and not older than a second.
+        // this flow's, without a reset, and not older than a second.
         let id = packet.own_id();
-        let old = negative(conntrack::read_fresh(self.flow).wrapping_sub(now().wrapping_sub(word.seen())));
+        let old = negative(conntrack::read_fresh(self.flow).wrapping_sub(now.wrapping_sub(word.seen())));
         let odd = mine.endpoint ^ id
             | own.id ^ id
             | negative(id.wrapping_sub(1))
             | old
-            | state & u32::from(FLOW_DEAD | FLOW_CLOSING);
+            | state & (u32::from(FLOW_DEAD) | conntrack::both(TCP_RST));
         let stale = mine.generation ^ judge::generation(own, MINE_IS_EGRESS);
         let other_flow = conntrack::read_check(self.flow) ^ self.check;
         if u64::from(odd | stale) | other_flow != 0 {
@@ -196,24 +193,35 @@ impl Found {
         }
         if HOOK == INGRESS {
             // What claims a local endpoint's address must come from its interface.
-            if other.endpoint != 0 {
-                let source = maps::ENDPOINTS.get(other.index)?;
-                if source.id ^ other.endpoint | source.ifindex ^ packet.ingress_ifindex() != 0 {
-                    return None;
-                }
+            if other.endpoint != 0 && theirs.id ^ other.endpoint | theirs.ifindex ^ packet.ingress_ifindex() != 0 {
+                return None;
             }
-            return Some(NEXT);
+        } else if state & u32::from(FLOW_FAST) != 0 {
+            // No side of a fast flow is exempt.
+            let stale = other.generation ^ judge::generation(theirs, !MINE_IS_EGRESS);
+            if theirs.id ^ other.endpoint | stale | !theirs.flags & ENDPOINT_FAST != 0 {
+                return None;
+            }
         }
-        if state & u32::from(FLOW_FAST) == 0 {
-            return Some(NEXT);
-        }
-        let target = maps::ENDPOINTS.get(other.index)?;
-        // No side of a fast flow is exempt.
-        let stale = other.generation ^ judge::generation(target, !MINE_IS_EGRESS);
-        if target.id ^ other.endpoint | stale | !target.flags & ENDPOINT_FAST != 0 {
+        if self.fin != 0 && !self.finish::<HOOK, MINE_IS_EGRESS>(word) {
             return None;
         }
-        deliver::common(packet, self.data, self.end, own, target, self.family)
+        if HOOK == INGRESS || state & u32::from(FLOW_FAST) == 0 {
+            return Some(NEXT);
+        }
+        deliver::common(packet, self.data, self.end, own, theirs, self.family)
+    }
+
+    /// Notes a FIN; false if something else was noted meanwhile.
+    #[inline(always)]
+    fn finish<const HOOK: u32, const MINE_IS_EGRESS: bool>(&self, word: Word) -> bool {
+        let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
+        let mut state = word.state() | u32::from(TCP_FIN) << if original { 16 } else { 24 };
+        if state & conntrack::both(TCP_FIN) == conntrack::both(TCP_FIN) {
+            state |= u32::from(FLOW_CLOSING);
+        }
+        let new = Word::new(word.seen(), state);
+        new == word || conntrack::swap_word(self.flow, self.check, word, new)
     }
 }
 

@@ -56,7 +56,7 @@ fn examine(packet: Packet) -> Result<i32, Drop> {
         return Err(Drop::UnrelatedError);
     }
     let key = Key::new(&mut state);
-    let hit = key.find(false).ok_or(Drop::UnrelatedError)?;
+    let hit = key.find().ok_or(Drop::UnrelatedError)?;
     if hit.expired(state.tuple().protocol, settings, now()) {
         return Err(Drop::UnrelatedError);
     }

@@ -13,8 +13,8 @@ use crate::deliver::{self, Family};
 use crate::maps::Known;
 use crate::packet::{NEXT, Packet, count, now, scratch, settings};
 use crate::state::{
-    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_REPLACE, MODE_TO_HOST, MODE_TRANSIENT, MODE_TURNED,
-    MODE_UPDATE, QUERY_ANSWERS, QUERY_ASKS, State,
+    JUDGE_EGRESS, JUDGE_INGRESS, MODE_ASK_ROUTE, MODE_FAST, MODE_OLD_ESTABLISHED, MODE_REPLACE, MODE_TO_HOST,
+    MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE, QUERY_ANSWERS, QUERY_ASKS, State,
 };
 use crate::tell::tell;
 use crate::{host, maps};
@@ -284,7 +284,7 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
         if verdict != VERDICT_ALLOW {
             if mode & (MODE_UPDATE | MODE_TRANSIENT) == MODE_UPDATE {
                 let key = Key::new(&mut state);
-                if let Some(hit) = key.find(false)
+                if let Some(hit) = key.find()
                     && hit.original(&key)
                 {
                     let judged = if egress {
@@ -350,7 +350,7 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
     let mode = private.mode;
     let turned = mode & MODE_TURNED != 0;
     if mode & MODE_UPDATE != 0
-        && let Some(mut hit) = key.find(false)
+        && let Some(mut hit) = key.find()
         && hit.original(&key)
     {
         renew(&mut hit, &key, private.judged, private.egress, private.ingress);
@@ -382,7 +382,9 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
     if mode & MODE_REPLACE != 0 {
         // The established table is asked first: an older flow there would hide the new one.
         key.remove(true);
-        key.remove(false);
+        if mode & MODE_OLD_ESTABLISHED == 0 {
+            key.remove(false);
+        }
         count(Event::Reused);
     }
     match key.insert(false, &flow, u64::from(aya_ebpf::bindings::BPF_NOEXIST)) {
@@ -392,7 +394,7 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
         }
         Err(EEXIST) => {
             // Another CPU was first. If it came from the other end, its view stands: this packet was allowed all the same.
-            if let Some(mut hit) = key.find(false)
+            if let Some(mut hit) = key.find()
                 && hit.original(&key)
             {
                 renew(&mut hit, &key, private.judged, private.egress, private.ingress);

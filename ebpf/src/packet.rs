@@ -24,9 +24,6 @@ pub(crate) const ETH_IPV4: u16 = 0x0800_u16.to_be();
 pub(crate) const ETH_IPV6: u16 = 0x86dd_u16.to_be();
 pub(crate) const ETH_ARP: u16 = 0x0806_u16.to_be();
 
-/// Which word of `cb` tells the slow program that the fast one has already missed the established table.
-const CB_MISSED: usize = 4;
-
 /// The packet that a program runs for.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
@@ -135,18 +132,6 @@ impl Packet {
         maps::ENDPOINTS
             .get(self.own_index())
             .filter(|endpoint| endpoint.id == id && id != 0)
-    }
-
-    /// Notes for the slow program whether the established table has been asked.
-    #[inline(always)]
-    pub(crate) fn set_missed(self, missed: bool) {
-        self.set_cb(CB_MISSED, u32::from(missed));
-    }
-
-    /// What [`Packet::set_missed`] noted.
-    #[inline(always)]
-    pub(crate) fn missed(self) -> bool {
-        self.cb(CB_MISSED) == 1
     }
 
     /// Notes where a redirect goes: a test run shows only that there was one.

@@ -335,6 +335,20 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
     if length < shortest {
         return Err(Drop::Malformed);
     }
+    if number == protocol::TCP {
+        let head = packet.load::<[u32; 4]>(at).ok_or(Drop::Malformed)?;
+        let (src_port, dst_port) = ports(head[0]);
+        set_ports(state, number, src_port, dst_port);
+        let header = u32::from(byte(head[3], 0) >> 4) * 4;
+        if header < 20 || header > length {
+            return Err(Drop::Malformed);
+        }
+        let private = state.private();
+        private.tcp = byte(head[3], 1) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
+        private.sequence = u32::from_be(head[1]);
+        private.acknowledged = u32::from_be(head[2]);
+        return Ok(Kind::Flow);
+    }
     let head = packet.load::<[u32; 2]>(at).ok_or(Drop::Malformed)?;
     if number == protocol::ICMP || number == protocol::ICMPV6 {
         return Ok(icmp(state, number, version, head));
@@ -342,17 +356,7 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
     // The first word is both ports, as they lie in the packet.
     let (src_port, dst_port) = ports(head[0]);
     set_ports(state, number, src_port, dst_port);
-    if number == protocol::TCP {
-        let rest = packet.load::<[u32; 2]>(at + 8).ok_or(Drop::Malformed)?;
-        let header = u32::from(byte(rest[1], 0) >> 4) * 4;
-        if header < 20 || header > length {
-            return Err(Drop::Malformed);
-        }
-        let private = state.private();
-        private.tcp = byte(rest[1], 1) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
-        private.sequence = u32::from_be(head[1]);
-        private.acknowledged = u32::from_be(rest[0]);
-    } else if number != protocol::SCTP && !fragment && !packet.segmented() {
+    if number != protocol::SCTP && !fragment && !packet.segmented() {
         // UDP: length of the datagram. UDP-Lite: how much the checksum covers, 0 = all.
         let claimed = half(head[1], 0);
         let lite = number == protocol::UDPLITE;

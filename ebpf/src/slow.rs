@@ -10,7 +10,8 @@ use crate::deliver::{self, Family};
 use crate::packet::{NEXT, Packet, now, scratch, settings};
 use crate::parse::{self, Kind};
 use crate::state::{
-    JUDGE_EGRESS, JUDGE_INGRESS, MODE_FAST, MODE_REPLACE, MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE, State,
+    JUDGE_EGRESS, JUDGE_INGRESS, MODE_FAST, MODE_OLD_ESTABLISHED, MODE_REPLACE, MODE_TRANSIENT, MODE_TURNED,
+    MODE_UPDATE, State,
 };
 use crate::{judge, maps};
 
@@ -58,13 +59,14 @@ fn flow<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpoi
     }
     let now = now();
     let key = Key::new(state);
-    if let Some(mut hit) = key.find(packet.missed()) {
+    if let Some(mut hit) = key.find() {
         let opens = state.private().tcp & (TCP_SYN | TCP_ACK) == TCP_SYN;
         let over = hit.expired(state.tuple().protocol, settings, now) || (opens && hit.closed());
         if !over && let Some(verdict) = known::<HOOK>(packet, state, own, settings, &key, &mut hit, now)? {
             return Ok(verdict);
         }
-        state.private().mode |= MODE_REPLACE;
+        // One that is still half-open was found first: there may be an even older one.
+        state.private().mode |= MODE_REPLACE | if hit.established { MODE_OLD_ESTABLISHED } else { 0 };
     }
     judge::new_flow::<HOOK>(packet, state, own, settings)
 }

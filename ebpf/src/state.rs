@@ -67,6 +67,9 @@ pub(crate) const MODE_TO_HOST: u8 = 32;
 /// The routing table must say whether the destination is the host.
 pub(crate) const MODE_ASK_ROUTE: u8 = 64;
 
+/// The older flow is in the established table only.
+pub(crate) const MODE_OLD_ESTABLISHED: u8 = 128;
+
 /// Not an ICMP message with an identifier.
 pub(crate) const QUERY_NONE: u8 = 0;
 /// One that asks.

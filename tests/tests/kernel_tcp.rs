@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use felid_common::{
-    Drop, EGRESS, Event, FLOW_FAST, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, TCP_AFTER_RST, TCP_RST, protocol::TCP,
+    Drop, EGRESS, Event, FLOW_CLOSING, FLOW_FAST, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, TCP_AFTER_RST, TCP_RST,
+    protocol::TCP,
 };
 use felid_tests::bpf_fixture::{Fixture, Policy, SETTINGS};
 use felid_tests::packet_craft::{ACK, Craft, FIN, RST, SYN, checksum};
@@ -474,4 +475,52 @@ fn the_host_begins_a_flow_with_a_syn_only() {
             .dropped(Drop::EgressPolicy);
         fixture.set_settings(SETTINGS).unwrap();
     }
+}
+
+#[test]
+fn both_fins_are_noted_at_either_hook() {
+    let mut fixture = two();
+    for pair in [&V4, &V6] {
+        // Past the stack, and through it.
+        for (n, flags) in [(0, felid_common::ENDPOINT_FAST), (1, 0)] {
+            let mut record = Fixture::record(2);
+            record.flags = flags;
+            fixture.set_endpoint(2, record).unwrap();
+            let port = 40000 + n;
+            let go = |there: bool, flags, sequence, acknowledged| {
+                let (from, to, ends, ports) = if there {
+                    (1, 2, (pair.a, pair.b), (port, 80))
+                } else {
+                    (2, 1, (pair.b, pair.a), (80, port))
+                };
+                let packet = packet(ends.0, ends.1)
+                    .tcp_with(ports.0, ports.1, flags, sequence, acknowledged)
+                    .build();
+                let outcome = fixture.from_workload(from, &packet).unwrap();
+                if n == 0 {
+                    outcome.redirected(to + 10);
+                } else {
+                    outcome.passed();
+                    fixture.to_workload(to, from + 10, &packet).unwrap().passed();
+                }
+            };
+            let flow = || fixture.flow(TCP, pair.a, port, pair.b, 80).unwrap().unwrap();
+            go(true, SYN, 100, 0);
+            go(false, SYN | ACK, 500, 101);
+            go(true, ACK, 101, 501);
+            assert!(flow().0);
+            go(false, FIN | ACK, 501, 101);
+            assert_eq!((flow().1.tcp_original & FIN, flow().1.tcp_reply & FIN), (0, FIN));
+            assert_eq!(flow().1.flags & FLOW_CLOSING, 0);
+            go(true, FIN | ACK, 101, 502);
+            assert_eq!((flow().1.tcp_original & FIN, flow().1.tcp_reply & FIN), (FIN, FIN));
+            assert_ne!(flow().1.flags & FLOW_CLOSING, 0);
+            go(false, ACK, 502, 102);
+            assert!(flow().0);
+            // A reset is for the slow programs, which note it.
+            go(false, RST | ACK, 502, 102);
+            assert_ne!(flow().1.tcp_reply & TCP_RST, 0);
+        }
+    }
+    assert_eq!(fixture.events(Event::Promoted).unwrap(), 4);
 }

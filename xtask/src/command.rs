@@ -91,6 +91,9 @@ pub(crate) fn shown(command: &Command) -> String {
 
 /// Builds the agent in release mode and returns the path of the binary.
 pub(crate) fn build_agent() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FELID_BIN") {
+        return Ok(path.into());
+    }
     run(cargo().args(["build", "--release", "--package", "felid"]))?;
     Ok(target_dir()?.join("release/felid"))
 }

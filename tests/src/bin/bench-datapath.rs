@@ -4,7 +4,9 @@
 //! in raw nanoseconds (the empty program's included). The kinds take turns, so that a slow moment of the machine hits all alike.
 //! Repetitions change the packet: delivery counts the TTL down and writes MAC addresses. So packets start with TTL 255, and the sender's
 //! MAC address equals the one that delivery writes; every run takes the whole fast path, its MAC check included. New flows come from a
-//! program in front that counts the source port up and restores the TTL; its few nanoseconds are in the figure.
+//! program in front that counts the source port up and restores the TTL; its few nanoseconds are in the figure. Each number of rules has a
+//! server of its own, they take turns as well, and the table of half-open flows is emptied before each sample, so that it is in the same
+//! state for all of them. The other packets of a connection that are not established traffic are repeated in the state they meet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,11 +15,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use clap::Parser;
-use felid_common::{FlowKeyV4, protocol};
+use felid_common::{ABI_VERSION, FlowKeyV4, protocol};
 use felid_compile::planner::{Planner, PlannerOptions};
 use felid_compile::stub::Hook;
 use felid_compile::transaction::EndpointId;
@@ -40,12 +42,15 @@ const REPEAT: u32 = 200;
 const SAMPLES: usize = 101;
 /// Samples of new flows: each run uses up a source port.
 const NEW_SAMPLES: usize = 61;
+/// Source ports of new flows begin here.
+const FRESH: u16 = 20_000;
 const RULES: [u16; 4] = [1, 10, 100, 1000];
 /// What the last rule allows.
 const PORT: u16 = 8080;
 /// MAC address of both host-side interfaces, and of the sender: see above.
 const MAC: [u8; 6] = [0xee; 6];
 const TCP_ACK: u8 = 16;
+const TCP_FIN: u8 = 1;
 const TCP_SYN: u8 = 2;
 
 #[derive(Parser)]
@@ -62,9 +67,14 @@ fn main() -> Result<()> {
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
     let host = Host::new("felid-bench-dp")?;
     let client = host.workload("calibench0", &["10.65.0.2", "fd00:65::2"])?;
-    let server = host.workload("calibench1", &["10.65.0.3", "fd00:65::3"])?;
+    let servers = (1..=RULES.len())
+        .map(|n| {
+            let addresses = [format!("10.65.0.{}", n + 2), format!("fd00:65::{}", n + 2)];
+            host.workload(&format!("calibench{n}"), &addresses.each_ref().map(String::as_str))
+        })
+        .collect::<Result<Vec<_>>>()?;
     // A program run in a namespace sees its interfaces.
-    let figures = host.namespace().run(|| Bench::new(&host, &client, &server)?.run())??;
+    let figures = host.namespace().run(|| Bench::new(&host, &client, &servers)?.run())??;
     if let Some(path) = arguments.json {
         std::fs::write(&path, format!("{figures:#}\n")).with_context(|| format!("write {}", path.display()))?;
     }
@@ -76,18 +86,20 @@ struct Bench<'a> {
     planner: Planner,
     bench: Ebpf,
     client: &'a Workload,
-    server: &'a Workload,
+    /// One for each of [`RULES`]; established flows use the first.
+    servers: &'a [Workload],
     from_client: Probe,
     from_server: Probe,
+    half_open: RawMap,
 }
 
 impl<'a> Bench<'a> {
-    fn new(host: &Host, client: &'a Workload, server: &'a Workload) -> Result<Self> {
+    fn new(host: &Host, client: &'a Workload, servers: &'a [Workload]) -> Result<Self> {
         let mut kernel = Kernel::open(&Config {
             bpffs: host.bpffs().to_owned(),
             ..Config::default()
         })?;
-        let links = [client, server].map(|workload| LinkState {
+        let links = std::iter::once(client).chain(servers).map(|workload| LinkState {
             ifindex: workload.ifindex,
             name: workload.interface.as_str().into(),
             mac: Some(MAC),
@@ -97,7 +109,7 @@ impl<'a> Bench<'a> {
                 mac: Some(workload.mac),
             }),
         });
-        let errors = kernel.set_links(links.into());
+        let errors = kernel.set_links(links.collect());
         ensure!(errors.is_empty(), "{errors:?}");
         let options = PlannerOptions {
             max_slots: kernel.capacities().class_bits,
@@ -115,13 +127,14 @@ impl<'a> Bench<'a> {
         let mut this = Self {
             from_client: kernel.probe(Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
             from_server: kernel.probe(Hook::FromWorkload, EndpointId { index: 1, id: 1 })?,
+            half_open: half_open(host)?,
             kernel,
             planner,
             bench,
             client,
-            server,
+            servers,
         };
-        let [client_id, server_id] = this.program(1)?;
+        let [client_id, server_id] = this.program()?;
         this.from_client = this.kernel.probe(Hook::FromWorkload, client_id)?;
         this.from_server = this.kernel.probe(Hook::FromWorkload, server_id)?;
         Ok(this)
@@ -129,9 +142,10 @@ impl<'a> Bench<'a> {
 
     fn run(mut self) -> Result<Value> {
         println!("datapath: ns a packet, {SAMPLES} samples of {REPEAT} runs each ({NEW_SAMPLES} for new flows)\n");
-        let [v4, v6] = [self.frame(true), self.frame(false)];
-        self.establish(&v4)?;
-        self.establish(&v6)?;
+        let server = self.servers.first().context("no servers")?;
+        let [v4, v6] = [self.frame(server, true), self.frame(server, false)];
+        self.establish(&v4, 40_000)?;
+        self.establish(&v6, 40_000)?;
         let floor = self.floor(&v4)?;
         let mut samples: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for _ in 0..SAMPLES {
@@ -145,7 +159,7 @@ impl<'a> Bench<'a> {
                     .from_client
                     .repeat(&packet, self.client.ifindex, self.client.ifindex, REPEAT)?;
                 ensure!(
-                    run.outcome == Outcome::Redirect(self.server.ifindex),
+                    run.outcome == Outcome::Redirect(server.ifindex),
                     "{name}: {:?}",
                     run.outcome
                 );
@@ -163,14 +177,16 @@ impl<'a> Bench<'a> {
         let mut new_flow = serde_json::Map::new();
         let mut at_ten = None;
         println!();
-        for (turn, rules) in (0_u16..).zip(RULES) {
-            self.program(rules)?;
-            let mut samples = Vec::new();
-            for sample in 0..NEW_SAMPLES as u16 {
-                let first = 1024 + turn * 15_000 + sample * REPEAT as u16;
-                let packet = v4.tcp(first, PORT, TCP_SYN);
-                samples.push(self.bench_program("bench_fresh_flow", &packet, REPEAT)?);
+        let mut samples: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+        for _ in 0..NEW_SAMPLES {
+            for (server, rules) in self.servers.iter().zip(RULES) {
+                self.empty_half_open()?;
+                let packet = self.frame(server, true).tcp(FRESH, PORT, TCP_SYN);
+                let sample = self.bench_program("bench_fresh_flow", &packet, REPEAT)?;
+                samples.entry(rules).or_default().push(sample);
             }
+        }
+        for (rules, samples) in samples {
             let figure = Figure::of(samples);
             figure.print(&format!("new flow, {rules} rules"), at_ten);
             if rules == 10 {
@@ -178,12 +194,16 @@ impl<'a> Bench<'a> {
             }
             new_flow.insert(rules.to_string(), figure.json());
         }
+        println!();
+        for (name, samples) in self.connection(&v4)? {
+            Figure::of(samples).print(name, None);
+        }
         println!("\nratios: of established flows to the floor, of new flows to 10 rules");
         figures.insert("new_flow".into(), new_flow.into());
         Ok(figures.into())
     }
 
-    fn frame(&self, v4: bool) -> Frame {
+    fn frame(&self, server: &Workload, v4: bool) -> Frame {
         let of = |workload: &Workload| {
             workload
                 .addresses
@@ -192,38 +212,75 @@ impl<'a> Bench<'a> {
                 .find(|address| address.is_ipv4() == v4)
         };
         let any = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        let mut frame = Frame::new(MAC, MAC, of(self.client).unwrap_or(any), of(self.server).unwrap_or(any));
+        let mut frame = Frame::new(MAC, MAC, of(self.client).unwrap_or(any), of(server).unwrap_or(any));
         frame.ttl = 255;
         frame
     }
 
-    /// A handshake through the real programs.
-    fn establish(&self, frame: &Frame) -> Result<()> {
-        let back = Frame {
+    /// The other packets of a connection.
+    fn connection(&mut self, frame: &Frame) -> Result<BTreeMap<&'static str, Vec<u32>>> {
+        let server = self.servers.first().context("no servers")?;
+        let back = self.back(frame, server);
+        let mut samples: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let interfaces = (self.client.ifindex, server.ifindex);
+        for _ in 0..NEW_SAMPLES {
+            self.empty_half_open()?;
+            self.from_client
+                .run(&frame.tcp(FRESH, PORT, TCP_SYN), interfaces.0, interfaces.0)?;
+            let packet = back.tcp(PORT, FRESH, TCP_SYN | TCP_ACK);
+            let run = self.from_server.repeat(&packet, interfaces.1, interfaces.1, REPEAT)?;
+            samples.entry("SYN-ACK").or_default().push(run.nanoseconds);
+            self.empty_half_open()?;
+            self.establish(frame, FRESH)?;
+            for (name, packet) in [
+                ("FIN", frame.tcp(FRESH, PORT, TCP_FIN | TCP_ACK)),
+                ("last ACK", frame.tcp(FRESH, PORT, TCP_ACK)),
+            ] {
+                let run = self.from_client.repeat(&packet, interfaces.0, interfaces.0, REPEAT)?;
+                samples.entry(name).or_default().push(run.nanoseconds);
+                let answer = back.tcp(PORT, FRESH, TCP_FIN | TCP_ACK);
+                self.from_server.run(&answer, interfaces.1, interfaces.1)?;
+            }
+        }
+        Ok(samples)
+    }
+
+    fn back(&self, frame: &Frame, server: &Workload) -> Frame {
+        Frame {
             source: frame.destination,
             destination: frame.source,
-            source_mac: self.server.mac,
+            source_mac: server.mac,
             ..frame.clone()
-        };
+        }
+    }
+
+    fn empty_half_open(&self) -> Result<()> {
+        let mut keys = Vec::new();
+        self.half_open.dump(|key, _| keys.push(key.to_vec()))?;
+        for key in keys {
+            self.half_open.delete(&key)?;
+        }
+        Ok(())
+    }
+
+    /// A handshake through the real programs.
+    fn establish(&self, frame: &Frame, port: u16) -> Result<()> {
+        let server = self.servers.first().context("no servers")?;
+        let back = self.back(frame, server);
         for (probe, workload, packet, to) in [
-            (
-                &self.from_client,
-                self.client,
-                frame.tcp(40_000, PORT, TCP_SYN),
-                self.server,
-            ),
+            (&self.from_client, self.client, frame.tcp(port, PORT, TCP_SYN), server),
             // Frames of the laboratory carry sequence number 1 and acknowledge nothing; the answer to 2 is a plain ACK of 2.
             (
                 &self.from_server,
-                self.server,
-                back.tcp(PORT, 40_000, TCP_SYN | TCP_ACK),
+                server,
+                back.tcp(PORT, port, TCP_SYN | TCP_ACK),
                 self.client,
             ),
             (
                 &self.from_client,
                 self.client,
-                frame.tcp_acknowledging(40_000, PORT, 2),
-                self.server,
+                frame.tcp_acknowledging(port, PORT, 2),
+                server,
             ),
         ] {
             let run = probe.run(&packet, workload.ifindex, workload.ifindex)?;
@@ -249,7 +306,8 @@ impl<'a> Bench<'a> {
         let word = |address: std::net::Ipv4Addr| u32::from_ne_bytes(address.octets());
         let (key, _) = FlowKeyV4::new(word(src), 40_000_u16.to_be(), word(dst), PORT.to_be(), protocol::TCP);
         let map = raw(&mut self.bench, "bench_flows")?;
-        map.update(key.as_bytes(), &self.server.ifindex.to_ne_bytes())?;
+        let server = self.servers.first().context("no servers")?;
+        map.update(key.as_bytes(), &server.ifindex.to_ne_bytes())?;
         // It stays in the kernel for as long as the program that uses it.
         Ok(frame.tcp(40_000, PORT, TCP_ACK))
     }
@@ -276,23 +334,23 @@ impl<'a> Bench<'a> {
         Ok(run.duration)
     }
 
-    /// Plans and programs both endpoints; the server's policy has so many rules, of which the last allows the client.
-    fn program(&mut self, rules: u16) -> Result<[EndpointId; 2]> {
+    /// Plans and programs the endpoints; each server's policy has as many rules as [`RULES`] says, of which the last allows the client.
+    /// The client's id and the first server's.
+    fn program(&mut self) -> Result<[EndpointId; 2]> {
         let mut delta = Delta::default();
         let group = |n: u16| SetId(format!("s:group{n}").into());
         for n in 0..RULES[3] {
             let others: IpAddr = [192, 0, (2 + n / 250) as u8, (n % 250) as u8].into();
-            let sets = (n + 1 < rules).then(|| Arc::new([group(n)].into()));
-            delta.members.insert(others.into(), sets);
+            delta.members.insert(others.into(), Some(Arc::new([group(n)].into())));
         }
-        let own = Arc::new([group(rules - 1)].into());
+        let own = Arc::new(RULES.iter().map(|rules| group(rules - 1)).collect());
         delta.members.extend(
             self.client
                 .addresses
                 .iter()
                 .map(|address| ((*address).into(), Some(Arc::clone(&own)))),
         );
-        let rule = |n: u16| ResolvedRule {
+        let rule = |rules: u16, n: u16| ResolvedRule {
             icmp: None,
             not_icmp: None,
             index: n.into(),
@@ -313,14 +371,14 @@ impl<'a> Bench<'a> {
                 ..ResolvedSide::default()
             },
         };
-        let policy = ResolvedPolicy {
+        let policy = |rules: u16| ResolvedPolicy {
             tiers: vec![ResolvedTier {
                 name: "default".into(),
                 end_pass: false,
                 policies: vec![ResolvedRules {
                     staged: false,
                     key: ResourceKey::new(Kind::NetworkPolicy, Some("default"), "server"),
-                    rules: Arc::new((0..rules).map(rule).collect()),
+                    rules: Arc::new((0..rules).map(|n| rule(rules, n)).collect()),
                 }],
             }],
             ..ResolvedPolicy::default()
@@ -357,11 +415,12 @@ impl<'a> Bench<'a> {
             ingress,
             egress: open.clone(),
         };
-        let endpoints = [
-            endpoint("client", self.client, MAC, open.clone()),
-            endpoint("server", self.server, self.server.mac, Arc::new(policy)),
-        ];
-        let keys = endpoints.clone().map(|endpoint| endpoint.key);
+        let mut endpoints = vec![endpoint("client", self.client, MAC, open.clone())];
+        for (server, rules) in self.servers.iter().zip(RULES) {
+            let name = format!("server{rules}");
+            endpoints.push(endpoint(&name, server, server.mac, Arc::new(policy(rules))));
+        }
+        let keys: Vec<ResourceKey> = endpoints.iter().map(|endpoint| endpoint.key.clone()).collect();
         delta
             .endpoints
             .extend(endpoints.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))));
@@ -375,6 +434,12 @@ impl<'a> Bench<'a> {
         let id = |key: &ResourceKey| Ok::<_, anyhow::Error>(self.planner.endpoint(key).context("not planned")?.id);
         Ok([id(&keys[0])?, id(&keys[1])?])
     }
+}
+
+/// The table of half-open IPv4 flows.
+fn half_open(host: &Host) -> Result<RawMap> {
+    let pin = host.bpffs().join(format!("felid/v{ABI_VERSION}/maps/half_open_v4"));
+    Ok(RawMap::new(MapData::from_pin(pin)?, 1)?)
 }
 
 fn classifier<'b>(bench: &'b mut Ebpf, name: &str) -> Result<&'b mut SchedClassifier> {

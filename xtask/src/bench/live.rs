@@ -34,7 +34,9 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
     println!(
         "live: workload -> host -> workload, IPv4, {RULES} rules of which the last allows; {rounds} rounds of {time:?} for each"
     );
-    println!("figure, the four in turn in every round; ratios to the unpoliced median of this run");
+    println!(
+        "figure, the four in turn in every round; ratios: medians of those to unpoliced routing in the same round"
+    );
     let mut lanes = RIVALS
         .into_iter()
         .map(|name| Lane::new(name, felid))
@@ -55,12 +57,11 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
         }
     }
     let figure = |lane: &Lane, f: fn(&Rates) -> f64| median(lane.samples.iter().map(f));
-    let base = lanes.first().context("no lanes")?;
-    let base = (
-        figure(base, |r| r.rr),
-        figure(base, |r| r.cps),
-        figure(base, |r| r.gbps),
-    );
+    let base = lanes.first().context("no lanes")?.samples.clone();
+    // Round by round, so that what else the machine does meanwhile hits both alike.
+    let ratio = |lane: &Lane, f: fn(&Rates) -> f64| {
+        median(lane.samples.iter().zip(&base).map(|(rates, base)| f(rates) / f(base)))
+    };
     println!(
         "\n  {:<10} {:>12} {:>7} {:>12} {:>7} {:>10} {:>7}",
         "", "requests/s", "ratio", "conn/s", "ratio", "Gbit/s", "ratio"
@@ -75,9 +76,9 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
         println!(
             "  {:<10} {rr:>12.0} {:>7.2} {cps:>12.0} {:>7.2} {gbps:>10.2} {:>7.2}   spread {:.0}% {:.0}% {:.0}%",
             lane.name,
-            rr / base.0,
-            cps / base.1,
-            gbps / base.2,
+            ratio(lane, |r| r.rr),
+            ratio(lane, |r| r.cps),
+            ratio(lane, |r| r.gbps),
             spread(lane.samples.iter().map(|r| r.rr)),
             spread(lane.samples.iter().map(|r| r.cps)),
             spread(lane.samples.iter().map(|r| r.gbps)),
