@@ -416,7 +416,8 @@ fn data_of(map: Map, cpus: usize) -> Option<(MapData, usize)> {
         | Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::LpmTrie(data)
-        | Map::ProgramArray(data) => (data, 1),
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data) => (data, 1),
         Map::PerCpuArray(data) => (data, cpus),
         _ => return None,
     })

@@ -195,7 +195,10 @@ impl Bench {
                     if sent.contains(&(number, packet.dst, packet.dst_port, packet.src, packet.src_port)) {
                         continue;
                     }
-                    sent.insert((number, packet.src, packet.src_port, packet.dst, packet.dst_port));
+                    // And what is allowed already is not judged again.
+                    if !sent.insert((number, packet.src, packet.src_port, packet.dst, packet.dst_port)) {
+                        continue;
+                    }
                     let expected = evaluate(policy, &packet, &world);
                     let got = probe.run(&frame, self.uplink, came_by)?.outcome;
                     let denied = match direction {

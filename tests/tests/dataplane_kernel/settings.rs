@@ -9,7 +9,7 @@ use felid_dataplane::kernel::Settings;
 use felid_lab::netns::HOST_MAC;
 use felid_lab::{Host, Workload};
 use felid_tests::frames::Frame;
-use felid_tests::probe::{Outcome, Probe};
+use felid_tests::probe::Outcome;
 
 use crate::node::{Node, allow, config, endpoint, on_host, set};
 
@@ -45,11 +45,11 @@ fn id(node: &Node, workload: &Workload) -> EndpointId {
 }
 
 /// What becomes of a packet of a UDP flow that a workload sends: why it is dropped, or `None`.
-fn dropped(host: &Host, node: &Node, (from, id): (&Workload, EndpointId), to: &str, ports: (u16, u16)) -> Option<Drop> {
+fn dropped(node: &Node, (from, id): (&Workload, EndpointId), to: &str, ports: (u16, u16)) -> Option<Drop> {
     let to: IpAddr = to.parse().unwrap();
     let own = from.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()).unwrap();
     let frame = Frame::new(from.mac, HOST_MAC, *own, to).udp(ports.0, ports.1, b"?");
-    let probe = Probe::new(host, &node.kernel, Hook::FromWorkload, id).unwrap();
+    let probe = node.kernel.probe(Hook::FromWorkload, id).unwrap();
     match probe.run(&frame, from.ifindex, from.ifindex).unwrap().outcome {
         Outcome::Drop(reason) => Some(reason.unwrap()),
         _ => None,
@@ -65,7 +65,7 @@ fn flows_to_the_host_end_with_the_permission() {
         node.commit(&set([endpoint(&a, allow(), allow())]));
         let generations = |node: &Node| node.kernel.endpoints()[0].generations;
         let id = id(&node, &a);
-        let to_host = |node: &Node| HOST.map(|to| dropped(host, node, (&a, id), to, (5000, 53)));
+        let to_host = |node: &Node| HOST.map(|to| dropped(node, (&a, id), to, (5000, 53)));
         assert_eq!(to_host(&node), [None; 2]);
         // Timeouts and permissions revoke nothing.
         let mut settings = reachable();
@@ -114,7 +114,7 @@ fn flows_to_a_port_that_becomes_vxlans_end() {
         for (from, to, ports) in flows {
             assert!(
                 to.iter()
-                    .all(|to| dropped(host, &node, (from, id(&node, from)), to, ports).is_none())
+                    .all(|to| dropped(&node, (from, id(&node, from)), to, ports).is_none())
             );
         }
         let settings = Settings {
@@ -126,7 +126,7 @@ fn flows_to_a_port_that_becomes_vxlans_end() {
             let expected = (ports.1 == 8472).then_some(Drop::Tunnel);
             for to in to {
                 assert_eq!(
-                    dropped(host, &node, (from, id(&node, from)), to, ports),
+                    dropped(&node, (from, id(&node, from)), to, ports),
                     expected,
                     "{ports:?}"
                 );
