@@ -92,3 +92,60 @@ fn a_case_that_makes_no_sense_is_told() {
         ran.err
     );
 }
+
+/// The reference cases, and the users' example.
+#[test]
+fn the_reference_cases_hold() {
+    let root = format!("{}/..", env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = std::fs::read_dir(format!("{root}/tests/cases/policy-tests"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.push(format!("{root}/examples/policy-tests/shop.yaml").into());
+    assert!(files.len() > 4);
+    let ran: Ran = felid(&["test"]).args(files).output().unwrap().into();
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert_eq!(ran.err, "");
+}
+
+/// Records that a schema refuses are judged as they stand; what nobody can read closes what it may select.
+#[test]
+fn records_are_not_validated_first() {
+    let case = r#"
+name: literal
+namespaces: [{name: x}]
+pods:
+- {namespace: x, name: a, labels: {a: a}, ips: [10.0.0.1, "fd00::1"]}
+- {namespace: x, name: b, labels: {b: b}, ips: [10.0.0.2, "fd00::2"]}
+- {namespace: x, name: c, labels: {c: c}, ips: [10.0.0.3, "fd00::3"]}
+resources:
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {name: mixed, namespace: x}
+  spec:
+    selector: has(a)
+    ingress:
+    - {action: Allow, source: {nets: [10.0.0.2/32, "fd00::3/128"]}}
+    - {action: Allow, source: {notNets: [0.0.0.0/0, "fd00::3/128"]}}
+- apiVersion: projectcalico.org/v3
+  kind: GlobalNetworkPolicy
+  metadata: {name: torn}
+  spec:
+    selector: has(c)
+    ingress: [{action: Allow, protocol: 300}]
+expect:
+- {from: x/b, to: x/a, protocol: UDP, port: 1, ip: v4, allowed: true}
+- {from: x/c, to: x/a, protocol: UDP, port: 1, ip: v4, allowed: false}
+- {from: x/b, to: x/a, protocol: UDP, port: 1, ip: v6, allowed: true}
+- {from: x/c, to: x/a, protocol: UDP, port: 1, ip: v6, allowed: true}
+- {from: x/a, to: x/c, protocol: UDP, port: 1, ip: v4, allowed: false}
+- {from: x/a, to: x/b, protocol: UDP, port: 1, ip: v4, allowed: true}
+"#;
+    let ran = with_input(&["test", "-"], case);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert!(
+        ran.err.contains("GlobalNetworkPolicy/torn cannot be read"),
+        "{}",
+        ran.err
+    );
+}

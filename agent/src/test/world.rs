@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use felid_datastore::Update;
 use felid_model::{
     Action, Decoded, EndpointPort, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Rule, WorkloadEndpoint,
-    decode_value, host_net, names::Identifiers,
+    decode_literal, host_net, names::Identifiers,
 };
 use serde_json::Value;
 
@@ -232,7 +232,7 @@ impl World {
                 _ => {}
             }
         }
-        match decode_value(document) {
+        match decode_literal(document) {
             Decoded::Resource { resource, .. } => self.put(resource),
             Decoded::Bad { issues, bad_policy, .. } => {
                 let reasons: Vec<String> = issues.iter().map(ToString::to_string).collect();
