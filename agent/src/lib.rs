@@ -13,6 +13,7 @@
 //! | [`run`] | the running agent |
 //! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
 //! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
+//! | `verdict` | what becomes of one packet: by the reference, and in a kernel of one's own |
 //! | [`mod@test`] | policy tests, by the reference, in the kernel, or live |
 //! | [`output`] | tables, YAML, JSON |
 //! | [`metrics`] | everything that is counted |
@@ -29,6 +30,7 @@ pub mod records;
 pub mod run;
 pub mod test;
 pub mod tools;
+mod verdict;
 
 mod entry;
 pub use entry::{Outcome, main};

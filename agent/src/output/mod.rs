@@ -126,3 +126,9 @@ pub fn printable(text: &str) -> String {
 pub fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
+
+/// A warning for people, on standard error.
+pub fn warn(text: &str) {
+    // Nobody is left to be told that standard error is closed.
+    let _ = writeln!(std::io::stderr(), "warning: {}", printable(text));
+}

@@ -19,7 +19,7 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// What a probe's packet will look like; `number` is the one it was made with.
     pub(crate) fn of(packet: &Packet, number: usize) -> Self {
-        let frame = super::frame::frame(packet, [0; 6], [0; 6], number);
+        let frame = crate::verdict::frame(packet, [0; 6], [0; 6], number);
         Self::read(&frame).unwrap_or(Self {
             protocol: packet.protocol.0,
             src: packet.src,

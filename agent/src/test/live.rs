@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -24,11 +25,11 @@ use crate::config::{self, Static};
 use crate::run::inside::Inside;
 
 use super::arrival::{Arrival, rounds};
-use super::frame::frame;
-use super::probe::{HOST_V4, HOST_V6, Party, Probe};
-use super::state::State;
-use super::world::{INTERFACE_PREFIX, NODE, interface};
-use super::{Change, Runner, reference, warn};
+use crate::output::warn;
+use crate::verdict::{self, HOST_V4, HOST_V6, Party, Probe, State, frame};
+
+use super::world::{INTERFACE_PREFIX, NODE};
+use super::{Change, Runner};
 
 /// How long packets that should arrive are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,12 +42,12 @@ const NAME: &str = "felid-test";
 pub(crate) struct Live {
     // In the order in which they have to go.
     agent: Inside,
-    pods: BTreeMap<usize, Pod>,
+    pods: BTreeMap<Arc<str>, Pod>,
     outside: Outside,
     host: Host,
 }
 
-/// A pod's namespace; kept for the pods of later cases that get the same place.
+/// A pod's namespace; kept for the pods of later cases that get the same interface.
 struct Pod {
     workload: Workload,
     addresses: Vec<IpAddr>,
@@ -91,40 +92,39 @@ impl Live {
         })
     }
 
-    fn connect(&mut self, place: usize, addresses: &[IpAddr]) -> anyhow::Result<()> {
-        if !self.pods.contains_key(&place) {
-            let interface = interface(place);
+    fn connect(&mut self, interface: &Arc<str>, addresses: &[IpAddr]) -> anyhow::Result<()> {
+        if !self.pods.contains_key(interface) {
             let spec = WorkloadSpec {
-                interface: &interface,
+                interface,
                 ..WorkloadSpec::default()
             };
             let workload = self.host.create(&spec)?;
             let arrivals = workload.namespace.packets("eth0")?;
             arrivals.enlarge()?;
-            let host_side = self.host.namespace().packets(&interface)?;
+            let host_side = self.host.namespace().packets(interface)?;
             let pod = Pod {
                 workload,
                 addresses: Vec::new(),
                 arrivals,
                 host_side,
             };
-            self.pods.insert(place, pod);
+            self.pods.insert(Arc::clone(interface), pod);
         }
-        let pod = self.pods.get_mut(&place).context("a pod without a place")?;
+        let pod = self.pods.get_mut(interface).context("a pod without an interface")?;
         if pod.addresses != addresses {
             pod.set_addresses(addresses)?;
         }
         Ok(())
     }
 
-    fn pod(&self, place: usize) -> anyhow::Result<&Pod> {
-        self.pods.get(&place).context("a pod without a place")
+    fn pod(&self, interface: &str) -> anyhow::Result<&Pod> {
+        self.pods.get(interface).context("a pod without an interface")
     }
 
     /// Where a probe's sockets live.
     fn namespace(&self, party: &Party) -> anyhow::Result<&Namespace> {
         Ok(match party {
-            Party::Pod { place, .. } => &self.pod(*place)?.workload.namespace,
+            Party::Endpoint { interface, .. } => &self.pod(interface)?.workload.namespace,
             Party::External => &self.outside.namespace,
             Party::Host => self.host.namespace(),
         })
@@ -158,8 +158,8 @@ impl Live {
     fn send_frame(&self, probe: &Probe, number: usize) -> anyhow::Result<()> {
         let packet = &probe.packet;
         match (&probe.from, &probe.to) {
-            (Party::Pod { place, .. }, _) => {
-                let pod = self.pod(*place)?;
+            (Party::Endpoint { interface, .. }, _) => {
+                let pod = self.pod(interface)?;
                 pod.arrivals.send(&frame(packet, pod.workload.mac, HOST_MAC, number))
             }
             (Party::External, _) => {
@@ -168,8 +168,8 @@ impl Live {
                     .arrivals
                     .send(&frame(packet, outside.mac, outside.host_mac, number))
             }
-            (Party::Host, Party::Pod { place, .. }) => {
-                let pod = self.pod(*place)?;
+            (Party::Host, Party::Endpoint { interface, .. }) => {
+                let pod = self.pod(interface)?;
                 pod.host_side.send(&frame(packet, HOST_MAC, pod.workload.mac, number))
             }
             (Party::Host, _) => bail!("the host has nobody to talk to"),
@@ -186,17 +186,17 @@ impl Live {
     ) -> anyhow::Result<Vec<usize>> {
         self.agent.forget_flows()?;
         self.drain(|_, _| {})?;
-        let mut senders: BTreeMap<(u8, usize), Vec<(usize, &Probe)>> = BTreeMap::new();
+        let mut senders: BTreeMap<(u8, Option<&Arc<str>>), Vec<(usize, &Probe)>> = BTreeMap::new();
         let (mut seen, mut once) = (BTreeSet::new(), BTreeSet::new());
         let mut awaited = BTreeSet::new();
         for &number in numbers {
             let probe = &probes[number];
             let sender = match &probe.from {
-                Party::Pod { place, .. } => (0, *place),
-                Party::External => (1, 0),
-                Party::Host => (2, 0),
+                Party::Endpoint { interface, .. } => (0, Some(interface)),
+                Party::External => (1, None),
+                Party::Host => (2, None),
             };
-            if reference::judge(state, probe).allowed {
+            if verdict::judge(state, probe).allowed {
                 awaited.insert((receiver(&probe.to), arrivals[number].clone()));
             }
             if once.insert(arrivals[number].clone()) {
@@ -233,11 +233,11 @@ impl Live {
     }
 
     /// Everything that has arrived since the last call.
-    fn drain(&self, mut seen: impl FnMut(Option<usize>, Arrival)) -> anyhow::Result<()> {
-        for (place, pod) in &self.pods {
+    fn drain(&self, mut seen: impl FnMut(Option<Arc<str>>, Arrival)) -> anyhow::Result<()> {
+        for (interface, pod) in &self.pods {
             pod.arrivals.drain(|frame| {
                 if let Some(arrival) = Arrival::read(frame) {
-                    seen(Some(*place), arrival);
+                    seen(Some(Arc::clone(interface)), arrival);
                 }
             })?;
         }
@@ -249,10 +249,10 @@ impl Live {
     }
 }
 
-/// Where arrivals are looked for: a pod's place, or nothing for the rest.
-fn receiver(party: &Party) -> Option<usize> {
+/// Where arrivals are looked for: a pod's interface, or nothing for the rest.
+fn receiver(party: &Party) -> Option<Arc<str>> {
     match party {
-        Party::Pod { place, .. } => Some(*place),
+        Party::Endpoint { interface, .. } => Some(Arc::clone(interface)),
         Party::External | Party::Host => None,
     }
 }
@@ -260,7 +260,7 @@ fn receiver(party: &Party) -> Option<usize> {
 impl Runner for Live {
     fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
         for pod in change.world.pods() {
-            self.connect(pod.place, pod.addresses())?;
+            self.connect(&pod.interface(), pod.addresses())?;
         }
         self.outside.set_addresses(change.world.outside().collect())?;
         self.agent.put(change.updates.to_vec())?;

@@ -1,7 +1,7 @@
 //! `felid test`: policy tests, by the reference evaluator, by the compiled programs in the kernel, or live between namespaces.
 //!
 //! In: files of cases ([`case`]). Each case is a small cluster ([`world`]) of records, and what shall be able to reach what in it
-//! ([`probe`]). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
+//! ([`expectation`]). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
 //! calculation; what decided is always told by the reference.
 //!
 //! ```text
@@ -12,32 +12,24 @@
 
 mod arrival;
 mod case;
-mod frame;
-mod kernel;
+mod expectation;
 mod live;
-mod private;
-mod probe;
-mod reference;
-mod state;
 mod world;
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use felid_calc::{Calc, CalcOptions};
 use felid_datastore::Update;
 use serde::Serialize;
 
 use crate::cli::{Engine, TestArgs};
 use crate::entry::{Outcome, usage};
-use crate::output::{self, Format, Progress};
+use crate::output::{self, Format, Progress, warn};
+use crate::verdict::{self, ByKernel, Probe, State, Verdict, in_private};
 
 use case::{Case, Expectation};
-use probe::Probe;
-use reference::Verdict;
-use state::State;
 use world::World;
 
 /// What came of everything.
@@ -90,8 +82,21 @@ impl Runner for ByReference {
     fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
         Ok(probes
             .iter()
-            .map(|probe| reference::judge(state, probe).allowed)
+            .map(|probe| verdict::judge(state, probe).allowed)
             .collect())
+    }
+}
+
+impl Runner for ByKernel {
+    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
+        self.set(change.state.clone())
+    }
+
+    fn probe(&mut self, probes: &[Probe], _state: &State) -> anyhow::Result<Vec<bool>> {
+        let probes = probes.iter().enumerate();
+        probes
+            .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("expect[{n}]: {probe:?}")))
+            .collect()
     }
 }
 
@@ -115,8 +120,8 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     }
     let report = match args.engine {
         Engine::Reference => run(&cases, &mut ByReference)?,
-        Engine::Kernel => private::run(|bpffs| run(&cases, &mut kernel::ByKernel::new(bpffs)?))?,
-        Engine::Live => private::run(|_| run(&cases, &mut live::Live::new()?))?,
+        Engine::Kernel => in_private(|bpffs| run(&cases, &mut ByKernel::new(bpffs)?))?,
+        Engine::Live => in_private(|_| run(&cases, &mut live::Live::new()?))?,
     };
     if json {
         output::json_line(out, &report)?;
@@ -130,29 +135,11 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Runs a command, words split at spaces; a failure is an error with what it wrote.
-fn command(line: &str) -> anyhow::Result<()> {
-    let mut words = line.split_whitespace();
-    let program = words.next().unwrap_or_default();
-    let output = Command::new(program).args(words).stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("run {program}"))?;
-    if !output.status.success() {
-        bail!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-
 fn read(path: &Path) -> anyhow::Result<String> {
     if path.as_os_str() == "-" {
         return Ok(std::io::read_to_string(std::io::stdin().lock())?);
     }
     Ok(std::fs::read_to_string(path)?)
-}
-
-/// A line for people on standard error.
-fn warn(text: &str) {
-    // Nobody is left to be told that standard error is closed.
-    let _ = writeln!(std::io::stderr(), "warning: {}", output::printable(text));
 }
 
 fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
@@ -214,14 +201,14 @@ fn run_case(
         let probes = expect
             .iter()
             .enumerate()
-            .map(|(n, expectation)| Probe::new(expectation, n, &world).with_context(|| format!("expect[{n}]")))
+            .map(|(n, expectation)| expectation::probe(expectation, n, &world).with_context(|| format!("expect[{n}]")))
             .collect::<anyhow::Result<Vec<_>>>()
             .with_context(place)?;
         let got = runner.probe(&probes, &state).with_context(place)?;
         report.expectations += expect.len();
         for (n, ((expectation, probe), got)) in expect.iter().zip(&probes).zip(got).enumerate() {
             if got != expectation.allowed {
-                let verdict = reference::judge(&state, probe);
+                let verdict = verdict::judge(&state, probe);
                 report.failed.push(failure(case, number, n, expectation, got, &verdict));
             }
         }

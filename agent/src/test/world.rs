@@ -30,19 +30,23 @@ pub(crate) struct Pod {
     /// What the case says of it.
     spec: PodSpec,
     /// Lowest number that no other pod has; the interface is named after it.
-    pub(crate) place: usize,
+    place: usize,
     /// Its endpoint.
     pub(crate) key: ResourceKey,
 }
 
 impl Pod {
+    pub(crate) fn interface(&self) -> Arc<str> {
+        interface(self.place).into()
+    }
+
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         &self.spec.ips
     }
 }
 
 /// Name of the interface at a place.
-pub(crate) fn interface(place: usize) -> String {
+fn interface(place: usize) -> String {
     format!("{INTERFACE_PREFIX}{place}")
 }
 

@@ -11,7 +11,7 @@ use felid_model::{Protocol, ResourceKey};
 use ipnet::IpNet;
 
 /// The sum of all deltas.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct State {
     pub(crate) endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
     pub(crate) members: BTreeMap<IpNet, Arc<SetIds>>,

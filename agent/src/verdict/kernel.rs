@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use felid_compile::planner::Planner;
@@ -16,23 +17,31 @@ use felid_dataplane::kernel::{Capacities, Config, Kernel, Outcome, Probe as Run,
 use felid_dataplane::{LinkState, Peer};
 use felid_model::{EndpointToHostAction, ResourceKey};
 
+use super::command;
 use super::frame::frame;
 use super::probe::{HOST_V4, HOST_V6, Party, Probe};
 use super::state::State;
-use super::world::{INTERFACE_PREFIX, interface};
-use super::{Change, Runner, command, warn};
+use crate::output::warn;
 
 /// The other end of every interface, as Calico's CNI plugin sets it.
 const HOST_MAC: [u8; 6] = [0xee; 6];
 
-/// The kernel engine.
+/// An endpoint's interface.
+#[derive(Debug, Clone, Copy)]
+struct Interface {
+    index: u32,
+    /// The workload's own end.
+    mac: [u8; 6],
+}
+
+/// The programs and tables, and what is in force there.
 pub(crate) struct ByKernel {
     kernel: Kernel,
     planner: Planner,
     /// What is in force.
     state: State,
-    /// Indexes of the pods' interfaces, by place.
-    interfaces: BTreeMap<usize, u32>,
+    /// The endpoints' interfaces, as they were needed so far.
+    interfaces: BTreeMap<Arc<str>, Interface>,
     uplink: u32,
     hooks: BTreeMap<(EndpointId, Hook), Run>,
     /// Flows there have been since the tables were cleared, without a direction.
@@ -65,7 +74,7 @@ impl ByKernel {
                 half_open: 65_536,
                 ..Capacities::default()
             },
-            interface_prefixes: vec![INTERFACE_PREFIX.to_owned()],
+            interface_prefixes: vec!["cali".to_owned()],
             settings: Settings::default(),
         };
         let kernel = Kernel::open(&config)?;
@@ -82,26 +91,32 @@ impl ByKernel {
         })
     }
 
-    /// Sees that the pods' interfaces exist.
-    fn connect(&mut self, places: impl Iterator<Item = usize>) -> anyhow::Result<()> {
+    /// Sees that the endpoints' interfaces exist.
+    fn connect(&mut self) -> anyhow::Result<()> {
         let mut new = false;
-        for place in places {
-            if self.interfaces.contains_key(&place) {
+        for endpoint in self.state.endpoints.values() {
+            let name = &endpoint.interface_name;
+            if self.interfaces.contains_key(name) {
                 continue;
             }
-            let name = interface(place);
-            command(&format!("ip link add {name} type veth peer name other{place}"))?;
-            self.interfaces.insert(place, ifindex(&name)?);
+            let number = self.interfaces.len() + 1;
+            command(&format!("ip link add {name} type veth peer name other{number}"))?;
+            let [.., high, low] = number.to_be_bytes();
+            let mac = [2, 0, 0, 0, high, low];
+            let index = ifindex(name)?;
+            self.interfaces.insert(Arc::clone(name), Interface { index, mac });
             new = true;
         }
         if new {
-            let links = self.interfaces.iter().map(|(place, ifindex)| LinkState {
-                ifindex: *ifindex,
-                name: interface(*place).into(),
+            let links = self.interfaces.iter().map(|(name, interface)| LinkState {
+                ifindex: interface.index,
+                name: Arc::clone(name),
                 mac: Some(HOST_MAC),
                 mtu: 1500,
-                peer: Some(Peer { mac: Some(mac(*place)) }),
-                filters: std::sync::Arc::default(),
+                peer: Some(Peer {
+                    mac: Some(interface.mac),
+                }),
+                filters: Arc::default(),
             });
             if let Some(error) = self.kernel.set_links(links.collect()).into_iter().next() {
                 return Err(error.into());
@@ -138,8 +153,8 @@ impl ByKernel {
         Ok(())
     }
 
-    /// What becomes of a packet.
-    fn judge(&mut self, probe: &Probe, number: usize) -> anyhow::Result<bool> {
+    /// Whether a packet gets through. `number` tells messages apart that carry an identifier.
+    pub(crate) fn judge(&mut self, probe: &Probe, number: usize) -> anyhow::Result<bool> {
         let packet = &probe.packet;
         if !self.flows.insert(undirected(packet)) {
             // It would belong to an earlier packet's flow, and is no first packet then.
@@ -149,45 +164,53 @@ impl ByKernel {
         let came_by = match &probe.from {
             Party::Host => 0,
             Party::External => self.uplink,
-            Party::Pod { key, place } => {
-                let ifindex = self.ifindex(*place)?;
-                let frame = frame(packet, mac(*place), HOST_MAC, number);
-                match self.run(key, Hook::FromWorkload, &frame, ifindex, ifindex)? {
-                    None => return Ok(false),
-                    Some(Outcome::Drop(_)) => return Ok(false),
+            Party::Endpoint { key, interface } => {
+                let Some(interface) = self.interfaces.get(interface).copied() else {
+                    return Ok(false);
+                };
+                let frame = frame(packet, self.mac(key, interface), HOST_MAC, number);
+                match self.run(key, Hook::FromWorkload, &frame, interface.index, interface.index)? {
+                    None | Some(Outcome::Drop(_)) => return Ok(false),
                     Some(Outcome::Redirect(target)) => {
-                        let Party::Pod { place, .. } = &probe.to else {
-                            bail!("redirected to interface {target}")
+                        let right = match &probe.to {
+                            Party::Endpoint { interface, .. } => {
+                                self.interfaces.get(interface).map(|interface| interface.index)
+                            }
+                            Party::External | Party::Host => None,
                         };
                         anyhow::ensure!(
-                            self.ifindex(*place)? == target,
-                            "redirected to interface {target}, which is another pod's"
+                            right == Some(target),
+                            "redirected to interface {target} instead of {right:?}"
                         );
                         return Ok(true);
                     }
-                    Some(Outcome::Next) => ifindex,
+                    Some(Outcome::Next) => interface.index,
                     Some(Outcome::Other(code)) => bail!("the program returned {code}"),
                 }
             }
         };
         // On to the host's stack, and from there to the destination.
-        let Party::Pod { key, place } = &probe.to else {
+        let Party::Endpoint { key, interface } = &probe.to else {
             return Ok(true);
         };
-        let ifindex = self.ifindex(*place)?;
-        let frame = frame(packet, HOST_MAC, mac(*place), number);
-        match self.run(key, Hook::ToWorkload, &frame, ifindex, came_by)? {
+        let Some(interface) = self.interfaces.get(interface).copied() else {
+            return Ok(false);
+        };
+        let frame = frame(packet, HOST_MAC, self.mac(key, interface), number);
+        match self.run(key, Hook::ToWorkload, &frame, interface.index, came_by)? {
             Some(Outcome::Next) => Ok(true),
             None | Some(Outcome::Drop(_)) => Ok(false),
             Some(other) => bail!("the program returned {other:?}"),
         }
     }
 
-    fn ifindex(&self, place: usize) -> anyhow::Result<u32> {
-        self.interfaces
-            .get(&place)
-            .copied()
-            .context("a pod without an interface")
+    /// The workload's MAC address: its record's, if that names one.
+    fn mac(&self, key: &ResourceKey, interface: Interface) -> [u8; 6] {
+        self.state
+            .endpoints
+            .get(key)
+            .and_then(|endpoint| endpoint.mac)
+            .unwrap_or(interface.mac)
     }
 
     /// Runs a hook of an endpoint; `None` = there is no such endpoint in force, so its interface is closed.
@@ -209,23 +232,11 @@ impl ByKernel {
         Ok(Some(run.run(frame, ifindex, came_by)?.outcome))
     }
 
-    fn forget_flows(&mut self) -> anyhow::Result<()> {
-        self.kernel.conntrack().clear()?;
-        self.flows.clear();
-        Ok(())
-    }
-}
-
-impl Runner for ByKernel {
-    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
-        self.connect(change.world.pods().map(|pod| pod.place))?;
-        let delta = self.state.delta_to(change.state);
-        self.state = State {
-            endpoints: change.state.endpoints.clone(),
-            members: change.state.members.clone(),
-            named_ports: change.state.named_ports.clone(),
-            config: change.state.config.clone(),
-        };
+    /// Brings a state in force, in place of the one before.
+    pub(crate) fn set(&mut self, state: State) -> anyhow::Result<()> {
+        let delta = self.state.delta_to(&state);
+        self.state = state;
+        self.connect()?;
         self.kernel.set_settings(Settings {
             host_reachable: self.state.config.endpoint_to_host != EndpointToHostAction::Drop,
             allow_ipip: true,
@@ -239,18 +250,11 @@ impl Runner for ByKernel {
         self.forget_flows()
     }
 
-    fn probe(&mut self, probes: &[Probe], _state: &State) -> anyhow::Result<Vec<bool>> {
-        let probes = probes.iter().enumerate();
-        probes
-            .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("expect[{n}]: {probe:?}")))
-            .collect()
+    fn forget_flows(&mut self) -> anyhow::Result<()> {
+        self.kernel.conntrack().clear()?;
+        self.flows.clear();
+        Ok(())
     }
-}
-
-/// MAC address of a pod's own end.
-fn mac(place: usize) -> [u8; 6] {
-    let [.., a, b] = place.to_be_bytes();
-    [2, 0, 0, 0, a, b]
 }
 
 /// Protocol and both ends.

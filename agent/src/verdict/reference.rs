@@ -39,7 +39,7 @@ pub(crate) fn judge(state: &State, probe: &Probe) -> Verdict {
         ingress: None,
         beside: None,
     };
-    if let Party::Pod { key, .. } = &probe.from {
+    if let Party::Endpoint { key, .. } = &probe.from {
         let Some(endpoint) = state.endpoints.get(key) else {
             return verdict.denied(Beside::NoEndpoint);
         };
@@ -51,8 +51,8 @@ pub(crate) fn judge(state: &State, probe: &Probe) -> Verdict {
         }
     }
     match &probe.to {
-        Party::Pod { .. } if probe.from == Party::Host => verdict.beside = Some(Beside::FromHost),
-        Party::Pod { key, .. } => {
+        Party::Endpoint { .. } if probe.from == Party::Host => verdict.beside = Some(Beside::FromHost),
+        Party::Endpoint { key, .. } => {
             let Some(endpoint) = state.endpoints.get(key) else {
                 return verdict.denied(Beside::NoEndpoint);
             };
@@ -118,7 +118,8 @@ fn name(by: &Decided) -> String {
     }
 }
 
-fn describe(by: &Decided) -> String {
+/// What decided, in words.
+pub(crate) fn describe(by: &Decided) -> String {
     match by {
         Decided::Rule { key, tier, index } => {
             let tier = tier.as_ref().map(|tier| format!(" in tier {tier}")).unwrap_or_default();
