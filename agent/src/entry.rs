@@ -74,6 +74,7 @@ fn dispatch(places: &Places, command: Command) -> anyhow::Result<Outcome> {
         Command::Validate(args) => crate::records::validate(&args, out),
         Command::Convert(args) => crate::records::convert(&args, out),
         Command::Test(args) => crate::test::test(&args, out),
+        Command::Explain(args) => crate::explain::explain(places, &args, out),
         Command::Selector(args) => crate::tools::selector(&args, out),
         Command::Name(args) => crate::tools::name(places, &args, out),
         Command::Status(args) => crate::ask::status(places, &args, out),

@@ -13,6 +13,7 @@
 //! | [`run`] | the running agent |
 //! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
 //! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
+//! | [`explain`] | why one packet passes or not |
 //! | `verdict` | what becomes of one packet: by the reference, and in a kernel of one's own |
 //! | [`mod@test`] | policy tests, by the reference, in the kernel, or live |
 //! | [`output`] | tables, YAML, JSON |
@@ -24,6 +25,7 @@ pub mod ask;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod metrics;
 pub mod output;
 pub mod records;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_model::resolved::{Delta, LocalEndpoint};
+use felid_model::resolved::{Delta, LocalEndpoint, SetId};
 use felid_model::{Kind, Resource, ResourceKey, WorkloadEndpoint};
 
 use crate::active::Versions;
@@ -376,6 +376,25 @@ impl Calc {
     /// The local endpoints as of the last flush, by key.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<LocalEndpoint>> {
         self.said.values()
+    }
+
+    /// The sum of all deltas so far.
+    pub fn snapshot(&self) -> Delta {
+        let mut delta = Delta {
+            endpoints: self
+                .said
+                .iter()
+                .map(|(key, endpoint)| (key.clone(), Some(endpoint.clone())))
+                .collect(),
+            ..Delta::default()
+        };
+        self.members.snapshot(&mut delta);
+        delta
+    }
+
+    /// The active sets in words, for people: a selector, a service, the name of a port.
+    pub fn set_texts(&self) -> BTreeMap<SetId, String> {
+        self.sets.texts()
     }
 
     /// The policies that select a local endpoint, in any direction and bad ones too, in the order in which they hold.

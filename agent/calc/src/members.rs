@@ -335,6 +335,15 @@ impl Members {
         self.interner.sweep();
     }
 
+    /// Everything that has been said and still holds.
+    pub(crate) fn snapshot(&self, delta: &mut Delta) {
+        let said = |(prefix, entry): (&IpNet, &Prefix)| Some((*prefix, Some(entry.said.clone()?)));
+        delta.members.extend(self.prefixes.iter().filter_map(said));
+        delta
+            .named_ports
+            .extend(self.said_ports.iter().map(|(port, sets)| (*port, Some(sets.clone()))));
+    }
+
     /// The active sets that hold a named port.
     fn port_sets(&self, member: &NamedPortMember) -> Vec<SetNumber> {
         let mut numbers = Vec::new();

@@ -6,6 +6,7 @@
 //! left out where only named ports are asked for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -51,6 +52,34 @@ pub(crate) enum SetRule {
 pub(crate) struct ServiceName {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
+}
+
+/// In words, for people.
+impl fmt::Display for SetRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetRule::Selector(selector) => f.write_str(selector.canonical()),
+            SetRule::NamedPort {
+                selector,
+                protocol,
+                name,
+            } => {
+                let protocol = protocol.map(|protocol| format!("{protocol} ")).unwrap_or_default();
+                write!(f, "{protocol}port {name} of {}", selector.canonical())
+            }
+            SetRule::Networks(nets) => {
+                let shown: Vec<String> = nets.iter().take(4).map(ToString::to_string).collect();
+                let more = nets.len().saturating_sub(shown.len());
+                f.write_str(&shown.join(", "))?;
+                if more > 0 {
+                    write!(f, " and {more} more")
+                } else {
+                    Ok(())
+                }
+            }
+            SetRule::Service { service, .. } => write!(f, "service {}/{}", service.namespace, service.name),
+        }
+    }
 }
 
 /// The sets that some rules name.

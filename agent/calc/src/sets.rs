@@ -76,6 +76,14 @@ impl Sets {
         (started, stopped)
     }
 
+    /// What each is, in words.
+    pub(crate) fn texts(&self) -> BTreeMap<SetId, String> {
+        self.entries
+            .iter()
+            .map(|(id, entry)| (id.clone(), entry.rule.to_string()))
+            .collect()
+    }
+
     /// Active sets.
     pub(crate) fn count(&self) -> usize {
         self.entries.len()

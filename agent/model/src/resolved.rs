@@ -8,19 +8,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{IcmpMatch, IpNat, Protocol, ResourceKey};
 
 /// Identity of a set: `s:...` = a selector's uid; `n:...` = a named port (selector, protocol, name); `c:...` = a list of networks;
 /// `v:...` = addresses behind a service; `p:...` = addresses, protocols and ports behind a service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetId(pub Arc<str>);
 
 /// A set of sets.
 pub type SetIds = BTreeSet<SetId>;
 
 /// The whole policy of one endpoint in one direction. Verdict: first match in tier order; then profiles; then deny.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedPolicy {
     /// Only tiers that have a policy for this direction on this endpoint, in order.
     pub tiers: Vec<ResolvedTier>,
@@ -31,7 +32,7 @@ pub struct ResolvedPolicy {
 }
 
 /// A tier.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedTier {
     /// Name.
     pub name: Arc<str>,
@@ -42,7 +43,7 @@ pub struct ResolvedTier {
 }
 
 /// The rules of one policy or profile for one direction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedRules {
     /// Where they come from.
     pub key: ResourceKey,
@@ -53,7 +54,7 @@ pub struct ResolvedRules {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ResolvedAction {
     /// Allow.
     Allow,
@@ -66,7 +67,7 @@ pub enum ResolvedAction {
 }
 
 /// A rule. Everything that is said must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedRule {
     /// Position in the record's list, from 0.
     pub index: u32,
@@ -90,7 +91,7 @@ pub struct ResolvedRule {
 
 /// One side of a rule. Rules of the other IP version, and rules where `nets` or `not_nets` is not empty but has no entry of the
 /// packet's version, do not match at all; otherwise networks of the other version are ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedSide {
     /// If not empty: the address is in one of these.
     pub nets: Vec<IpNet>,
@@ -113,7 +114,7 @@ pub struct ResolvedSide {
 }
 
 /// Key of a member of a named-port set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamedPortMember {
     /// Address.
     pub address: IpAddr,
@@ -124,7 +125,7 @@ pub struct NamedPortMember {
 }
 
 /// A local endpoint with its policy: what the calculation says of one endpoint of this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEndpoint {
     /// Identity of its `WorkloadEndpoint`.
     pub key: ResourceKey,

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::Selector;
 
 /// Kinds of resources that felid acts on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// `WorkloadEndpoint`, namespaced.
     WorkloadEndpoint,
@@ -58,7 +59,7 @@ pub enum Kind {
 }
 
 /// What identifies a resource: kind, namespace (exactly for namespaced kinds) and name. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
     /// Kind.
     pub kind: Kind,
@@ -163,7 +164,7 @@ pub struct WorkloadEndpoint {
 }
 
 /// A 1:1 translation of an endpoint's address; both are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IpNat {
     /// The endpoint's own address.
     pub internal: IpAddr,
@@ -209,7 +210,7 @@ pub struct EndpointSlice {
 }
 
 /// A named port of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// Name; empty when only a host port.
     pub name: String,
@@ -337,7 +338,7 @@ pub enum EndpointToHostAction {
 }
 
 /// IP protocol number with Calico's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Protocol(pub u8);
 
 /// Rule action.
@@ -378,7 +379,7 @@ pub struct Rule {
 }
 
 /// ICMP or ICMPv6 messages, by what is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IcmpMatch {
     /// Type; `None` = any.
     pub icmp_type: Option<u8>,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use cases::{Engine, TestArgs};
+pub use cases::{Engine, ExplainArgs, Family, TestArgs};
 pub use run::RunArgs;
 pub use tools::{NameArgs, SelectorArgs};
 
@@ -79,6 +79,9 @@ pub enum Command {
     /// Run policy tests: what can reach what under records, by the reference, in the kernel, or live
     #[command(after_help = cases::TEST_EXAMPLES)]
     Test(TestArgs),
+    /// Why a packet passes or not: every tier, policy and rule on both sides
+    #[command(after_help = cases::EXPLAIN_EXAMPLES)]
+    Explain(Box<ExplainArgs>),
     /// Whether a selector matches labels, or its canonical form
     #[command(after_help = tools::SELECTOR_EXAMPLES)]
     Selector(SelectorArgs),

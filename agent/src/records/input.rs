@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 64;
 
 /// Which files of a directory count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Names {
+pub(crate) enum Names {
     /// `.yaml`, `.yml`, `.json`, as calicoctl.
     Records,
     /// Any that is not hidden or an editor's, as the datastore.
@@ -25,19 +25,19 @@ pub(super) enum Names {
 
 /// One file's text.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// Path as the user would write it; `-` = standard input.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it was found in a directory.
-    pub(super) in_directory: bool,
+    pub(crate) in_directory: bool,
     /// Documents in their order.
-    pub(super) documents: Vec<Document>,
+    pub(crate) documents: Vec<Document>,
     /// What was read.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// Reads everything that `-f` names, in order; files of directories sorted by path.
-pub(super) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> {
+pub(crate) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in &args.files {
         if path.as_os_str() == "-" {

@@ -20,6 +20,7 @@ use crate::entry::usage;
 
 pub use convert::convert;
 pub use get::get;
+pub(crate) use input::{Names, read as read_files};
 pub use validate::validate;
 pub use write::{apply, create, delete, replace};
 

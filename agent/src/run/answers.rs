@@ -12,6 +12,8 @@ use felid_model::ResourceKey;
 use felid_model::resolved::{LocalEndpoint, ResolvedAction, ResolvedPolicy};
 
 use crate::api::{self, Direction, Endpoint, Flows, ProgramLine, ProgramListing, Status, Way};
+use crate::config::HostAction;
+use crate::explain::Snapshot;
 use crate::metrics::{KernelSample, PolicySample};
 
 use super::dataplane::Dataplane;
@@ -30,9 +32,21 @@ impl<D: Dataplane> Pipeline<D> {
             Question::Endpoints(reply) => drop(reply.send(Ok(self.endpoints()))),
             Question::Flows(filter, reply) => self.flows(filter, reply),
             Question::Program(name, way, reply) => drop(reply.send(self.programs(&name, way))),
+            Question::Snapshot(reply) => drop(reply.send(Ok(self.snapshot()))),
             Question::Progress(reply) => drop(reply.send(Ok((self.metrics.updates.get(), self.pending)))),
             Question::Sample(reply) => drop(reply.send(self.sample())),
         }
+    }
+
+    /// What is in force, except what the planner or the kernel refused.
+    fn snapshot(&self) -> Snapshot {
+        let closed = self.settings.default_endpoint_to_host_action == HostAction::Drop;
+        Snapshot::new(
+            &self.settings.node.0,
+            &self.calc,
+            self.dataplane.host_addresses(),
+            closed,
+        )
     }
 
     fn status(&self) -> Status {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{Endpoint, Flows, ProgramListing, Status, Way};
+use crate::explain::Snapshot;
 
 use super::flows::FlowFilter;
 
@@ -50,6 +51,8 @@ pub enum Question {
     Flows(FlowFilter, Reply<Flows>),
     /// Loaded programs of one endpoint: its name, `namespace/name` or interface; direction, `None` = both.
     Program(String, Option<Way>, Reply<Vec<ProgramListing>>),
+    /// Everything that decides packets.
+    Snapshot(Reply<Snapshot>),
     /// How many updates of records have been taken in since the start, and how many of them are not enforced yet.
     Progress(Reply<(u64, usize)>),
     /// Bring the metrics up to date with the kernel's counters.

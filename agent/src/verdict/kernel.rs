@@ -52,11 +52,11 @@ impl ByKernel {
     /// Loads everything, in namespaces of one's own.
     pub(crate) fn new(bpffs: &Path) -> anyhow::Result<Self> {
         command("ip link set lo up")?;
-        command("ip link add uplink type veth peer name outside")?;
-        command("ip link set uplink up")?;
-        command("ip link set outside up")?;
-        command(&format!("ip addr add {HOST_V4}/30 dev uplink"))?;
-        command(&format!("ip addr add {HOST_V6}/126 dev uplink nodad"))?;
+        command("ip link add felid-up type veth peer name felid-out")?;
+        command("ip link set felid-up up")?;
+        command("ip link set felid-out up")?;
+        command(&format!("ip addr add {HOST_V4}/30 dev felid-up"))?;
+        command(&format!("ip addr add {HOST_V6}/126 dev felid-up nodad"))?;
         let (gateway_v4, gateway_v6) = (HOST_V4.to_bits() + 1, HOST_V6.to_bits() + 1);
         command(&format!(
             "ip route add default via {}",
@@ -78,14 +78,13 @@ impl ByKernel {
             settings: Settings::default(),
         };
         let kernel = Kernel::open(&config)?;
-        let mut planner = Planner::new(kernel.planner_options(), kernel.adopt());
-        planner.set_host_addresses([HOST_V4.into(), HOST_V6.into()].into());
+        let planner = Planner::new(kernel.planner_options(), kernel.adopt());
         Ok(Self {
             kernel,
             planner,
             state: State::default(),
             interfaces: BTreeMap::new(),
-            uplink: ifindex("uplink")?,
+            uplink: ifindex("felid-up")?,
             hooks: BTreeMap::new(),
             flows: HashSet::new(),
         })
@@ -100,7 +99,7 @@ impl ByKernel {
                 continue;
             }
             let number = self.interfaces.len() + 1;
-            command(&format!("ip link add {name} type veth peer name other{number}"))?;
+            command(&format!("ip link add {name} type veth peer name felid-o{number}"))?;
             let [.., high, low] = number.to_be_bytes();
             let mac = [2, 0, 0, 0, high, low];
             let index = ifindex(name)?;
@@ -243,6 +242,7 @@ impl ByKernel {
             allow_vxlan: true,
             ..Settings::default()
         })?;
+        self.planner.set_host_addresses(self.state.host.clone());
         self.planner.update(&delta);
         self.program()?;
         let in_force: HashSet<EndpointId> = self.planner.endpoints().map(|status| status.id).collect();

@@ -18,7 +18,7 @@ pub(crate) use frame::frame;
 pub(crate) use kernel::ByKernel;
 pub(crate) use private::run as in_private;
 pub(crate) use probe::{HOST_V4, HOST_V6, Party, Probe};
-pub(crate) use reference::{Beside, Verdict, describe, judge, record};
+pub(crate) use reference::{Verdict, decided_by, describe, judge, record};
 pub(crate) use state::State;
 
 /// Runs a command, words split at spaces; a failure is an error with what it wrote.

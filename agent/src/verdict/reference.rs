@@ -80,7 +80,7 @@ impl Verdict {
         match (self.beside, self.ingress.as_ref().or(self.egress.as_ref())) {
             (Some(Beside::FromHost), _) => "host".to_owned(),
             (Some(Beside::ToHost | Beside::NoEndpoint), _) | (None, None) => "default-deny".to_owned(),
-            (None, Some(decision)) => name(&decision.by),
+            (None, Some(decision)) => decided_by(&decision.by),
         }
     }
 
@@ -111,7 +111,8 @@ pub(crate) fn record(key: &ResourceKey) -> String {
     }
 }
 
-fn name(by: &Decided) -> String {
+/// What decided, for machines.
+pub(crate) fn decided_by(by: &Decided) -> String {
     match by {
         Decided::Rule { key, index, .. } => format!("{} rule {index}", record(key)),
         Decided::EndOfTier(_) | Decided::NoProfile | Decided::Closed(_) => "default-deny".to_owned(),

@@ -1,6 +1,6 @@
 //! What the calculation has said so far: local endpoints with their policies, and who is a member of what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,13 +10,29 @@ use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, SetId, SetIds
 use felid_model::{Protocol, ResourceKey};
 use ipnet::IpNet;
 
+use super::probe::{HOST_V4, HOST_V6};
+
 /// The sum of all deltas.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct State {
     pub(crate) endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
     pub(crate) members: BTreeMap<IpNet, Arc<SetIds>>,
     pub(crate) named_ports: BTreeMap<NamedPortMember, Arc<SetIds>>,
     pub(crate) config: felid_calc::Config,
+    /// Addresses of the node itself.
+    pub(crate) host: BTreeSet<IpAddr>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            endpoints: BTreeMap::new(),
+            members: BTreeMap::new(),
+            named_ports: BTreeMap::new(),
+            config: felid_calc::Config::default(),
+            host: [HOST_V4.into(), HOST_V6.into()].into(),
+        }
+    }
 }
 
 impl State {
