@@ -1,6 +1,6 @@
 //! `felid explain` on records: the walk on both sides, and how ends are named.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! `felid test` by the reference evaluator: what it prints, and how it ends.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

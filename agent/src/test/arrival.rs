@@ -109,6 +109,7 @@ pub(crate) fn rounds(arrivals: &[Arrival]) -> Vec<Vec<usize>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use felid_model::Protocol;
 

@@ -199,6 +199,7 @@ pub(crate) fn read(name: &str, text: &str) -> anyhow::Result<Vec<Case>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::read;
 

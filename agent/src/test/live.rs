@@ -65,6 +65,9 @@ struct Outside {
     host_mac: [u8; 6],
 }
 
+/// Whose sockets send: a kind of party, and an endpoint's interface.
+type Sender<'a> = (u8, Option<&'a Arc<str>>);
+
 /// A packet that has been sent by a socket, whose answer may come back to it.
 enum Sent {
     Socket(OwnedFd),
@@ -186,7 +189,7 @@ impl Live {
     ) -> anyhow::Result<Vec<usize>> {
         self.agent.forget_flows()?;
         self.drain(|_, _| {})?;
-        let mut senders: BTreeMap<(u8, Option<&Arc<str>>), Vec<(usize, &Probe)>> = BTreeMap::new();
+        let mut senders: BTreeMap<Sender<'_>, Vec<(usize, &Probe)>> = BTreeMap::new();
         let (mut seen, mut once) = (BTreeSet::new(), BTreeSet::new());
         let mut awaited = BTreeSet::new();
         for &number in numbers {
