@@ -117,7 +117,8 @@ namespaces: [{name: x}]
 pods:
 - {namespace: x, name: a, labels: {a: a}, ips: [10.0.0.1, "fd00::1"]}
 - {namespace: x, name: b, labels: {b: b}, ips: [10.0.0.2, "fd00::2"]}
-- {namespace: x, name: c, labels: {c: c}, ips: [10.0.0.3, "fd00::3"]}
+- {namespace: x, name: c, labels: {c: c}, ips: [10.0.0.9, "fd00::9"]}
+- {namespace: x, name: d, ips: [10.0.0.3, "fd00::3"]}
 resources:
 - apiVersion: projectcalico.org/v3
   kind: NetworkPolicy
@@ -135,9 +136,9 @@ resources:
     ingress: [{action: Allow, protocol: 300}]
 expect:
 - {from: x/b, to: x/a, protocol: UDP, port: 1, ip: v4, allowed: true}
-- {from: x/c, to: x/a, protocol: UDP, port: 1, ip: v4, allowed: false}
+- {from: x/d, to: x/a, protocol: UDP, port: 1, ip: v4, allowed: false}
 - {from: x/b, to: x/a, protocol: UDP, port: 1, ip: v6, allowed: true}
-- {from: x/c, to: x/a, protocol: UDP, port: 1, ip: v6, allowed: true}
+- {from: x/d, to: x/a, protocol: UDP, port: 1, ip: v6, allowed: true}
 - {from: x/a, to: x/c, protocol: UDP, port: 1, ip: v4, allowed: false}
 - {from: x/a, to: x/b, protocol: UDP, port: 1, ip: v4, allowed: true}
 "#;
