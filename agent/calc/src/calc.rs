@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use felid_model::names::DEFAULT_INTERFACE_PREFIX;
 use felid_model::resolved::{Delta, LocalEndpoint, SetId};
 use felid_model::{Kind, Resource, ResourceKey, WorkloadEndpoint};
 
 use crate::active::Versions;
 use crate::claims::Claims;
 use crate::config::{Config, ConfigRecords};
-use crate::endpoints::{Shared, Sources, addresses};
+use crate::endpoints::{Shared, Sources, addresses, with_interface};
 use crate::ids::{ItemId, Numbers};
 use crate::labels::{Bearer, Inherited};
 use crate::members::Members;
@@ -62,6 +63,8 @@ struct Work {
 #[derive(Debug)]
 pub struct Calc {
     node: String,
+    /// What the interfaces of pods begin with.
+    pod_prefix: String,
     /// Updates since the last flush; `None` = deleted.
     pending: BTreeMap<ResourceKey, Option<Resource>>,
     config_records: ConfigRecords,
@@ -89,6 +92,7 @@ impl Calc {
     pub fn new(options: CalcOptions) -> Self {
         Calc {
             node: options.node,
+            pod_prefix: DEFAULT_INTERFACE_PREFIX.to_owned(),
             pending: BTreeMap::new(),
             config_records: ConfigRecords::default(),
             config: None,
@@ -107,6 +111,19 @@ impl Calc {
             said: BTreeMap::new(),
             shared: Shared::default(),
             versions: Versions::default(),
+        }
+    }
+
+    /// Sets what the names of the host-side interfaces of pods begin with: the first `interfacePrefix`. A pod's record does not name its
+    /// interface; `cali` unless said otherwise.
+    pub fn set_pod_interface_prefix(&mut self, prefix: &str) {
+        if self.pod_prefix == prefix {
+            return;
+        }
+        self.pod_prefix = prefix.to_owned();
+        for (key, endpoint) in self.candidates.iter().filter(|(key, _)| key.kind == Kind::Pod) {
+            let again = || Some(Resource::WorkloadEndpoint(endpoint.clone()));
+            self.pending.entry(key.clone()).or_insert_with(again);
         }
     }
 
@@ -172,7 +189,14 @@ impl Calc {
         match resource {
             Some(Resource::Policy(policy)) => return Some(Content::Good(policy)),
             Some(Resource::BadPolicy(bad)) => return Some(Content::Bad(bad)),
-            Some(Resource::WorkloadEndpoint(endpoint)) => self.put_item(key, Some(Bearer::Endpoint(endpoint)), work),
+            Some(Resource::WorkloadEndpoint(endpoint)) => {
+                let endpoint = if endpoint.node == self.node {
+                    with_interface(endpoint, &self.pod_prefix)
+                } else {
+                    endpoint
+                };
+                self.put_item(key, Some(Bearer::Endpoint(endpoint)), work);
+            }
             Some(Resource::NetworkSet(set)) => self.put_item(key, Some(Bearer::Networks(set)), work),
             Some(Resource::HostEndpoint(host)) => self.put_item(key, Some(Bearer::Host(host)), work),
             Some(Resource::EndpointSlice(slice)) => self.members.put_slice(key, Some(slice)),

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
+use felid_model::names::host_interface;
 use felid_model::resolved::{LocalEndpoint, ResolvedPolicy, ResolvedRules, ResolvedTier};
-use felid_model::{ResourceKey, WorkloadEndpoint};
+use felid_model::{Kind, ResourceKey, WorkloadEndpoint};
 
 use crate::ids::ItemId;
 use crate::policies::{Content, Entry, Policies};
@@ -209,4 +210,16 @@ pub(crate) fn addresses(endpoint: &WorkloadEndpoint) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
+}
+
+/// A pod's endpoint on this node, its interface named with this prefix: its record does not name it. Others stay as they are.
+pub(crate) fn with_interface(mut endpoint: Arc<WorkloadEndpoint>, prefix: &str) -> Arc<WorkloadEndpoint> {
+    let key = &endpoint.key;
+    if key.kind == Kind::Pod {
+        let name = host_interface(prefix, key.namespace.as_deref().unwrap_or_default(), &key.name);
+        if name != endpoint.interface_name {
+            Arc::make_mut(&mut endpoint).interface_name = name;
+        }
+    }
+    endpoint
 }

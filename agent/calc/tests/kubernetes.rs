@@ -142,3 +142,22 @@ fn a_policy_selects_by_the_labels_of_service_accounts() {
     let tiers = |name: &str| world.endpoints[&wep_key(name)].ingress.tiers.len();
     assert_eq!((tiers("w"), tiers("v")), (1, 0));
 }
+
+#[test]
+fn the_interface_of_a_pod_begins_with_the_prefix_of_the_node() {
+    let pod = WorkloadEndpoint {
+        key: key(Kind::Pod, Some("default"), "nginx"),
+        interface_name: "calic440f455693".to_owned(),
+        ..wep("w", "", "10.0.0.1")
+    };
+    let mut calc = calc();
+    calc.apply(endpoint(pod.clone()));
+    let mut world = World::of(calc.flush());
+    let interface = |world: &World| world.endpoints[&pod.key].interface_name.to_string();
+    assert_eq!(interface(&world), "calic440f455693");
+    calc.set_pod_interface_prefix("tap");
+    world.add(calc.flush().delta);
+    assert_eq!(interface(&world), "tapc440f455693");
+    calc.apply(endpoint(pod.clone()));
+    assert_eq!(calc.flush(), felid_calc::Output::default());
+}

@@ -139,6 +139,13 @@ impl FromSetting for NodeName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefixes(pub Vec<String>);
 
+impl Prefixes {
+    /// What the interfaces of pods begin with.
+    pub fn first(&self) -> &str {
+        self.0.first().map(String::as_str).unwrap_or_default()
+    }
+}
+
 impl FromSetting for Prefixes {
     fn from_setting(text: &str) -> Result<Self, String> {
         let prefixes: Vec<String> = text.split(',').map(|prefix| prefix.trim().to_owned()).collect();

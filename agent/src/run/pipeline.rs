@@ -191,9 +191,10 @@ impl<D: Dataplane> Pipeline<D> {
             addresses,
         } = parts;
         let settings = config.settings();
-        let calc = Calc::new(CalcOptions {
+        let mut calc = Calc::new(CalcOptions {
             node: settings.node.0.clone(),
         });
+        calc.set_pod_interface_prefix(settings.interface_prefix.first());
         planner.set_host_addresses(dataplane.host_addresses());
         metrics.set_resync_state(ResyncState::Resync);
         metrics.resyncs_started.inc();

@@ -181,6 +181,7 @@ impl<D: Dataplane> Pipeline<D> {
         let renamed = prefixes != self.settings.interface_prefix;
         self.settings = settings;
         if renamed {
+            self.calc.set_pod_interface_prefix(prefixes.first());
             tracing::info!("prefixes of workload interfaces are {:?} now", prefixes.0);
             let seen = self.dataplane.set_interface_prefixes(prefixes.0).await;
             self.take_seen(seen, true);

@@ -46,7 +46,7 @@ enum Prefixes {
 pub fn name(places: &Places, args: &NameArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
     let settings = config::gather(places, [("interface-prefix", args.interface_prefix.as_ref())])?.settings();
-    let prefix = settings.interface_prefix.0.into_iter().next().unwrap_or_default();
+    let prefix = settings.interface_prefix.first().to_owned();
     let given = [
         &args.node,
         &args.orchestrator,
