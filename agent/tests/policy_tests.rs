@@ -93,6 +93,20 @@ fn a_case_that_makes_no_sense_is_told() {
     );
 }
 
+/// It stops no other.
+#[test]
+fn other_cases_go_on() {
+    let bad = "name: bad\nnamespaces: [{name: x}]\npods: [{namespace: x, name: a-}]\n";
+    let ran = with_input(&["test", "-", "-o", "json"], &format!("{bad}---{CASE}"));
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.err.contains("case \"bad\" cannot be carried out: pod x/a-"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.out.starts_with("{\"cases\":2,\"expectations\":8,"), "{}", ran.out);
+}
+
 /// The reference cases, and the users' example.
 #[test]
 fn the_reference_cases_hold() {

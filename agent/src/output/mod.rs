@@ -132,3 +132,9 @@ pub fn warn(text: &str) {
     // Nobody is left to be told that standard error is closed.
     let _ = writeln!(std::io::stderr(), "warning: {}", printable(text));
 }
+
+/// Something that failed, for people, on standard error; the rest goes on.
+pub fn error(text: &str) {
+    // As above.
+    let _ = writeln!(std::io::stderr(), "felid: {}", printable(text));
+}

@@ -38,6 +38,9 @@ struct Report {
     cases: usize,
     expectations: usize,
     failed: Vec<Failure>,
+    /// Cases that could not be carried out; said on standard error.
+    #[serde(skip)]
+    impossible: usize,
 }
 
 /// An expectation that was not met.
@@ -128,7 +131,7 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     } else {
         show(&report, out)?;
     }
-    Ok(if report.failed.is_empty() {
+    Ok(if report.failed.is_empty() && report.impossible == 0 {
         Outcome::Done
     } else {
         Outcome::Failed
@@ -145,29 +148,43 @@ fn read(path: &Path) -> anyhow::Result<String> {
 fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let mut progress = Progress::steps(cases.len(), "running cases");
+    // What takes away the state that cases before have left.
     let mut left = Vec::new();
     for case in cases {
-        left = run_case(case, runner, left, &mut report).with_context(|| format!("case {:?}", case.name))?;
+        report.cases += 1;
+        let mut world = World::default();
+        let result = world
+            .begin(case)
+            .and_then(|()| run_case(case, &mut world, runner, &left, &mut report));
+        match result {
+            Ok(()) => left.clear(),
+            // The others can be carried out all the same.
+            Err(error) => {
+                let text = format!("case {:?} cannot be carried out: {error:#}", case.name);
+                output::error(&text);
+                report.impossible += 1;
+            }
+        }
+        left.extend(world.clear());
         progress.step();
     }
     progress.finish();
     Ok(report)
 }
 
-/// Runs a case. `left` takes away what the case before has left; the same is returned for this one.
+/// Runs a case, of which the world holds the beginning.
 fn run_case(
     case: &Case,
+    world: &mut World,
     runner: &mut dyn Runner,
-    left: Vec<Update>,
+    left: &[Update],
     report: &mut Report,
-) -> anyhow::Result<Vec<Update>> {
-    let mut world = World::new(case)?;
+) -> anyhow::Result<()> {
     let mut calc = Calc::new(CalcOptions {
         node: world::NODE.to_owned(),
     });
     let mut state = State::default();
-    let mut before = left;
-    report.cases += 1;
+    let mut before = left.to_vec();
     for (number, step, expect) in case.rounds() {
         let place = || {
             if number == 0 {
@@ -195,13 +212,13 @@ fn run_case(
         let change = Change {
             updates: &std::mem::take(&mut before),
             state: &state,
-            world: &world,
+            world,
         };
         runner.change(&change).with_context(place)?;
         let probes = expect
             .iter()
             .enumerate()
-            .map(|(n, expectation)| expectation::probe(expectation, n, &world).with_context(|| format!("expect[{n}]")))
+            .map(|(n, expectation)| expectation::probe(expectation, n, world).with_context(|| format!("expect[{n}]")))
             .collect::<anyhow::Result<Vec<_>>>()
             .with_context(place)?;
         let got = runner.probe(&probes, &state).with_context(place)?;
@@ -213,7 +230,7 @@ fn run_case(
             }
         }
     }
-    Ok(world.clear())
+    Ok(())
 }
 
 fn failure(

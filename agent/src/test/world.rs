@@ -69,21 +69,20 @@ pub(crate) struct World {
 
 impl World {
     /// The state before the first step.
-    pub(crate) fn new(case: &Case) -> anyhow::Result<Self> {
-        let mut world = Self::default();
+    pub(crate) fn begin(&mut self, case: &Case) -> anyhow::Result<()> {
         for namespace in &case.namespaces {
-            world.apply_namespace(namespace.clone());
+            self.apply_namespace(namespace.clone());
         }
         for external in &case.external {
-            world.external.insert(external.name.clone(), external.ips.clone());
+            self.external.insert(external.name.clone(), external.ips.clone());
         }
         for pod in &case.pods {
-            world.put_pod(pod.clone())?;
+            self.put_pod(pod.clone())?;
         }
         for (n, document) in case.resources.iter().enumerate() {
-            world.apply(document).with_context(|| format!("resources[{n}]"))?;
+            self.apply(document).with_context(|| format!("resources[{n}]"))?;
         }
-        Ok(world)
+        Ok(())
     }
 
     /// Carries a step out.
