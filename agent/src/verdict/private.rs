@@ -23,7 +23,7 @@ pub(crate) fn run<T: Send>(work: impl FnOnce(&Path) -> anyhow::Result<T> + Send)
 
 fn enter() -> anyhow::Result<PathBuf> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
-        .context("namespaces of one's own need root: use --engine reference without")?;
+        .context("make namespaces: that needs root (--engine reference does not)")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("make mounts private")?;
     for directory in [PathBuf::from("/run"), std::env::temp_dir()] {
