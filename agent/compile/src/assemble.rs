@@ -7,7 +7,7 @@ use felid_model::resolved::ResolvedAction;
 
 use crate::block::{Block, BlockId, Label, Op, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
-use crate::frame::{CTX, FRAME, KEY_SLOT, NAMED_ROW, ROW, SCRATCH, look_up_row, scratch};
+use crate::frame::{CTX, ENTRY, FRAME, KEY_SLOT, NAMED_ROW, ROW, SCRATCH, look_up_row, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::layout::{Blocks, Table};
 use crate::program::{Chunk, Insn, MapRef, Note};
@@ -103,7 +103,7 @@ impl<'a> Assembler<'a> {
             block.branch(isa::jump_imm(Cond::Eq, 1, 4), *v4.unwrap_or(&Target::Drop));
             block.branch(isa::jump_imm(Cond::Eq, 1, 6), *v6.unwrap_or(&Target::Drop));
         } else {
-            block.op(isa::load(Size::W, 1, SCRATCH, scratch!(rule)));
+            block.op(isa::load(Size::H, 1, SCRATCH, ENTRY));
             for (number, id) in self.entries.get(self.chunk).into_iter().flatten().enumerate() {
                 block.branch(isa::jump_imm(Cond::Eq, 1, number as i32), Target::Block(*id));
             }
@@ -142,6 +142,7 @@ impl<'a> Assembler<'a> {
     fn ends(&mut self) -> Result<(), CompileError> {
         let wanted: BTreeSet<Target> = self.ops.iter().filter_map(|op| op.target).collect();
         let (mut judge, mut leave) = (Vec::new(), Vec::new());
+        let mut judges = false;
         let mut ends: BTreeMap<usize, Label> = BTreeMap::new();
         // One block for all of it: labels need one owner.
         let mut out = Block::new(Purpose::Frame("verdict"));
@@ -157,6 +158,7 @@ impl<'a> Assembler<'a> {
                     out.jump(Target::Label(label));
                     judge.push(site);
                 }
+                Target::Judge => judges = true,
                 Target::Block(id) if !self.bases.contains_key(&id) => leave.push(id),
                 _ => {}
             }
@@ -177,8 +179,9 @@ impl<'a> Assembler<'a> {
             out.op(isa::store_imm(Size::W, SCRATCH, scratch!(counter), *counter as i32));
             out.jump(Target::Label(judged));
         }
-        if !judge.is_empty() {
+        if !judge.is_empty() || judges {
             out.bind(judged);
+            places.push((Target::Judge, out.ops.len()));
             out.op(isa::mov_imm(3, fixed::JUDGED as i32));
             tail_call(&mut out, MapRef::Fixed);
             if !leave.is_empty() {
@@ -198,7 +201,7 @@ impl<'a> Assembler<'a> {
                 .and_then(|ids| ids.iter().position(|entry| entry == id));
             let entry = entry.ok_or(CompileError::Internal("a jump into a chunk without an entry there"))?;
             places.push((Target::Block(*id), out.ops.len()));
-            out.op(isa::store_imm(Size::W, SCRATCH, scratch!(rule), entry as i32));
+            out.op(isa::store_imm(Size::H, SCRATCH, ENTRY, entry as i32));
             out.op(isa::mov_imm(3, chunk as i32));
             out.jump(Target::Label(continued));
         }

@@ -1,12 +1,28 @@
 //! Blocks of instructions with symbolic jump targets.
 
 use crate::isa;
+use crate::layout::{MAX_CHUNK_BRANCHES, MAX_CHUNK_INSNS};
 use crate::program::{Insn, MapRef};
-use crate::rule::SiteId;
+use crate::rule::{Outcome, SiteId};
 
 /// A position within a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Label(usize);
+
+/// Name of a block within its section, given out before the block is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ref(pub(crate) usize);
+
+/// Where [`Target::Next`] of a block leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// To the block that follows in the section, or to the section's end.
+    Following,
+    /// To a named block, which must come later.
+    Ref(Ref),
+    /// To the section's end.
+    End,
+}
 
 /// Index of a block in the whole program.
 pub(crate) type BlockId = usize;
@@ -22,10 +38,14 @@ pub(crate) enum Target {
     Pass,
     /// The aside of this number in the section.
     Aside(usize),
+    /// A named block of the same section.
+    Ref(Ref),
     /// A block, perhaps in another chunk.
     Block(BlockId),
     /// Write this site's verdict and end.
     Verdict(SiteId),
+    /// The verdict is written: end.
+    Judge,
     /// Drop the packet: something is not as it must be.
     Drop,
 }
@@ -69,6 +89,21 @@ pub(crate) struct Block {
     pub(crate) uses_row: bool,
     /// It tests the class row of the peer's named port.
     pub(crate) uses_named: bool,
+    pub(crate) name: Option<Ref>,
+    pub(crate) after: After,
+    /// Rules that may turn out to be the first to match, whose notes are still to be written.
+    pub(crate) candidates: Vec<Candidate>,
+}
+
+/// A rule that matches, though one before it may match as well.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) site: SiteId,
+    pub(crate) outcome: Outcome,
+    /// Where to go on.
+    pub(crate) then: Target,
+    /// Where to go when the rule matches.
+    pub(crate) label: Label,
 }
 
 /// A label that was never bound.
@@ -82,7 +117,32 @@ impl Block {
             purpose,
             uses_row: false,
             uses_named: false,
+            name: None,
+            after: After::Following,
+            candidates: Vec::new(),
         }
+    }
+
+    /// Where to go when this rule matches and others may stand before it.
+    pub(crate) fn candidate(&mut self, site: SiteId, outcome: Outcome, then: Target) -> Target {
+        let same = |known: &&Candidate| (known.site, known.outcome, known.then) == (site, outcome, then);
+        if let Some(known) = self.candidates.iter().rev().take(8).find(same) {
+            return Target::Label(known.label);
+        }
+        let label = self.label();
+        let candidate = Candidate {
+            site,
+            outcome,
+            then,
+            label,
+        };
+        self.candidates.push(candidate);
+        Target::Label(label)
+    }
+
+    /// Whether it is more than a chunk takes.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.ops.len() > MAX_CHUNK_INSNS || self.branches() > MAX_CHUNK_BRANCHES
     }
 
     /// What the next instructions are for.
@@ -114,24 +174,14 @@ impl Block {
 
     /// `dst = map`
     pub(crate) fn load_map(&mut self, dst: u8, map: MapRef) {
-        self.push(
-            Insn {
-                code: isa::LD_IMM64,
-                dst,
-                src: 0,
-                off: 0,
-                imm: 0,
-            },
-            None,
-            Some(map),
-        );
-        self.op(Insn {
-            code: 0,
-            dst: 0,
-            src: 0,
-            off: 0,
-            imm: 0,
-        });
+        self.push(isa::load_wide(dst, 0), None, Some(map));
+        self.op(isa::load_wide_rest(0));
+    }
+
+    /// `dst = value`, 64 bits.
+    pub(crate) fn load_wide(&mut self, dst: u8, value: u64) {
+        self.op(isa::load_wide(dst, value as i32));
+        self.op(isa::load_wide_rest((value >> 32) as i32));
     }
 
     fn push(&mut self, insn: Insn, target: Option<Target>, map: Option<MapRef>) {

@@ -1,10 +1,11 @@
 //! The way in: a resolved policy of one endpoint and direction becomes a [`Program`].
 //!
-//! The steps, each a module of its own: *lower* decides the endpoint's own side and drops what cannot match; *segment* groups rules
-//! so that protocol and port are tested once for many of them; *emit* writes the tests; *layout* packs blocks of instructions into
+//! The steps, each a module of its own: *lower* decides the endpoint's own side and drops what cannot match; *index* takes long lists
+//! apart by what their rules can be found by, and *search* writes the ways to find them; *segment* groups the rest so that protocol and
+//! port are tested once for many rules; *emit* writes the tests; *layout* packs blocks of instructions into
 //! chunks that fit the kernel's limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
@@ -15,7 +16,7 @@ use crate::layout::{Emitted, Family, layout};
 use crate::lower::lower;
 use crate::program::{Program, Slots};
 use crate::rule::{Lowered, Section};
-use crate::segment::segments;
+use crate::search::{order, search};
 use crate::transaction::CounterName;
 
 /// Which way a policy looks.
@@ -99,6 +100,18 @@ pub enum CompileError {
         /// Limit.
         limit: usize,
     },
+    /// The program is larger than sense, though a packet could be led through it.
+    #[error("{rules} rules need {insns} instructions in {chunks} chunks; the limit is {limit}")]
+    TooLarge {
+        /// Rules that can match, of all IP versions.
+        rules: usize,
+        /// Instructions.
+        insns: usize,
+        /// Chunks.
+        chunks: usize,
+        /// Limit.
+        limit: usize,
+    },
     /// A jump does not fit into an instruction: a fault of the compiler.
     #[error("internal: {0}")]
     Internal(&'static str),
@@ -135,10 +148,19 @@ pub fn compile(
     })
 }
 
-/// The sets that a program tests on the peer, so that they can be given slots before [`compile`]: those of the peer's address, and those
-/// of its named port.
-pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> (SetIds, SetIds) {
-    lower(policy, direction, own).sets()
+/// The sets that a program tests on the peer, so that they can be given slots before [`compile`]: those of the peer's address, then those
+/// of its named port, each once. They are in the order in which their slots should be: a program is fastest if the sets of a list of
+/// rules have their slots side by side.
+pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
+    let lowered = lower(policy, direction, own);
+    let (_, named) = lowered.sets();
+    let [expansion, ..] = EXPANSIONS;
+    let mut seen = HashSet::new();
+    let sections = lowered.v4.iter().chain(&lowered.v6);
+    let sets = sections
+        .flat_map(|section| order(&section.rules, expansion))
+        .chain(&named);
+    sets.filter(|set| seen.insert(*set)).cloned().collect()
 }
 
 /// Bit positions of all sets, checked.
@@ -170,17 +192,14 @@ fn families(
         bits,
         direction,
         sites: &lowered.sites,
+        candidate: false,
     };
     let emit = |sections: &[Section]| -> Result<Family, CompileError> {
         sections
             .iter()
             .map(|section| {
-                let mut blocks = Vec::new();
-                for segment in segments(&section.rules, expansion) {
-                    emitter.segment(segment, &mut blocks)?;
-                }
                 Ok(Emitted {
-                    blocks,
+                    blocks: search(&emitter, &section.rules, expansion)?,
                     asides: section.asides.iter().map(|aside| emit_aside(*aside)).collect(),
                     end: section.end,
                     pass: section.pass,

@@ -1,14 +1,16 @@
 //! Instructions for segments: dispatch trees, and the rules of each leaf.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
-use felid_common::{CHECK_MULTIPLIER, NamedPort, NamedPortKey};
-use felid_model::resolved::SetId;
+use felid_common::{CHECK_MULTIPLIER, NamedPort, NamedPortKey, VERDICT_ALLOW, VERDICT_DENY};
+use felid_model::resolved::{ResolvedAction, SetId};
 
-use crate::block::{Block, Label, Purpose, Target};
+use crate::block::{Block, Candidate, Label, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
-use crate::frame::{FRAME, NAMED_KEY, NAMED_ROW, ROW, SCRATCH, VALUE, look_up_row, scratch};
+use crate::frame::{
+    ASIDES, CANDIDATE, CONSTANT, FRAME, NAMED_KEY, NAMED_ROW, PASS, ROW, SCRATCH, VALUE, look_up_row, scratch,
+};
 use crate::isa::{self, Cond, Size};
 use crate::layout::{MAX_CHUNK_BRANCHES, MAX_CHUNK_INSNS};
 use crate::matching::{Test, emit_test, tree};
@@ -28,6 +30,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) bits: &'a BTreeMap<SetId, u32>,
     pub(crate) direction: Direction,
     pub(crate) sites: &'a [Site<'a>],
+    /// A rule that matches is noted, since one that is looked for later may stand before it.
+    pub(crate) candidate: bool,
 }
 
 impl Emitter<'_> {
@@ -37,26 +41,120 @@ impl Emitter<'_> {
             Segment::Run(rules) => (self.run(&rules), rules, Segment::Run),
             Segment::Dispatch(rules) => (self.dispatch(&rules), rules, Segment::Dispatch),
         };
-        let (insns, branches) = (block.ops.len(), block.branches());
-        if insns <= MAX_CHUNK_INSNS && branches <= MAX_CHUNK_BRANCHES {
+        if !block.is_too_large() {
             out.push(block);
             return Ok(());
         }
         match rules.as_slice() {
             [] => Ok(()),
-            [rule] => Err(CompileError::RuleTooLarge {
-                rule: self.sites.get(rule.site).map(Site::text).unwrap_or_default(),
-                insns,
-                branches,
-                limit: MAX_CHUNK_INSNS,
-                branch_limit: MAX_CHUNK_BRANCHES,
-            }),
+            [rule] => Err(self.too_large(rule, &block)),
             rules => {
                 let (first, second) = rules.split_at(rules.len() / 2);
                 self.segment(whole(first.to_vec()), out)?;
                 self.segment(whole(second.to_vec()), out)
             }
         }
+    }
+
+    /// The error for a rule whose block alone is too large.
+    pub(crate) fn too_large(&self, rule: &Rule, block: &Block) -> CompileError {
+        CompileError::RuleTooLarge {
+            rule: self.sites.get(rule.site).map(Site::text).unwrap_or_default(),
+            insns: block.ops.len(),
+            branches: block.branches(),
+            limit: MAX_CHUNK_INSNS,
+            branch_limit: MAX_CHUNK_BRANCHES,
+        }
+    }
+
+    /// Where a rule that matched leads.
+    pub(crate) fn success(&self, block: &mut Block, rule: &Rule) -> Target {
+        match rule.outcome {
+            _ if self.candidate => block.candidate(rule.site, rule.outcome, Target::Next),
+            Outcome::Verdict => Target::Verdict(rule.site),
+            Outcome::Pass => Target::Pass,
+            Outcome::Aside(number) => Target::Aside(number),
+        }
+    }
+
+    /// Writes the notes of a block's candidates: the first of all rules that match stays.
+    pub(crate) fn candidates(&self, block: &mut Block) {
+        // What is counted and said is the same for many rules.
+        let mut ends: Vec<(&Site<'_>, Candidate, Label)> = Vec::new();
+        for candidate in std::mem::take(&mut block.candidates) {
+            let Some(site) = self.sites.get(candidate.site) else {
+                continue;
+            };
+            let same = |(other, end, _): &&(&Site<'_>, Candidate, Label)| {
+                (candidate.outcome, candidate.then) == (end.outcome, end.then)
+                    && (candidate.outcome != Outcome::Verdict || site.counts_like(other))
+            };
+            let end = match ends.iter().find(same) {
+                Some((.., end)) => *end,
+                None => {
+                    let end = block.label();
+                    ends.push((site, candidate.clone(), end));
+                    end
+                }
+            };
+            block.bind(candidate.label);
+            block.set_purpose(Purpose::Site(candidate.site));
+            block.patched(isa::mov_imm(CONSTANT, 0), Patch::Rule(candidate.site));
+            block.jump(Target::Label(end));
+        }
+        for (site, candidate, end) in ends {
+            let note = block.label();
+            block.bind(end);
+            block.set_purpose(Purpose::Frame("note the first rule found so far"));
+            block.op(isa::load(Size::B, VALUE, SCRATCH, CANDIDATE));
+            block.branch(isa::jump_imm(Cond::Eq, VALUE, 0), Target::Label(note));
+            block.op(isa::load(Size::W, VALUE, SCRATCH, scratch!(rule)));
+            block.branch(isa::jump_reg(Cond::Ge, CONSTANT, VALUE), candidate.then);
+            block.bind(note);
+            let what = match candidate.outcome {
+                Outcome::Pass => PASS,
+                Outcome::Aside(number) => ASIDES + number as u32,
+                Outcome::Verdict if site.action == ResolvedAction::Allow => VERDICT_ALLOW,
+                Outcome::Verdict => VERDICT_DENY,
+            };
+            block.op(isa::store_imm(Size::B, SCRATCH, CANDIDATE, what as i32));
+            block.op(isa::store(Size::W, SCRATCH, scratch!(rule), CONSTANT));
+            if candidate.outcome == Outcome::Verdict {
+                let counter = isa::store_imm(Size::W, SCRATCH, scratch!(counter), 0);
+                block.patched(counter, Patch::Counter(candidate.site));
+            }
+            block.jump(candidate.then);
+        }
+    }
+
+    /// What follows once every rule has been looked for: the first that was found decides.
+    pub(crate) fn decide(&self, rules: &[&Rule]) -> Block {
+        let mut block = Block::new(Purpose::Frame("the first rule found"));
+        let others: BTreeSet<(u32, Target)> = rules
+            .iter()
+            .filter_map(|rule| match rule.outcome {
+                Outcome::Verdict => None,
+                Outcome::Pass => Some((PASS, Target::Pass)),
+                Outcome::Aside(number) => Some((ASIDES + number as u32, Target::Aside(number))),
+            })
+            .collect();
+        let others: Vec<_> = others
+            .into_iter()
+            .map(|(what, way)| (what, way, block.label()))
+            .collect();
+        block.op(isa::load(Size::B, VALUE, SCRATCH, CANDIDATE));
+        block.branch(isa::jump_imm(Cond::Eq, VALUE, 0), Target::Next);
+        for (what, _, label) in &others {
+            block.branch(isa::jump_imm(Cond::Eq, VALUE, *what as i32), Target::Label(*label));
+        }
+        block.op(isa::store(Size::W, SCRATCH, scratch!(verdict), VALUE));
+        block.jump(Target::Judge);
+        for (_, way, label) in others {
+            block.bind(label);
+            block.op(isa::store_imm(Size::W, SCRATCH, scratch!(verdict), 0));
+            block.jump(way);
+        }
+        block
     }
 
     /// Rules one after the other.
@@ -69,6 +167,7 @@ impl Emitter<'_> {
             .map(|(index, rule)| Item::whole(index, rule))
             .collect();
         self.leaf(&mut block, rules, &items);
+        self.candidates(&mut block);
         block
     }
 
@@ -82,7 +181,7 @@ impl Emitter<'_> {
             let leaf = plan.leaves.get(id).map(Vec::as_slice).unwrap_or_default();
             match leaf.first().and_then(|item| Some((item, rules.get(item.rule)?))) {
                 None => Target::Next,
-                Some((item, rule)) if item.is_certain(rule) => success(rule),
+                Some((item, rule)) if item.is_certain(rule) => self.success(block, rule),
                 Some(_) => Target::Label(*labels.entry(id).or_insert_with(|| block.label())),
             }
         };
@@ -128,6 +227,7 @@ impl Emitter<'_> {
                 plan.leaves.get(id).map(Vec::as_slice).unwrap_or_default(),
             );
         }
+        self.candidates(&mut block);
         block
     }
 
@@ -222,7 +322,7 @@ impl Emitter<'_> {
     }
 
     /// The rules of a leaf, and what follows the block where none matches.
-    fn leaf(&self, block: &mut Block, rules: &[&Rule], items: &[Item]) {
+    pub(crate) fn leaf(&self, block: &mut Block, rules: &[&Rule], items: &[Item]) {
         let mut rest = items;
         while !rest.is_empty() {
             let (group, words) = self.group(rules, rest);
@@ -286,8 +386,14 @@ impl Emitter<'_> {
     }
 
     fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label) {
-        let tests = self.tests(rule, item);
-        let (fail, success) = (Target::Label(fail), success(rule));
+        let tests = self.tests(rule, item, None);
+        let success = self.success(block, rule);
+        Self::conditions(block, &tests, fail, success);
+    }
+
+    /// Tests of one rule, one after the other.
+    pub(crate) fn conditions(block: &mut Block, tests: &[Test<'_>], fail: Label, success: Target) {
+        let fail = Target::Label(fail);
         let Some(last) = tests.len().checked_sub(1) else {
             block.jump(success);
             return;
@@ -303,8 +409,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// What is left to test, cheap and telling tests first.
-    fn tests<'r>(&self, rule: &'r Rule, item: &Item) -> Vec<Test<'r>> {
+    /// What is left to test, cheap and telling tests first. The peer is known to be in a set.
+    pub(crate) fn tests<'r>(&self, rule: &'r Rule, item: &Item, known: Option<&SetId>) -> Vec<Test<'r>> {
         let (own, peer) = match self.direction {
             Direction::Ingress => (scratch!(dst), scratch!(src)),
             Direction::Egress => (scratch!(src), scratch!(dst)),
@@ -317,9 +423,9 @@ impl Emitter<'_> {
             (ROW, rule.sets.as_slice(), rule.not_sets.as_slice()),
             (NAMED_ROW, rule.services.as_slice(), rule.not_named.as_slice()),
         ] {
-            let wanted = self.words(wanted);
+            let wanted = self.words(wanted.iter().filter(|set| Some(*set) != known));
             let mut masks = wanted.clone();
-            for (offset, mask) in self.words(unwanted) {
+            for (offset, mask) in self.words(unwanted.iter()) {
                 *masks.entry(offset).or_default() |= mask;
             }
             for (offset, mask) in masks {
@@ -349,26 +455,33 @@ impl Emitter<'_> {
         if !rule.not_nets.is_empty() {
             tests.push(Test::NotNets(&rule.not_nets, peer));
         }
-        if !rule.nets.is_empty() {
+        if item.nets && !rule.nets.is_empty() {
             tests.push(Test::Nets(&rule.nets, peer));
         }
         let source = item
             .source
             .and_then(|index| rule.ports.get(index)?.as_ref())
             .map(|ports| &ports.src);
+        let destination = item.destination.and_then(|index| rule.ports.get(index)?.as_ref());
+        if let Some(ports) = destination {
+            tests.push(Test::Port(&ports.dst, scratch!(dst_port)));
+        }
         if let Some(source) = source {
-            tests.push(Test::Source(source));
+            tests.push(Test::Port(source, scratch!(src_port)));
         }
         if item.named || source.is_some_and(|source| !source.named.is_empty()) {
-            tests.push(Test::AnyBit(NAMED_ROW, self.words(&rule.named).into_iter().collect()));
+            tests.push(Test::AnyBit(
+                NAMED_ROW,
+                self.words(rule.named.iter()).into_iter().collect(),
+            ));
         }
         tests
     }
 
     /// Offsets of 32-bit words in a class row, and bits in them.
-    fn words(&self, sets: &[SetId]) -> BTreeMap<i16, u32> {
+    fn words<'s>(&self, sets: impl Iterator<Item = &'s SetId>) -> BTreeMap<i16, u32> {
         let mut words = BTreeMap::new();
-        for slot in sets.iter().filter_map(|set| self.bits.get(set)) {
+        for slot in sets.filter_map(|set| self.bits.get(set)) {
             let (offset, bit) = bit(*slot);
             *words.entry(offset).or_default() |= 1 << bit;
         }
@@ -377,17 +490,8 @@ impl Emitter<'_> {
 }
 
 /// Where the bit of a slot is: byte offset of a 32-bit word in rows of `u64` in host byte order, and the bit in it.
-fn bit(slot: u32) -> (i16, u32) {
+pub(crate) fn bit(slot: u32) -> (i16, u32) {
     let half = slot / 32;
     let half = if cfg!(target_endian = "big") { half ^ 1 } else { half };
     ((half * 4) as i16, slot % 32)
-}
-
-/// Where a rule that matched leads.
-fn success(rule: &Rule) -> Target {
-    match rule.outcome {
-        Outcome::Verdict => Target::Verdict(rule.site),
-        Outcome::Pass => Target::Pass,
-        Outcome::Aside(number) => Target::Aside(number),
-    }
 }

@@ -22,6 +22,8 @@ pub(crate) const ROW: u8 = 8;
 pub(crate) const NAMED_ROW: u8 = 9;
 /// The value under test.
 pub(crate) const VALUE: u8 = 1;
+/// What it is compared with, where that does not fit into an instruction.
+pub(crate) const CONSTANT: u8 = 2;
 /// Frame pointer.
 pub(crate) const FRAME: u8 = 10;
 /// Where on the stack array indices are.
@@ -36,6 +38,17 @@ macro_rules! scratch {
     };
 }
 pub(crate) use scratch;
+
+/// Where a chunk finds at which of its blocks it is entered: the half of the verdict's word that no verdict needs. The byte before is
+/// [`CANDIDATE`].
+pub(crate) const ENTRY: i16 = scratch!(verdict) + 2;
+/// What the rule found so far does ([`felid_common::VERDICT_ALLOW`], [`felid_common::VERDICT_DENY`], [`PASS`], or the number of an aside from [`ASIDES`] on), while others are still
+/// looked for that may stand before it; 0 = none was found. Its index and counter are where those of the verdict will be.
+pub(crate) const CANDIDATE: i16 = scratch!(verdict);
+/// See [`CANDIDATE`].
+pub(crate) const PASS: u32 = 3;
+/// See [`CANDIDATE`].
+pub(crate) const ASIDES: u32 = 4;
 
 /// Looks up the class row whose id is in a register.
 pub(crate) fn look_up_row(block: &mut Block, class: u8, row: u8) {

@@ -30,6 +30,8 @@ pub(crate) const LD_IMM64: u8 = 0x18;
 pub(crate) const JA: u8 = 0x05;
 /// Return from the program.
 pub(crate) const EXIT: u8 = 0x95;
+/// From network byte order.
+pub(crate) const FROM_NETWORK: u8 = 0xdc;
 /// Helper call.
 pub(crate) const CALL: u8 = 0x85;
 
@@ -66,6 +68,21 @@ pub(crate) const fn mov(dst: u8, src: u8) -> Insn {
 /// `dst = imm`, 64 bits, sign-extended.
 pub(crate) const fn mov_imm(dst: u8, imm: i32) -> Insn {
     insn(0xb7, dst, 0, 0, imm)
+}
+
+/// `dst = imm`, 64 bits: the first half of the instruction, with the lower 32 bits.
+pub(crate) const fn load_wide(dst: u8, low: i32) -> Insn {
+    insn(LD_IMM64, dst, 0, 0, low)
+}
+
+/// Its second half, with the upper 32 bits.
+pub(crate) const fn load_wide_rest(high: i32) -> Insn {
+    insn(0, 0, 0, 0, high)
+}
+
+/// Turns the lower `bits` (32 or 64) from network byte order into that of the host; the rest becomes zero.
+pub(crate) const fn from_network(dst: u8, bits: i32) -> Insn {
+    insn(FROM_NETWORK, dst, 0, 0, bits)
 }
 
 /// `dst += imm`, 64 bits.
@@ -106,6 +123,11 @@ pub(crate) const fn and32_imm(dst: u8, imm: i32) -> Insn {
 /// `if dst <cond> imm goto`, 64 bits, immediate sign-extended. The target comes later.
 pub(crate) const fn jump_imm(cond: Cond, dst: u8, imm: i32) -> Insn {
     insn(0x05 | cond as u8, dst, 0, 0, imm)
+}
+
+/// `if dst <cond> src goto`, 64 bits. The target comes later.
+pub(crate) const fn jump_reg(cond: Cond, dst: u8, src: u8) -> Insn {
+    insn(0x0d | cond as u8, dst, src, 0, 0)
 }
 
 /// `if (u32) dst <cond> imm goto`.

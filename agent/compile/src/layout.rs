@@ -3,10 +3,10 @@
 //! In: the blocks of each section, with symbolic targets. Out: chunks of plain instructions, and the rule table. A chunk is
 //!
 //! ```text
-//! entry      scratch and class row are looked up; then by IP version (chunk 0) or by what the chunk before left in Scratch::rule
+//! entry      scratch and class row are looked up; then by IP version (chunk 0) or by what the chunk before left in the upper half of Scratch::verdict
 //! blocks     of one or more sections
 //! verdicts   one stub for each rule that decides here: Scratch::{rule, verdict, counter}, then tail call fixed[JUDGED]
-//! exits      to blocks in other chunks: Scratch::rule = which entry, then tail call chain[chunk]
+//! exits      to blocks in other chunks: upper half of Scratch::verdict = which entry, then tail call chain[chunk]
 //! drop       return 2
 //! ```
 
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::assemble::Assembler;
 use felid_model::resolved::ResolvedAction;
 
-use crate::block::{Block, BlockId, Patch, Purpose, Target};
+use crate::block::{After, Block, BlockId, Patch, Purpose, Ref, Target};
 use crate::compile::{CompileError, Counters, Direction};
 use crate::program::{Chunk, RuleRef, table_id};
 use crate::rule::{End, Site, SiteId};
@@ -27,6 +27,8 @@ pub(crate) const MAX_CHUNK_INSNS: usize = 16_000;
 pub(crate) const MAX_CHUNK_BRANCHES: usize = 7_500;
 /// Tail calls that a packet may need within one policy program.
 pub(crate) const MAX_CONTINUATIONS: usize = 14;
+/// Chunks of a program: about a million instructions, and half a second to load them.
+pub(crate) const MAX_CHUNKS: usize = 64;
 /// Entry, ends and drop of a chunk, at most.
 const FRAME_INSNS: usize = 80;
 
@@ -92,13 +94,13 @@ pub(crate) fn layout(
     let live = live(&blocks);
     let mut table = Table::new(sites, &blocks, &live);
     let chunks = pack(&blocks, &live, &table);
-    check_chain(&blocks, &chunks, &table)?;
-    table.counters = table.ends.iter().map(|name| counters.counter(name)).collect();
     let home: BTreeMap<BlockId, usize> = chunks
         .iter()
         .enumerate()
         .flat_map(|(chunk, ids)| ids.iter().map(move |id| (*id, chunk)))
         .collect();
+    check_size(&blocks, &chunks, &home, &table)?;
+    table.counters = table.ends.iter().map(|name| counters.counter(name)).collect();
     let entries = entries(&blocks, &chunks, &home);
     let assembled = (0..chunks.len())
         .map(|index| Assembler::new(&blocks, &table, &home, &entries, direction, index).assemble(&chunks))
@@ -138,12 +140,25 @@ fn place(families: Vec<Family>) -> Blocks {
         for (section, (following, pass, after)) in family.sections.into_iter().zip(ways.into_iter().rev()) {
             let (from, count) = (placed.len(), section.blocks.len());
             let asides = from + count;
-            for (index, block) in section.blocks.into_iter().chain(section.asides).enumerate() {
-                let next = match index + 1 {
-                    n if n < count => Target::Block(from + n),
-                    n if n == count => after,
-                    _ => following,
+            let named: BTreeMap<Ref, BlockId> = section
+                .blocks
+                .iter()
+                .enumerate()
+                .filter_map(|(n, block)| Some((block.name?, from + n)))
+                .collect();
+            let find = |name: Ref| named.get(&name).map_or(Target::Drop, |id| Target::Block(*id));
+            for (index, mut block) in section.blocks.into_iter().chain(section.asides).enumerate() {
+                let next = match (block.after, index + 1) {
+                    (_, n) if n > count => following,
+                    (After::Ref(name), _) => find(name),
+                    (After::Following, n) if n < count => Target::Block(from + n),
+                    (After::Following | After::End, _) => after,
                 };
+                for target in block.ops.iter_mut().filter_map(|op| op.target.as_mut()) {
+                    if let Target::Ref(name) = *target {
+                        *target = find(name);
+                    }
+                }
                 placed.push(Placed {
                     block,
                     next,
@@ -196,20 +211,21 @@ impl Table {
             placed.targets().for_each(&mut verdict);
         }
         // Rules that only hand on have a line, too.
-        let ops = live
-            .iter()
-            .filter_map(|id| blocks.placed.get(*id))
-            .flat_map(|placed| &placed.block.ops);
-        let mut decide = found.clone();
-        decide.extend(ops.clone().filter_map(|op| match op.patch {
+        let ops = || {
+            let placed = live.iter().filter_map(|id| blocks.placed.get(*id));
+            placed.flat_map(|placed| &placed.block.ops)
+        };
+        found.extend(ops().filter_map(|op| match op.patch {
             Some(Patch::Counter(site)) => Some(site),
             _ => None,
         }));
-        found.extend(&decide);
-        found.extend(ops.filter_map(|op| match op.purpose {
-            Purpose::Site(site) => Some(site),
-            Purpose::Frame(_) => None,
-        }));
+        let decide = found.clone();
+        for op in ops() {
+            match op.purpose {
+                Purpose::Site(site) => _ = found.insert(site),
+                Purpose::Frame(_) => {}
+            }
+        }
         let mut table = Table {
             rules: Vec::new(),
             sites: BTreeMap::new(),
@@ -278,59 +294,77 @@ struct Budget {
     branches: usize,
     sites: BTreeSet<SiteId>,
     ends: BTreeSet<usize>,
+    /// Where its jumps to other blocks lead, perhaps in other chunks.
+    exits: BTreeSet<BlockId>,
+    blocks: usize,
 }
 
 impl Budget {
     fn add(&mut self, placed: &Placed, table: &Table) {
         self.code += placed.block.ops.len();
         self.branches += placed.block.branches();
+        self.blocks += 1;
         for target in placed.targets() {
-            if let Target::Verdict(site) = target
-                && self.sites.insert(site)
-            {
-                self.ends.extend(table.sites.get(&site).map(|(_, end)| *end));
+            match target {
+                Target::Verdict(site) if self.sites.insert(site) => {
+                    self.ends.extend(table.sites.get(&site).map(|(_, end)| *end));
+                }
+                Target::Block(id) => _ = self.exits.insert(id),
+                _ => {}
             }
         }
     }
 
     fn insns(&self) -> usize {
-        // Stubs of two and three instructions; at most one exit of three for every section's start and the chunk's end.
-        self.code + 2 * self.sites.len() + 3 * self.ends.len() + FRAME_INSNS
+        // Stubs of two and three instructions, exits of three, and the choice of the block at which it is entered.
+        self.code + 2 * self.sites.len() + 3 * (self.ends.len() + self.exits.len()) + self.blocks + FRAME_INSNS
     }
 }
 
-/// No way through the program may need more tail calls than the kernel has for it.
-fn check_chain(blocks: &Blocks, chunks: &[Vec<BlockId>], table: &Table) -> Result<(), CompileError> {
-    // A family's blocks are neighbours: the way through all chunks from its first block's to its last block's is the longest.
-    let chunk_of = |id: BlockId| chunks.iter().position(|chunk| chunk.contains(&id)).unwrap_or_default();
-    let starts = blocks.starts.iter().map(|start| match start {
-        Target::Block(id) => Some(*id),
-        _ => None,
-    });
-    let starts: Vec<Option<BlockId>> = starts.collect();
-    for (family, start) in starts.iter().enumerate() {
-        let Some(start) = *start else { continue };
-        let next_family = starts.get(family + 1..).unwrap_or_default().iter().flatten().next();
-        let last = match next_family {
-            Some(next) => chunks
-                .iter()
-                .flatten()
-                .copied()
-                .filter(|id| id < next)
-                .max()
-                .unwrap_or(start),
-            None => chunks.iter().flatten().copied().max().unwrap_or(start),
-        };
-        let (from, to) = (chunk_of(start), chunk_of(last));
-        let continuations = (to - from) + usize::from(from > 0);
-        if continuations > MAX_CONTINUATIONS {
-            return Err(CompileError::TooManyChunks {
-                rules: table.rules.len(),
-                insns: blocks.placed.iter().map(|placed| placed.block.ops.len()).sum(),
-                chunks: continuations + 1,
-                limit: MAX_CONTINUATIONS + 1,
-            });
+/// No way through the program may need more tail calls than the kernel has for it, and no program may be larger than sense.
+fn check_size(
+    blocks: &Blocks,
+    chunks: &[Vec<BlockId>],
+    home: &BTreeMap<BlockId, usize>,
+    table: &Table,
+) -> Result<(), CompileError> {
+    let insns = || blocks.placed.iter().map(|placed| placed.block.ops.len()).sum::<usize>();
+    if chunks.len() > MAX_CHUNKS {
+        return Err(CompileError::TooLarge {
+            rules: table.rules.len(),
+            insns: insns(),
+            chunks: chunks.len(),
+            limit: MAX_CHUNKS,
+        });
+    }
+    // Blocks lead to later blocks only: one pass finds the longest way.
+    let mut calls: BTreeMap<BlockId, usize> = BTreeMap::new();
+    let reach = |calls: &mut BTreeMap<BlockId, usize>, from: usize, so_far: usize, target: Target| {
+        if let Target::Block(id) = target
+            && let Some(chunk) = home.get(&id)
+        {
+            let needed = so_far + usize::from(*chunk != from);
+            let known = calls.entry(id).or_default();
+            *known = needed.max(*known);
         }
+    };
+    blocks.starts.iter().for_each(|start| reach(&mut calls, 0, 0, *start));
+    for (chunk, ids) in chunks.iter().enumerate() {
+        for (id, placed) in ids.iter().filter_map(|id| Some((id, blocks.placed.get(*id)?))) {
+            let so_far = calls.get(id).copied().unwrap_or_default();
+            placed
+                .targets()
+                .for_each(|target| reach(&mut calls, chunk, so_far, target));
+        }
+    }
+    let continuations = calls.values().max().copied().unwrap_or_default();
+    if continuations > MAX_CONTINUATIONS {
+        return Err(CompileError::TooManyChunks {
+            rules: table.rules.len(),
+            insns: insns(),
+            chunks: continuations + 1,
+            limit: MAX_CONTINUATIONS + 1,
+        });
     }
     Ok(())
 }

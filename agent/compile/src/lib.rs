@@ -12,6 +12,7 @@ mod describe;
 mod emit;
 pub mod explain;
 mod frame;
+mod index;
 mod isa;
 mod layout;
 pub mod listing;
@@ -23,6 +24,7 @@ pub mod program;
 mod prune;
 pub mod reference;
 mod rule;
+mod search;
 mod segment;
 pub mod stub;
 #[cfg(feature = "testing")]

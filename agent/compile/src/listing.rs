@@ -110,11 +110,14 @@ fn code(index: usize, insn: &Insn, map: Option<MapRef>) -> String {
     match code & 0x07 {
         0x00 => match map {
             Some(map) => format!("r{dst} = map[{}]", map_name(map)),
-            None => format!("r{dst} = {imm} ll"),
+            // The second half is not known here.
+            None if code == isa::LD_IMM64 => format!("r{dst} = {imm:#x} ll"),
+            None => format!("r{dst} |= {imm:#x} << 32"),
         },
         0x01 => format!("r{dst} = *({size} *)(r{src} {off:+})"),
         0x02 => format!("*({size} *)(r{dst} {off:+}) = {imm}"),
         0x03 => format!("*({size} *)(r{dst} {off:+}) = r{src}"),
+        0x04 if code == isa::FROM_NETWORK => format!("r{dst} = be{imm} r{dst}"),
         class @ (0x04 | 0x07) => {
             let operator = match code & 0xf0 {
                 0x00 => "+=",
@@ -147,7 +150,12 @@ fn code(index: usize, insn: &Insn, map: Option<MapRef>) -> String {
                     0x50 => "!=",
                     _ => "?",
                 };
-                format!("if {register}{dst} {condition} {imm:#x} goto {}", target())
+                let operand = if code & 0x08 != 0 {
+                    format!("{register}{src}")
+                } else {
+                    format!("{imm:#x}")
+                };
+                format!("if {register}{dst} {condition} {operand} goto {}", target())
             }
         },
     }

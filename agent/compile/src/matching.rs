@@ -1,13 +1,14 @@
 //! Instructions for single tests: protocol, addresses, bits of class rows, ports.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use felid_common::protocol::{ICMP, ICMPV6};
 use felid_model::IcmpMatch;
 use ipnet::IpNet;
 
-use crate::block::{Block, Target};
-use crate::frame::{ROW, SCRATCH, VALUE, scratch};
+use crate::block::{Block, Label, Target};
+use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::ports::{PortMap, merge_neighbours};
 use crate::rule::{PortTerm, ProtocolTest};
@@ -35,8 +36,8 @@ pub(crate) enum Test<'a> {
         mask: u32,
         wanted: u32,
     },
-    /// Source port; where the second map says so, the next test (the last) decides.
-    Source(&'a PortTerm),
+    /// The port at this offset of the scratch; where the second map says so, the next test (the last) decides.
+    Port(&'a PortTerm, i16),
     /// In these words of the row, one of these bits is set.
     AnyBit(u8, Vec<(i16, u32)>),
 }
@@ -109,8 +110,8 @@ pub(crate) fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Tar
                 either(block, Cond::Eq, *wanted as i32, yes, no, last);
             }
         }
-        Test::Source(term) => {
-            // Where no port asks for its name, the source port is a test like any other.
+        Test::Port(term, offset) => {
+            // Where no port asks for its name, the port is a test like any other.
             let found = if term.named.is_empty() { yes } else { success };
             let mut map = PortMap::new();
             let mut starts: Vec<u16> = term
@@ -133,7 +134,7 @@ pub(crate) fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Tar
                 map.push((start, target));
             }
             merge_neighbours(&mut map);
-            block.op(isa::load(Size::H, VALUE, SCRATCH, scratch!(src_port)));
+            block.op(isa::load(Size::H, VALUE, SCRATCH, *offset));
             tree(block, &map);
         }
         Test::AnyBit(row, words) => {
@@ -199,11 +200,89 @@ fn load_masked(block: &mut Block, offset: i16, mask: i32) {
 
 /// A balanced tree over the port in the value register.
 pub(crate) fn tree(block: &mut Block, map: &[(u16, Target)]) {
-    tree_part(block, map, u16::MAX);
+    let map: Vec<(u64, Target)> = map.iter().map(|(port, target)| (u64::from(*port), *target)).collect();
+    tree_part(block, Width::Port, &map, u64::from(u16::MAX));
 }
 
-/// `end` is the last port of the last interval.
-fn tree_part(block: &mut Block, map: &[(u16, Target)], end: u16) {
+/// What is in the value register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    Port,
+    Word,
+    Double,
+}
+
+impl Width {
+    /// Compares the value register. Wide constants need a register.
+    fn branch(self, block: &mut Block, cond: Cond, value: u64, target: Target) {
+        match self {
+            Width::Port => block.branch(isa::jump_imm(cond, VALUE, value as i32), target),
+            Width::Word => block.branch(isa::jump32_imm(cond, VALUE, value as u32 as i32), target),
+            Width::Double if value <= i32::MAX as u64 => block.branch(isa::jump_imm(cond, VALUE, value as i32), target),
+            Width::Double => {
+                block.load_wide(CONSTANT, value);
+                block.branch(isa::jump_reg(cond, VALUE, CONSTANT), target);
+            }
+        }
+    }
+}
+
+/// A balanced tree over the address at this offset of the scratch: (first address of the interval, target), the first at zero.
+pub(crate) fn address_tree(block: &mut Block, v4: bool, offset: i16, map: &[(u128, Target)]) {
+    if v4 {
+        let map: Vec<(u64, Target)> = map.iter().map(|(start, target)| (*start as u64, *target)).collect();
+        if map.len() > 1 {
+            block.op(isa::load(Size::W, VALUE, SCRATCH, offset));
+            block.op(isa::from_network(VALUE, 32));
+        }
+        tree_part(block, Width::Word, &map, u64::from(u32::MAX));
+        return;
+    }
+    // First by the upper half; where intervals begin within one value of it, by the lower half.
+    let mut halves: BTreeMap<u64, Vec<(u64, Target)>> = BTreeMap::new();
+    for (start, target) in map {
+        let (high, low) = ((*start >> 64) as u64, *start as u64);
+        halves.entry(high).or_default().push((low, *target));
+    }
+    let mut upper: Vec<(u64, Target)> = Vec::new();
+    let mut lower: Vec<(Label, Vec<(u64, Target)>)> = Vec::new();
+    let mut before = Target::Next;
+    for (&high, parts) in &halves {
+        let last = parts.last().map_or(before, |(_, target)| *target);
+        if let [(0, only)] = parts.as_slice() {
+            upper.push((high, *only));
+        } else {
+            let mut parts = parts.clone();
+            if parts.first().is_some_and(|(low, _)| *low != 0) {
+                parts.insert(0, (0, before));
+            }
+            let label = block.label();
+            upper.push((high, Target::Label(label)));
+            lower.push((label, parts));
+            let following = high.checked_add(1).filter(|next| !halves.contains_key(next));
+            upper.extend(following.map(|next| (next, last)));
+        }
+        before = last;
+    }
+    upper.dedup_by(|later, earlier| later.1 == earlier.1);
+    if upper.len() > 1 {
+        block.op(isa::load(Size::DW, VALUE, SCRATCH, offset));
+        block.op(isa::from_network(VALUE, 64));
+    }
+    tree_part(block, Width::Double, &upper, u64::MAX);
+    for (label, mut parts) in lower {
+        block.bind(label);
+        parts.dedup_by(|later, earlier| later.1 == earlier.1);
+        if parts.len() > 1 {
+            block.op(isa::load(Size::DW, VALUE, SCRATCH, offset + 8));
+            block.op(isa::from_network(VALUE, 64));
+        }
+        tree_part(block, Width::Double, &parts, u64::MAX);
+    }
+}
+
+/// `end` is the last value of the last interval.
+fn tree_part(block: &mut Block, width: Width, map: &[(u64, Target)], end: u64) {
     let [_, .., _] = map else {
         if let [(_, only)] = map {
             block.jump(*only);
@@ -211,8 +290,8 @@ fn tree_part(block: &mut Block, map: &[(u16, Target)], end: u16) {
         return;
     };
     if let Some((singles, rest)) = mostly_one(map, end) {
-        for (port, target) in singles {
-            block.branch(isa::jump_imm(Cond::Eq, VALUE, i32::from(port)), target);
+        for (value, target) in singles {
+            width.branch(block, Cond::Eq, value, target);
         }
         block.jump(rest);
         return;
@@ -220,19 +299,22 @@ fn tree_part(block: &mut Block, map: &[(u16, Target)], end: u16) {
     let (left, right) = map.split_at(map.len() / 2);
     let Some((start, _)) = right.first() else { return };
     let upper = block.label();
-    block.branch(isa::jump_imm(Cond::Ge, VALUE, i32::from(*start)), Target::Label(upper));
-    tree_part(block, left, start - 1);
+    width.branch(block, Cond::Ge, *start, Target::Label(upper));
+    tree_part(block, width, left, start - 1);
     block.bind(upper);
-    tree_part(block, right, end);
+    tree_part(block, width, right, end);
 }
 
-/// If all but a few single ports lead to one target: those ports, and that target.
-fn mostly_one(map: &[(u16, Target)], end: u16) -> Option<(Vec<(u16, Target)>, Target)> {
+/// Single values that lead to targets of their own, and the target of all others.
+type Singles = (Vec<(u64, Target)>, Target);
+
+/// If all but a few single values lead to one target: those values, and that target.
+fn mostly_one(map: &[(u64, Target)], end: u64) -> Option<Singles> {
     if map.len() > 2 * LINEAR + 1 {
         return None;
     }
     let lasts = map.iter().skip(1).map(|(start, _)| start - 1).chain([end]);
-    let intervals: Vec<(u16, u16, Target)> = map
+    let intervals: Vec<(u64, u64, Target)> = map
         .iter()
         .zip(lasts)
         .map(|((start, target), last)| (*start, last, *target))

@@ -57,6 +57,13 @@ impl Site<'_> {
         }
     }
 
+    /// Whether both are counted by the same counter.
+    pub(crate) fn counts_like(&self, other: &Self) -> bool {
+        (self.action, self.staged) == (other.action, other.staged)
+            && self.counter_tier == other.counter_tier
+            && self.counter_policy == other.counter_policy
+    }
+
     /// In words.
     pub(crate) fn text(&self) -> String {
         match &self.what {
@@ -159,8 +166,12 @@ pub(crate) struct Rule {
 impl Rule {
     /// Whether nothing but protocol and ports can keep it from matching.
     pub(crate) fn tests_only_ports(&self) -> bool {
+        self.tests_only_ports_and_nets() && self.nets.is_empty()
+    }
+
+    /// Whether nothing but protocol, ports and the peer's networks can keep it from matching.
+    pub(crate) fn tests_only_ports_and_nets(&self) -> bool {
         self.own.is_none()
-            && self.nets.is_empty()
             && self.not_nets.is_empty()
             && self.sets.is_empty()
             && self.not_sets.is_empty()

@@ -5,7 +5,7 @@
 //! every copy: a segment ends before its copies cost more than a given multiple of its rules. So the size of a program is linear in its
 //! input whatever the rules are, and rules with a port each cost a logarithm.
 //!
-//! The seam for cleverer structures (inverted indexes on slots, memoised verdicts): another kind of [`Segment`], chosen here.
+//! Long lists are first taken apart by what their rules can be found by ([`crate::index`]); what is left of them comes here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn push_run<'a>(out: &mut Vec<Segment<'a>>, rule: &'a Rule) {
 }
 
 /// Estimated instructions of a rule's tests, without those that the dispatch answers.
-fn cost(rule: &Rule) -> usize {
+pub(crate) fn cost(rule: &Rule) -> usize {
     let source_ranges: usize = rule
         .ports
         .iter()
@@ -169,10 +169,14 @@ pub(crate) struct Item {
     pub(crate) protocol: ProtocolTest,
     /// Source port: the term of the rule for this protocol (index into [`Rule::ports`]).
     pub(crate) source: Option<usize>,
+    /// Destination port, where it was not dispatched: likewise.
+    pub(crate) destination: Option<usize>,
     /// The peer's named port decides.
     pub(crate) named: bool,
     /// ICMP type and code are tested.
     pub(crate) icmp: bool,
+    /// The peer's networks.
+    pub(crate) nets: bool,
 }
 
 impl Item {
@@ -182,15 +186,43 @@ impl Item {
             rule: index,
             protocol: rule.protocol,
             source: None,
+            destination: None,
             named: !rule.named.is_empty(),
             icmp: rule.tests_icmp(),
+            nets: true,
         }
+    }
+
+    /// The rule where nothing was dispatched, if it can be tested by itself: it says one thing of ports, and nothing of named ports.
+    pub(crate) fn plain(index: usize, rule: &Rule) -> Option<Self> {
+        if !rule.named.is_empty() || !rule.not_named.is_empty() || !rule.services.is_empty() {
+            return None;
+        }
+        let whole = Self::whole(index, rule);
+        if rule.ignores_numbers() {
+            return Some(whole);
+        }
+        let ProtocolTest::Is(protocol) = rule.protocol else {
+            return None;
+        };
+        let place = PORT_PROTOCOLS.iter().position(|known| *known == protocol)?;
+        let ports = rule.ports.get(place)?.as_ref()?;
+        (ports.src.named.is_empty() && ports.dst.named.is_empty()).then(|| Self {
+            source: (!ports.src.is_vacuous()).then_some(place),
+            destination: (!ports.dst.is_vacuous()).then_some(place),
+            ..whole
+        })
     }
 
     /// Whether nothing is left to test.
     pub(crate) fn is_certain(&self, rule: &Rule) -> bool {
-        let left = self.source.is_some() || self.named || self.icmp;
-        rule.tests_only_ports() && self.protocol == ProtocolTest::Any && !left
+        rule.tests_only_ports_and_nets()
+            && (rule.nets.is_empty() || !self.nets)
+            && self.protocol == ProtocolTest::Any
+            && self.source.is_none()
+            && self.destination.is_none()
+            && !self.named
+            && !self.icmp
     }
 }
 
@@ -228,8 +260,10 @@ pub(crate) fn dispatch(rules: &[&Rule]) -> Dispatch {
                 rule: index,
                 protocol,
                 source: None,
+                destination: None,
                 named: false,
                 icmp: rule.tests_icmp(),
+                nets: true,
             }
         });
     out.portless = leaves.intern(portless, rules);
@@ -283,8 +317,10 @@ fn port_map(rules: &[&Rule], index: usize, leaves: &mut Leaves) -> PortMap<LeafI
                     rule: position,
                     protocol: ProtocolTest::Any,
                     source,
+                    destination: None,
                     named,
                     icmp: false,
+                    nets: true,
                 };
                 events.entry(u32::from(first)).or_default().push((position, Some(item)));
                 if last < u16::MAX {

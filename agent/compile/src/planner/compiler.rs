@@ -1,6 +1,6 @@
 //! The seam to the compiler, so that the planner can be tried with another one.
 
-use felid_model::resolved::{ResolvedPolicy, SetIds};
+use felid_model::resolved::{ResolvedPolicy, SetId};
 
 use crate::compile::{self, CompileError, Counters, Direction, Own};
 use crate::program::{Program, Slots};
@@ -10,8 +10,9 @@ use crate::program::{Program, Slots};
 /// Output may depend on `own` only through what the policy says of the own side: the planner passes the unspecified address where
 /// a policy cannot tell the own addresses of an IP version apart.
 pub trait Compiler {
-    /// Sets that the program of this policy will test on the peer: those of its address, and those of its named port.
-    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> (SetIds, SetIds);
+    /// Sets that the program of this policy will test on the peer, of its address and of its named port, each once, in the order in
+    /// which their slots should be.
+    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId>;
 
     /// Compiles.
     fn compile(
@@ -29,7 +30,7 @@ pub trait Compiler {
 pub struct Ebpf;
 
 impl Compiler for Ebpf {
-    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> (SetIds, SetIds) {
+    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
         compile::sets_tested(policy, direction, own)
     }
 

@@ -13,6 +13,8 @@ pub(super) struct IdPool {
     free: BTreeSet<u32>,
     staged: Vec<u32>,
     used: usize,
+    /// The next to be handed out, if free.
+    preferred: Option<u32>,
 }
 
 impl IdPool {
@@ -24,6 +26,33 @@ impl IdPool {
             free: BTreeSet::new(),
             staged: Vec::new(),
             used: 0,
+            preferred: None,
+        }
+    }
+
+    /// From here on numbers are handed out from the first place where so many are free side by side; if there is none, from the
+    /// lowest.
+    pub(super) fn prefer(&mut self, count: usize) {
+        let mut run: Option<(u32, u32)> = None;
+        for &id in &self.free {
+            run = match run {
+                Some((first, last)) if last + 1 == id => Some((first, id)),
+                _ => Some((id, id)),
+            };
+            if run.is_some_and(|(first, last)| (last - first) as usize + 1 >= count) {
+                break;
+            }
+        }
+        // The last run goes on in what was never handed out.
+        self.preferred = match run {
+            Some((first, last)) if (last - first) as usize + 1 >= count || last + 1 == self.next => Some(first),
+            _ => Some(self.next),
+        };
+        if self
+            .preferred
+            .is_some_and(|first| first >= self.next && ((self.limit - self.next) as usize) < count)
+        {
+            self.preferred = None;
         }
     }
 
@@ -42,9 +71,12 @@ impl IdPool {
         true
     }
 
-    /// The lowest free number.
+    /// The preferred number, else the lowest free one.
     pub(super) fn take(&mut self) -> Option<u32> {
-        let id = match self.free.pop_first() {
+        let preferred = self.preferred.take();
+        let wanted = preferred.filter(|&id| self.free.remove(&id));
+        let fresh = preferred == Some(self.next) && self.next < self.limit;
+        let id = match wanted.or_else(|| if fresh { None } else { self.free.pop_first() }) {
             Some(id) => id,
             None if self.next < self.limit => {
                 self.next += 1;
@@ -52,6 +84,9 @@ impl IdPool {
             }
             None => return None,
         };
+        if preferred == Some(id) {
+            self.preferred = id.checked_add(1);
+        }
         self.used += 1;
         self.staged.push(id);
         Some(id)
@@ -66,11 +101,13 @@ impl IdPool {
 
     /// Keeps what was taken.
     pub(super) fn commit(&mut self) {
+        self.preferred = None;
         self.staged.clear();
     }
 
     /// Takes back whatever was taken since the last commit.
     pub(super) fn rollback(&mut self) {
+        self.preferred = None;
         for id in std::mem::take(&mut self.staged) {
             self.give(id);
         }
@@ -112,5 +149,21 @@ mod tests {
         pool.give(3);
         pool.rollback();
         assert_eq!([pool.take(), pool.take()], [Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn prefers_numbers_side_by_side() {
+        let mut pool = IdPool::new(0, 20);
+        (0..12).for_each(|_| _ = pool.take());
+        [1, 2, 4, 5, 6, 11].into_iter().for_each(|id| pool.give(id));
+        pool.prefer(3);
+        assert_eq!([pool.take(), pool.take(), pool.take()], [Some(4), Some(5), Some(6)]);
+        // The last free number and what was never handed out go together.
+        pool.prefer(4);
+        assert_eq!([pool.take(), pool.take(), pool.take()], [Some(11), Some(12), Some(13)]);
+        pool.prefer(9);
+        assert_eq!([pool.take(), pool.take(), pool.take()], [Some(1), Some(2), Some(14)]);
+        pool.commit();
+        assert_eq!(pool.take(), Some(15));
     }
 }

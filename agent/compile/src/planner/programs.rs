@@ -99,17 +99,16 @@ impl Programs {
             return Err(Refusal::Program(reason.clone()));
         }
         let (policy, own) = (&input.policy, input.own.for_compiler());
-        let (address_sets, named_sets) = compiler.sets_tested(&policy.resolved, policy.direction, &own);
-        let tested = address_sets.len() + named_sets.difference(&address_sets).count();
-        if tested > sets.capacity() {
+        let tested = compiler.sets_tested(&policy.resolved, policy.direction, &own);
+        if tested.len() > sets.capacity() {
             // It would not fit if it were alone, so it must not be in the way of the others.
-            let reason = format!("it tests {tested} sets, and there is room for {}", sets.capacity());
+            let (tested, room) = (tested.len(), sets.capacity());
+            let reason = format!("it tests {tested} sets, and there is room for {room} (maxSets)");
             let reason: Arc<str> = reason.into();
             self.rejected.insert(Arc::new(input), reason.clone());
             return Err(Refusal::Program(reason));
         }
-        sets.allocate(address_sets.iter().chain(named_sets.difference(&address_sets)))
-            .map_err(Refusal::Slots)?;
+        sets.allocate(tested.iter()).map_err(Refusal::Slots)?;
         let mut recorder = Recorder {
             table: &mut self.counters,
             used: BTreeSet::new(),

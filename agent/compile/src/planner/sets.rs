@@ -188,12 +188,13 @@ impl Sets {
             .any(|&set| self.get(set).is_some_and(|record| record.slot.is_some()))
     }
 
-    /// Gives the sets slots, all or none. Err = how many more slots are needed than there are in all.
+    /// Gives the sets slots, all or none, new ones side by side in this order if there is room for that. Err = how many more slots are needed than there are in all.
     pub(super) fn allocate<'a>(&mut self, sets: impl Iterator<Item = &'a SetId> + Clone) -> Result<(), usize> {
         let missing = sets.clone().filter(|id| self.slot(id).is_none()).count();
         if missing > self.slots.free() {
             return Err(self.slots.used() + missing);
         }
+        self.slots.prefer(missing);
         for id in sets {
             let set = self.number(id);
             let Some(record) = self.records.get_mut(set.0 as usize).and_then(Option::as_mut) else {

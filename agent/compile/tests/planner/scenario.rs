@@ -26,7 +26,7 @@ pub(crate) fn is_broken(policy: &ResolvedPolicy) -> bool {
 }
 
 impl Compiler for Picky {
-    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> (SetIds, SetIds) {
+    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
         sets_tested(policy, direction, own)
     }
 

@@ -92,8 +92,10 @@ impl<'a> Machine<'a> {
             match insn.code {
                 0x18 => {
                     let maps = &self.program.chunks[chunk].maps;
-                    let map = maps.iter().find(|(index, _)| *index == at - 1).expect("a map").1;
-                    self.registers[insn.dst as usize] = Value::Map(map);
+                    let wide = self.program.chunks[chunk].insns[at].imm as u32;
+                    let number = u64::from(wide) << 32 | u64::from(insn.imm as u32);
+                    let map = maps.iter().find(|(index, _)| *index == at - 1);
+                    self.registers[insn.dst as usize] = map.map_or(Value::Number(number), |map| Value::Map(map.1));
                     at += 1;
                 }
                 0x85 if insn.imm == 12 => {
@@ -154,7 +156,7 @@ impl<'a> Machine<'a> {
                 wide[..size].copy_from_slice(&bytes);
                 self.registers[dst] = Value::Number(u64::from_le_bytes(wide));
             }
-            0x62 => self.write(insn.dst, insn.off, &insn.imm.to_le_bytes()),
+            0x62 | 0x6a | 0x72 => self.write(insn.dst, insn.off, &insn.imm.to_le_bytes()[..size]),
             0x63 | 0x6b | 0x73 | 0x7b => {
                 let bytes = self.number(insn.src).to_le_bytes();
                 self.write(insn.dst, insn.off, &bytes[..size]);
@@ -169,6 +171,10 @@ impl<'a> Machine<'a> {
                 self.registers[dst] = self.registers[insn.src as usize].clone();
             }
             0xb7 => self.registers[dst] = Value::Number(insn.imm as i64 as u64),
+            0xdc if insn.imm == 32 => {
+                self.registers[dst] = Value::Number(u64::from((self.number(insn.dst) as u32).swap_bytes()));
+            }
+            0xdc if insn.imm == 64 => self.registers[dst] = Value::Number(self.number(insn.dst).swap_bytes()),
             0x54 => self.registers[dst] = Value::Number(u64::from(self.number(insn.dst) as u32 & insn.imm as u32)),
             0x1f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_sub(self.number(insn.src))),
             0x27 => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_mul(insn.imm as i64 as u64)),
@@ -207,6 +213,9 @@ impl<'a> Machine<'a> {
             };
         }
         let (mut left, mut right) = (self.number(insn.dst), insn.imm as i64 as u64);
+        if insn.code & 8 != 0 {
+            right = self.number(insn.src);
+        }
         if insn.code & 7 == 6 {
             (left, right) = (u64::from(left as u32), u64::from(right as u32));
         }

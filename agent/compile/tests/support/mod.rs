@@ -169,7 +169,7 @@ fn same_rule(rule: &RuleRef, by: &Decided) -> bool {
 
 /// What the verifier would refuse, as far as that can be seen without it.
 pub(crate) fn check_form(program: &Program) {
-    assert!(program.chunks.len() <= 40);
+    assert!(program.chunks.len() <= 64);
     for (number, chunk) in program.chunks.iter().enumerate() {
         let insns = &chunk.insns;
         assert!(insns.len() <= 17_000, "chunk {number} has {} instructions", insns.len());

@@ -1,0 +1,657 @@
+//! Ways to find the first of many rules that matches.
+//!
+//! In: the rules of a section, in order. Out: blocks. Short lists are tested one by one, or in segments. Long lists are taken apart by
+//! what rules can be found by ([`crate::index`]):
+//!
+//! - *ports*, *networks*: a balanced tree over the intervals leads to the rules that matter there; where those are many, they are taken
+//!   apart again by what is left. A tree that is too large for one block has a root that leads to others, which may be in other chunks:
+//!   a packet goes through one of them;
+//! - *sets*: the class row has the sets of a list side by side in the order of the rules ([`order`] asks the planner for that), so a word
+//!   of it answers 64 rules at once. Only where the peer is a member, rules are tested. If the bits are in another order, the words are
+//!   gone through all the same, and the first rule found is noted;
+//! - the *rest* is cut into segments.
+//!
+//! Where a list has several parts, each finds its first rule, and the first of those decides: they are noted in the scratch
+//! ([`crate::frame::CANDIDATE`]).
+
+use std::collections::{BTreeMap, HashMap};
+
+use felid_model::resolved::SetId;
+
+use crate::block::{After, Block, Purpose, Ref, Target};
+use crate::compile::{CompileError, Direction};
+use crate::emit::{Emitter, bit};
+use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
+use crate::index::{Axes, Keyed, Parts, nets, netted, partition, ported, ports, sweep};
+use crate::isa::{self, Cond, Size};
+use crate::matching::{Test, address_tree, tree};
+use crate::rule::{PORT_PROTOCOLS, Rule};
+use crate::segment::{Item, LeafId, cost, segments};
+
+/// Rules from which on a list is taken apart.
+const LONG: usize = 32;
+/// ... a section where that takes several parts, which cost a packet something each.
+const LONG_MIXED: usize = 160;
+/// Estimated instructions of a block of a tree, and of tests of sets.
+const BLOCK_INSNS: usize = 2_500;
+
+/// The blocks of a section.
+pub(crate) fn search(emitter: &Emitter<'_>, rules: &[Rule], expansion: usize) -> Result<Vec<Block>, CompileError> {
+    let mut out = Vec::new();
+    let all: Vec<&Rule> = rules.iter().collect();
+    if let Some((parts, others)) = take_apart(&all, expansion) {
+        let mut search = Search {
+            emitter: Emitter { ..*emitter },
+            rules: &all,
+            expansion,
+            blocks: Vec::new(),
+            names: 0,
+        };
+        let name = search.name();
+        search.parts(parts, others, ALL, name, None)?;
+        out = search.blocks;
+    } else {
+        for segment in segments(rules, expansion) {
+            emitter.segment(segment, &mut out)?;
+        }
+    }
+    Ok(out)
+}
+
+const ALL: Axes = Axes {
+    ports: true,
+    nets: true,
+};
+
+/// The parts of a section, and the rules that no part takes; `None` = it is not to be taken apart.
+fn take_apart<'r>(rules: &[&'r Rule], expansion: usize) -> Option<(Parts, Vec<&'r Rule>)> {
+    if rules.len() < LONG {
+        return None;
+    }
+    let items: Vec<Option<Item>> = rules.iter().enumerate().map(|(n, rule)| Item::plain(n, rule)).collect();
+    let mut parts = partition(rules, items.iter().flatten().cloned().collect(), ALL, expansion);
+    let rest = std::mem::take(&mut parts.rest);
+    let mut left: Vec<bool> = items.iter().map(Option::is_none).collect();
+    for item in rest {
+        if let Some(left) = left.get_mut(item.rule) {
+            *left = true;
+        }
+    }
+    let others: Vec<&Rule> = rules
+        .iter()
+        .zip(left)
+        .filter(|(_, left)| *left)
+        .map(|(rule, _)| *rule)
+        .collect();
+    let count = parts.count() + usize::from(!others.is_empty());
+    (others.len() < rules.len() && (count == 1 || rules.len() >= LONG_MIXED)).then_some((parts, others))
+}
+
+/// The order in which a section's sets are best laid out in class rows.
+pub(crate) fn order<'r>(rules: &'r [Rule], expansion: usize) -> Vec<&'r SetId> {
+    let all: Vec<&Rule> = rules.iter().collect();
+    let Some((parts, _)) = take_apart(&all, expansion) else {
+        return rules
+            .iter()
+            .flat_map(|rule| rule.sets.iter().chain(&rule.not_sets))
+            .collect();
+    };
+    let first_port = |item: &Item| ports(&all, item).first().map_or(0, |range| range.0);
+    let mut items: Vec<(u128, usize)> = Vec::new();
+    for item in parts.ports.iter().flatten() {
+        items.push((first_port(item), item.rule));
+    }
+    items.sort_unstable();
+    let mut order: Vec<usize> = items.into_iter().map(|(_, rule)| rule).collect();
+    order.extend(parts.nets.iter().chain(&parts.sets).map(|item| item.rule));
+    let listed = order.iter().filter_map(|index| rules.get(*index));
+    // Sets by which rules are found first, all others after them.
+    let wanted = listed.flat_map(|rule| &rule.sets);
+    wanted
+        .chain(rules.iter().flat_map(|rule| rule.sets.iter().chain(&rule.not_sets)))
+        .collect()
+}
+
+impl Parts {
+    fn count(&self) -> usize {
+        let ports = self.ports.iter().any(|items| !items.is_empty());
+        let others = [&self.nets, &self.sets, &self.rest];
+        usize::from(ports) + others.iter().filter(|items| !items.is_empty()).count()
+    }
+}
+
+struct Search<'a> {
+    emitter: Emitter<'a>,
+    rules: &'a [&'a Rule],
+    expansion: usize,
+    blocks: Vec<Block>,
+    names: usize,
+}
+
+impl Search<'_> {
+    fn name(&mut self) -> Ref {
+        self.names += 1;
+        Ref(self.names)
+    }
+
+    fn push(&mut self, mut block: Block, name: Ref, after: Option<Ref>) {
+        block.name = Some(name);
+        block.after = after.map_or(After::End, After::Ref);
+        self.blocks.push(block);
+    }
+
+    /// A list, of any length.
+    fn list(&mut self, items: Vec<Item>, axes: Axes, name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        if items.len() >= LONG {
+            let parts = partition(self.rules, items.clone(), axes, self.expansion);
+            if parts.rest.len() < items.len() {
+                return self.parts(parts, Vec::new(), axes, name, after);
+            }
+        }
+        self.tests(&items, name, after)
+    }
+
+    /// One part after the other.
+    fn parts(
+        &mut self,
+        parts: Parts,
+        others: Vec<&Rule>,
+        axes: Axes,
+        name: Ref,
+        after: Option<Ref>,
+    ) -> Result<(), CompileError> {
+        let sets = self.words(&parts.sets);
+        let several = parts.count() + usize::from(!others.is_empty()) > 1;
+        let noted = !self.emitter.candidate && (several || sets.iter().any(|word| !word.in_order));
+        let end = if noted { Some(self.name()) } else { after };
+        self.emitter.candidate |= noted;
+        let mut entry = name;
+        let mut left = parts.count() + usize::from(!others.is_empty());
+        // The way from one part to the next.
+        let mut next = |search: &mut Self| {
+            let this = entry;
+            left -= 1;
+            let after = if left == 0 { end } else { Some(search.name()) };
+            entry = after.unwrap_or(this);
+            (this, after)
+        };
+        if parts.ports.iter().any(|items| !items.is_empty()) {
+            let (this, after) = next(self);
+            self.by_port(&parts.ports, Axes { ports: false, ..axes }, this, after)?;
+        }
+        if !parts.nets.is_empty() {
+            let (this, after) = next(self);
+            let ranges: Vec<_> = parts.nets.iter().map(|item| nets(self.rules, item)).collect();
+            let keyed = sweep(self.rules, &parts.nets, &ranges, netted);
+            self.keyed(&keyed, Key::Address, Axes { nets: false, ..axes }, this, after)?;
+        }
+        if !sets.is_empty() {
+            let (this, after) = next(self);
+            self.by_set(&sets, this, after)?;
+        }
+        if !parts.rest.is_empty() {
+            let (this, after) = next(self);
+            self.tests(&parts.rest, this, after)?;
+        }
+        if !others.is_empty() {
+            let (this, after) = next(self);
+            self.others(&others, this, after)?;
+        }
+        if noted {
+            self.emitter.candidate = false;
+            let block = self.emitter.decide(self.rules);
+            self.push(block, end.unwrap_or(name), after);
+        }
+        Ok(())
+    }
+
+    /// What cannot be found by anything.
+    fn others(&mut self, rules: &[&Rule], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        let rules: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
+        let mut blocks = Vec::new();
+        for segment in segments(&rules, self.expansion) {
+            self.emitter.segment(segment, &mut blocks)?;
+        }
+        let count = blocks.len();
+        let mut this = name;
+        for (index, block) in blocks.into_iter().enumerate() {
+            let next = if index + 1 == count { after } else { Some(self.name()) };
+            self.push(block, this, next);
+            this = next.unwrap_or(this);
+        }
+        Ok(())
+    }
+
+    /// Tests one after the other.
+    fn tests(&mut self, items: &[Item], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        let mut this = name;
+        let mut rest = items;
+        loop {
+            let mut insns = 0;
+            let fits = |item: &&Item| {
+                insns += self.rules.get(item.rule).map_or(0, |rule| cost(rule)) + 3;
+                insns <= BLOCK_INSNS
+            };
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (items, others) = rest.split_at(count);
+            let next = if others.is_empty() { after } else { Some(self.name()) };
+            self.tests_in_block(items, this, next)?;
+            let (Some(name), false) = (next, others.is_empty()) else {
+                return Ok(());
+            };
+            (this, rest) = (name, others);
+        }
+    }
+
+    fn tests_in_block(&mut self, items: &[Item], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        let mut block = Block::new(Purpose::Frame("rules in order"));
+        self.emitter.leaf(&mut block, self.rules, items);
+        self.emitter.candidates(&mut block);
+        if !block.is_too_large() {
+            self.push(block, name, after);
+            return Ok(());
+        }
+        let (first, second) = items.split_at(items.len() / 2);
+        match (first, second.first().and_then(|item| self.rules.get(item.rule))) {
+            ([], Some(rule)) => Err(self.emitter.too_large(rule, &block)),
+            _ => {
+                let middle = self.name();
+                self.tests_in_block(first, name, Some(middle))?;
+                self.tests_in_block(second, middle, after)
+            }
+        }
+    }
+
+    fn by_port(
+        &mut self,
+        parts: &[Vec<Item>; 3],
+        axes: Axes,
+        name: Ref,
+        after: Option<Ref>,
+    ) -> Result<(), CompileError> {
+        let mut block = Block::new(Purpose::Frame("by protocol"));
+        block.op(isa::load(Size::B, VALUE, SCRATCH, scratch!(protocol)));
+        let mut ways = Vec::new();
+        for (protocol, items) in PORT_PROTOCOLS.iter().zip(parts).filter(|(_, items)| !items.is_empty()) {
+            let way = self.name();
+            block.branch(isa::jump_imm(Cond::Eq, VALUE, i32::from(*protocol)), Target::Ref(way));
+            ways.push((way, items));
+        }
+        block.jump(Target::Next);
+        self.push(block, name, after);
+        for (way, items) in ways {
+            let ranges: Vec<_> = items.iter().map(|item| ports(self.rules, item)).collect();
+            let keyed = sweep(self.rules, items, &ranges, ported);
+            self.keyed(&keyed, Key::Port, axes, way, after)?;
+        }
+        Ok(())
+    }
+
+    /// A tree over ports or addresses, and the lists that it leads to.
+    fn keyed(
+        &mut self,
+        keyed: &Keyed,
+        key: Key,
+        axes: Axes,
+        name: Ref,
+        after: Option<Ref>,
+    ) -> Result<(), CompileError> {
+        let key = match key {
+            Key::Port => Load::Port,
+            Key::Address => {
+                let net = self.rules.iter().flat_map(|rule| &rule.nets).next();
+                Load::Address(net.is_some_and(|net| net.addr().is_ipv4()))
+            }
+        };
+        let leaf_cost = |id: LeafId| {
+            let leaf = keyed.leaves.get(id).map(Vec::as_slice).unwrap_or_default();
+            let tests = leaf
+                .iter()
+                .filter_map(|item| self.rules.get(item.rule))
+                .map(|rule| cost(rule) + 3);
+            3 + if leaf.len() < LONG { tests.sum::<usize>() } else { 0 }
+        };
+        let mut groups: Vec<&[(u128, LeafId)]> = Vec::new();
+        let (mut rest, mut insns) = (keyed.intervals.as_slice(), 0);
+        let mut length = 0;
+        while let Some((_, leaf)) = rest.get(length) {
+            insns += leaf_cost(*leaf);
+            if insns > BLOCK_INSNS && length > 0 {
+                let (group, others) = rest.split_at(length);
+                groups.push(group);
+                (rest, insns, length) = (others, 0, 0);
+            } else {
+                length += 1;
+            }
+        }
+        groups.push(rest);
+        let mut large = HashMap::new();
+        let mut blocks = Vec::new();
+        for group in groups {
+            self.group(keyed, key, group, &mut large, &mut blocks)?;
+        }
+        if let [_] = blocks.as_slice() {
+            for (_, block) in blocks {
+                self.push(block, name, after);
+            }
+        } else {
+            let named: Vec<(u128, Ref, Block)> = blocks
+                .into_iter()
+                .map(|(start, block)| (start, self.name(), block))
+                .collect();
+            let mut root = Block::new(Purpose::Frame("by port or address"));
+            let starts = named.iter().enumerate();
+            let targets: Vec<(u128, Target)> = starts
+                .map(|(index, (start, way, _))| (if index == 0 { 0 } else { *start }, Target::Ref(*way)))
+                .collect();
+            self.tree(&mut root, key, &targets);
+            self.push(root, name, after);
+            for (_, way, block) in named {
+                self.push(block, way, after);
+            }
+        }
+        let mut large: Vec<(LeafId, Ref)> = large.into_iter().collect();
+        large.sort_unstable();
+        for (leaf, way) in large {
+            let items = keyed.leaves.get(leaf).cloned().unwrap_or_default();
+            self.list(items, axes, way, after)?;
+        }
+        Ok(())
+    }
+
+    /// Some intervals of a tree as one block, or as several where it turns out too large.
+    fn group(
+        &mut self,
+        keyed: &Keyed,
+        key: Load,
+        intervals: &[(u128, LeafId)],
+        large: &mut HashMap<LeafId, Ref>,
+        out: &mut Vec<(u128, Block)>,
+    ) -> Result<(), CompileError> {
+        let mut block = Block::new(Purpose::Frame("by port or address"));
+        let mut labels = BTreeMap::new();
+        let mut targets = Vec::with_capacity(intervals.len());
+        for (index, (start, id)) in intervals.iter().enumerate() {
+            let leaf = keyed.leaves.get(*id).map(Vec::as_slice).unwrap_or_default();
+            let target = match leaf.first().and_then(|item| Some((item, self.rules.get(item.rule)?))) {
+                None => Target::Next,
+                Some((item, rule)) if item.is_certain(rule) => self.emitter.success(&mut block, rule),
+                // A list that is too large for a block is so even if it is short.
+                Some(_) if leaf.len() >= LONG || large.contains_key(id) => {
+                    Target::Ref(*large.entry(*id).or_insert_with(|| self.name()))
+                }
+                Some(_) => Target::Label(*labels.entry(*id).or_insert_with(|| block.label())),
+            };
+            targets.push((if index == 0 { 0 } else { *start }, target));
+        }
+        targets.dedup_by(|later, earlier| later.1 == earlier.1);
+        self.tree(&mut block, key, &targets);
+        for (id, label) in &labels {
+            block.bind(*label);
+            let leaf = keyed.leaves.get(*id).map(Vec::as_slice).unwrap_or_default();
+            self.emitter.leaf(&mut block, self.rules, leaf);
+        }
+        self.emitter.candidates(&mut block);
+        match (block.is_too_large(), intervals) {
+            (true, [(_, id)]) if !large.contains_key(id) => {
+                let way = self.name();
+                large.insert(*id, way);
+                self.group(keyed, key, intervals, large, out)
+            }
+            (true, [_, _, ..]) => {
+                let (first, second) = intervals.split_at(intervals.len() / 2);
+                self.group(keyed, key, first, large, out)?;
+                self.group(keyed, key, second, large, out)
+            }
+            _ => {
+                out.extend(intervals.first().map(|(start, _)| (*start, block)));
+                Ok(())
+            }
+        }
+    }
+
+    fn tree(&self, block: &mut Block, key: Load, targets: &[(u128, Target)]) {
+        match key {
+            Load::Port => {
+                let ports = targets
+                    .iter()
+                    .filter_map(|(start, target)| Some((u16::try_from(*start).ok()?, *target)));
+                let ports: Vec<(u16, Target)> = ports.collect();
+                if ports.len() > 1 {
+                    block.op(isa::load(Size::H, VALUE, SCRATCH, scratch!(dst_port)));
+                }
+                tree(block, &ports);
+            }
+            Load::Address(v4) => {
+                let offset = match self.emitter.direction {
+                    Direction::Ingress => scratch!(src),
+                    Direction::Egress => scratch!(dst),
+                };
+                address_tree(block, v4, offset, targets);
+            }
+        }
+    }
+
+    /// The half words of the class row that find these rules, in the order of their first rules.
+    fn words(&self, items: &[Item]) -> Vec<Word> {
+        let mut users: HashMap<&SetId, usize> = HashMap::new();
+        for set in items
+            .iter()
+            .filter_map(|item| self.rules.get(item.rule))
+            .flat_map(|rule| &rule.sets)
+        {
+            *users.entry(set).or_default() += 1;
+        }
+        let mut words: BTreeMap<u32, Word> = BTreeMap::new();
+        for (position, item) in items.iter().enumerate() {
+            let sets = self.rules.get(item.rule).into_iter().flat_map(|rule| &rule.sets);
+            // The rarest set tells most.
+            let set = sets.min_by_key(|set| users.get(set).copied().unwrap_or_default());
+            let Some((set, slot)) = set.and_then(|set| Some((set, *self.emitter.bits.get(set)?))) else {
+                continue;
+            };
+            let (offset, bit) = bit(slot);
+            let word = words.entry(slot / 32).or_insert_with(|| Word {
+                half: slot / 32,
+                offset,
+                mask: 0,
+                rules: Vec::new(),
+                in_order: true,
+            });
+            word.mask |= 1 << bit;
+            word.rules.push((position, item.clone(), set.clone(), 1 << bit));
+        }
+        let mut words: Vec<Word> = words.into_values().collect();
+        let ends = |word: &Word| {
+            let first = word.rules.first().map_or(0, |rule| rule.0);
+            (first, word.rules.last().map_or(0, |rule| rule.0))
+        };
+        words.sort_by_key(|word| ends(word).0);
+        let mut following = usize::MAX;
+        for word in words.iter_mut().rev() {
+            word.in_order = ends(word).1 < following;
+            following = following.min(ends(word).0);
+        }
+        words
+    }
+
+    /// Rules found by the peer's sets.
+    fn by_set(&mut self, words: &[Word], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        let mut blocks: Vec<(Block, &[Word])> = Vec::new();
+        self.set_blocks(words, &mut blocks)?;
+        let several = blocks.len() > 1;
+        let names: Vec<Ref> = (0..blocks.len())
+            .map(|index| if index == 0 && !several { name } else { self.name() })
+            .collect();
+        if several {
+            let mut head = Block::new(Purpose::Frame("sets of the peer, 64 at once"));
+            for ((_, words), way) in blocks.iter().zip(&names) {
+                words_test(&mut head, words, Target::Ref(*way));
+            }
+            head.jump(Target::Next);
+            self.push(head, name, after);
+        }
+        for (index, (block, _)) in blocks.into_iter().enumerate() {
+            let name = names.get(index).copied().unwrap_or(name);
+            self.push(block, name, names.get(index + 1).copied().or(after));
+        }
+        Ok(())
+    }
+
+    /// Words as blocks of bounded size.
+    fn set_blocks<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
+        let mut rest = words;
+        while !rest.is_empty() {
+            let mut insns = 0;
+            let fits = |word: &&Word| {
+                let rules = word.rules.iter().filter_map(|(_, item, ..)| self.rules.get(item.rule));
+                insns += 3 + rules.map(|rule| cost(rule) + 2).sum::<usize>();
+                insns <= BLOCK_INSNS
+            };
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (group, others) = rest.split_at(count);
+            self.set_block(group, out)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn set_block<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
+        let mut block = Block::new(Purpose::Frame("sets of the peer"));
+        block.uses_row = true;
+        for word in words {
+            self.word(&mut block, word);
+        }
+        block.jump(Target::Next);
+        self.emitter.candidates(&mut block);
+        if !block.is_too_large() {
+            out.push((block, words));
+            return Ok(());
+        }
+        match words.split_at(words.len() / 2) {
+            ([], _) => {
+                let rule = words.iter().flat_map(|word| &word.rules).next();
+                let rule = rule.and_then(|(_, item, ..)| self.rules.get(item.rule));
+                match rule {
+                    Some(rule) => Err(self.emitter.too_large(rule, &block)),
+                    None => Ok(()),
+                }
+            }
+            (first, second) => {
+                self.set_block(first, out)?;
+                self.set_block(second, out)
+            }
+        }
+    }
+
+    /// The rules that 32 bits of the row find, in order.
+    fn word(&self, block: &mut Block, word: &Word) {
+        let end = block.label();
+        let then = if word.in_order {
+            Target::Next
+        } else {
+            Target::Label(end)
+        };
+        let earlier = std::mem::take(&mut block.candidates);
+        block.set_purpose(Purpose::Frame("sets of the peer"));
+        block.op(isa::load(Size::W, VALUE, ROW, word.offset));
+        if word.rules.len() > 2 {
+            let enter = block.label();
+            block.branch(
+                isa::jump32_imm(Cond::Set, VALUE, word.mask as i32),
+                Target::Label(enter),
+            );
+            block.jump(Target::Label(end));
+            block.bind(enter);
+        }
+        let mut loaded = true;
+        for (_, item, set, mask) in &word.rules {
+            let Some(rule) = self.rules.get(item.rule) else {
+                continue;
+            };
+            block.set_purpose(Purpose::Site(rule.site));
+            if !loaded {
+                block.op(isa::load(Size::W, VALUE, ROW, word.offset));
+                loaded = true;
+            }
+            let success = if self.emitter.candidate {
+                block.candidate(rule.site, rule.outcome, then)
+            } else {
+                self.emitter.success(block, rule)
+            };
+            let tests: Vec<Test<'_>> = self.emitter.tests(rule, item, Some(set));
+            if tests.is_empty() {
+                block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), success);
+                continue;
+            }
+            let (enter, fail) = (block.label(), block.label());
+            block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), Target::Label(enter));
+            block.jump(Target::Label(fail));
+            block.bind(enter);
+            Emitter::conditions(block, &tests, fail, success);
+            block.bind(fail);
+            loaded = false;
+        }
+        if !word.in_order {
+            block.jump(Target::Label(end));
+            self.emitter.candidates(block);
+        }
+        block.bind(end);
+        let mut candidates = earlier;
+        candidates.append(&mut block.candidates);
+        block.candidates = candidates;
+    }
+}
+
+/// What a tree is over.
+#[derive(Clone, Copy)]
+enum Key {
+    Port,
+    Address,
+}
+
+/// ... and of which IP version.
+#[derive(Clone, Copy)]
+enum Load {
+    Port,
+    Address(bool),
+}
+
+/// 32 bits of the class row, and the rules that they find.
+struct Word {
+    half: u32,
+    offset: i16,
+    mask: u32,
+    /// Position in the list, the rule, the set and its bit.
+    rules: Vec<(usize, Item, SetId, u32)>,
+    /// No rule of a later word stands before one of this word.
+    in_order: bool,
+}
+
+/// Jumps where any of these bits is set.
+fn words_test(block: &mut Block, words: &[Word], hit: Target) {
+    block.uses_row = true;
+    let mut wide: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+    for word in words {
+        let masks = wide.entry(word.half / 2).or_default();
+        *if word.half % 2 == 0 { &mut masks.0 } else { &mut masks.1 } |= word.mask;
+    }
+    for (index, (low, high)) in wide {
+        match (low, high) {
+            (u32::MAX, u32::MAX) => {
+                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
+                block.branch(isa::jump_imm(Cond::Ne, VALUE, 0), hit);
+            }
+            (0, mask) | (mask, 0) => {
+                let (offset, _) = bit(index * 64 + if low == 0 { 32 } else { 0 });
+                block.op(isa::load(Size::W, VALUE, ROW, offset));
+                block.branch(isa::jump32_imm(Cond::Set, VALUE, mask as i32), hit);
+            }
+            (low, high) => {
+                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
+                block.load_wide(CONSTANT, u64::from(high) << 32 | u64::from(low));
+                block.branch(isa::jump_reg(Cond::Set, VALUE, CONSTANT), hit);
+            }
+        }
+    }
+}
