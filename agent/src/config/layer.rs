@@ -148,9 +148,9 @@ settings! {
     /// Named ports that fit.
     max_named_ports / set_max_named_ports: Size = "maxNamedPorts" => Size(65_536);
     /// Distinct memberships that fit.
-    max_classes / set_max_classes: Size = "maxClasses" => Size(8_192);
+    max_classes / set_max_classes: Size = "maxClasses" => Size(12_288);
     /// Sets that fit.
-    max_sets / set_max_sets: Size = "maxSets" => Size(4_096);
+    max_sets / set_max_sets: Size = "maxSets" => Size(12_288);
 }
 
 impl Layer {

@@ -47,8 +47,8 @@ impl Default for Capacities {
             peers: 65_536,
             nets: 16_384,
             named_ports: 65_536,
-            classes: 8_192,
-            class_bits: 4_096,
+            classes: 12_288,
+            class_bits: 12_288,
             fragments: 8_192,
         }
     }
