@@ -251,7 +251,7 @@ impl<'a> Assembler<'a> {
             }
             chunk.insns.push(insn);
             let note = match op.purpose {
-                Purpose::Frame(words) => Note::Frame(words.to_owned()),
+                Purpose::Frame(words) => Note::Frame(words),
                 Purpose::Site(site) => Note::Rule(self.table.get(site)?.0),
             };
             match chunk.notes.last_mut() {

@@ -18,6 +18,7 @@ mod layout;
 pub mod listing;
 mod lower;
 mod matching;
+mod member;
 pub mod planner;
 mod ports;
 pub mod program;

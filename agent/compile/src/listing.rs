@@ -52,7 +52,7 @@ fn chunk_listing(number: usize, chunk: &Chunk, rules: &[RuleRef]) -> Vec<Line> {
 
 fn note_text(note: &Note, rules: &[RuleRef]) -> String {
     match note {
-        Note::Frame(words) => words.clone(),
+        Note::Frame(words) => (*words).to_owned(),
         Note::Rule(index) => match rules.get(*index as usize) {
             None => format!("rule {index}"),
             Some(rule) => {

@@ -53,7 +53,7 @@ pub struct Chunk {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Note {
     /// Fixed parts: entry, dispatch by protocol and port, end. Words for people.
-    Frame(String),
+    Frame(&'static str),
     /// A test or verdict of the rule with this index in [`Program::rules`].
     Rule(u32),
 }

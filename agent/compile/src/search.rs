@@ -6,7 +6,7 @@
 //! - *ports*, *networks*: a balanced tree over the intervals leads to the rules that matter there; where those are many, they are taken
 //!   apart again by what is left. A tree that is too large for one block has a root that leads to others, which may be in other chunks:
 //!   a packet goes through one of them;
-//! - *sets*: the class row has the sets of a list side by side in the order of the rules ([`order`] asks the planner for that), so a word
+//! - *sets* ([`crate::member`]): the class row has the sets of a list side by side in the order of the rules ([`order`] asks the planner for that), so a word
 //!   of it answers 64 rules at once. Only where the peer is a member, rules are tested. If the bits are in another order, the words are
 //!   gone through all the same, and the first rule found is noted;
 //! - the *rest* is cut into segments.
@@ -20,11 +20,11 @@ use felid_model::resolved::SetId;
 
 use crate::block::{After, Block, Purpose, Ref, Target};
 use crate::compile::{CompileError, Direction};
-use crate::emit::{Emitter, bit};
-use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
+use crate::emit::Emitter;
+use crate::frame::{SCRATCH, VALUE, scratch};
 use crate::index::{Axes, Keyed, Parts, nets, netted, partition, ported, ports, sweep};
 use crate::isa::{self, Cond, Size};
-use crate::matching::{Test, address_tree, tree};
+use crate::matching::{address_tree, tree};
 use crate::rule::{PORT_PROTOCOLS, Rule};
 use crate::segment::{Item, LeafId, cost, segments};
 
@@ -33,7 +33,7 @@ const LONG: usize = 32;
 /// ... a section where that takes several parts, which cost a packet something each.
 const LONG_MIXED: usize = 160;
 /// Estimated instructions of a block of a tree, and of tests of sets.
-const BLOCK_INSNS: usize = 2_500;
+pub(crate) const BLOCK_INSNS: usize = 2_500;
 
 /// The blocks of a section.
 pub(crate) fn search(emitter: &Emitter<'_>, rules: &[Rule], expansion: usize) -> Result<Vec<Block>, CompileError> {
@@ -120,21 +120,22 @@ impl Parts {
     }
 }
 
-struct Search<'a> {
-    emitter: Emitter<'a>,
-    rules: &'a [&'a Rule],
+/// A section in the making.
+pub(crate) struct Search<'a> {
+    pub(crate) emitter: Emitter<'a>,
+    pub(crate) rules: &'a [&'a Rule],
     expansion: usize,
     blocks: Vec<Block>,
     names: usize,
 }
 
 impl Search<'_> {
-    fn name(&mut self) -> Ref {
+    pub(crate) fn name(&mut self) -> Ref {
         self.names += 1;
         Ref(self.names)
     }
 
-    fn push(&mut self, mut block: Block, name: Ref, after: Option<Ref>) {
+    pub(crate) fn push(&mut self, mut block: Block, name: Ref, after: Option<Ref>) {
         block.name = Some(name);
         block.after = after.map_or(After::End, After::Ref);
         self.blocks.push(block);
@@ -160,7 +161,7 @@ impl Search<'_> {
         name: Ref,
         after: Option<Ref>,
     ) -> Result<(), CompileError> {
-        let sets = self.words(&parts.sets);
+        let mut sets = self.words(&parts.sets);
         let several = parts.count() + usize::from(!others.is_empty()) > 1;
         let noted = !self.emitter.candidate && (several || sets.iter().any(|word| !word.in_order));
         let end = if noted { Some(self.name()) } else { after };
@@ -187,6 +188,7 @@ impl Search<'_> {
         }
         if !sets.is_empty() {
             let (this, after) = next(self);
+            let this = self.protocol(&mut sets, this, after);
             self.by_set(&sets, this, after)?;
         }
         if !parts.rest.is_empty() {
@@ -431,176 +433,6 @@ impl Search<'_> {
             }
         }
     }
-
-    /// The half words of the class row that find these rules, in the order of their first rules.
-    fn words(&self, items: &[Item]) -> Vec<Word> {
-        let mut users: HashMap<&SetId, usize> = HashMap::new();
-        for set in items
-            .iter()
-            .filter_map(|item| self.rules.get(item.rule))
-            .flat_map(|rule| &rule.sets)
-        {
-            *users.entry(set).or_default() += 1;
-        }
-        let mut words: BTreeMap<u32, Word> = BTreeMap::new();
-        for (position, item) in items.iter().enumerate() {
-            let sets = self.rules.get(item.rule).into_iter().flat_map(|rule| &rule.sets);
-            // The rarest set tells most.
-            let set = sets.min_by_key(|set| users.get(set).copied().unwrap_or_default());
-            let Some((set, slot)) = set.and_then(|set| Some((set, *self.emitter.bits.get(set)?))) else {
-                continue;
-            };
-            let (offset, bit) = bit(slot);
-            let word = words.entry(slot / 32).or_insert_with(|| Word {
-                half: slot / 32,
-                offset,
-                mask: 0,
-                rules: Vec::new(),
-                in_order: true,
-            });
-            word.mask |= 1 << bit;
-            word.rules.push((position, item.clone(), set.clone(), 1 << bit));
-        }
-        let mut words: Vec<Word> = words.into_values().collect();
-        let ends = |word: &Word| {
-            let first = word.rules.first().map_or(0, |rule| rule.0);
-            (first, word.rules.last().map_or(0, |rule| rule.0))
-        };
-        words.sort_by_key(|word| ends(word).0);
-        let mut following = usize::MAX;
-        for word in words.iter_mut().rev() {
-            word.in_order = ends(word).1 < following;
-            following = following.min(ends(word).0);
-        }
-        words
-    }
-
-    /// Rules found by the peer's sets.
-    fn by_set(&mut self, words: &[Word], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
-        let mut blocks: Vec<(Block, &[Word])> = Vec::new();
-        self.set_blocks(words, &mut blocks)?;
-        let several = blocks.len() > 1;
-        let names: Vec<Ref> = (0..blocks.len())
-            .map(|index| if index == 0 && !several { name } else { self.name() })
-            .collect();
-        if several {
-            let mut head = Block::new(Purpose::Frame("sets of the peer, 64 at once"));
-            for ((_, words), way) in blocks.iter().zip(&names) {
-                words_test(&mut head, words, Target::Ref(*way));
-            }
-            head.jump(Target::Next);
-            self.push(head, name, after);
-        }
-        for (index, (block, _)) in blocks.into_iter().enumerate() {
-            let name = names.get(index).copied().unwrap_or(name);
-            self.push(block, name, names.get(index + 1).copied().or(after));
-        }
-        Ok(())
-    }
-
-    /// Words as blocks of bounded size.
-    fn set_blocks<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
-        let mut rest = words;
-        while !rest.is_empty() {
-            let mut insns = 0;
-            let fits = |word: &&Word| {
-                let rules = word.rules.iter().filter_map(|(_, item, ..)| self.rules.get(item.rule));
-                insns += 3 + rules.map(|rule| cost(rule) + 2).sum::<usize>();
-                insns <= BLOCK_INSNS
-            };
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (group, others) = rest.split_at(count);
-            self.set_block(group, out)?;
-            rest = others;
-        }
-        Ok(())
-    }
-
-    fn set_block<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
-        let mut block = Block::new(Purpose::Frame("sets of the peer"));
-        block.uses_row = true;
-        for word in words {
-            self.word(&mut block, word);
-        }
-        block.jump(Target::Next);
-        self.emitter.candidates(&mut block);
-        if !block.is_too_large() {
-            out.push((block, words));
-            return Ok(());
-        }
-        match words.split_at(words.len() / 2) {
-            ([], _) => {
-                let rule = words.iter().flat_map(|word| &word.rules).next();
-                let rule = rule.and_then(|(_, item, ..)| self.rules.get(item.rule));
-                match rule {
-                    Some(rule) => Err(self.emitter.too_large(rule, &block)),
-                    None => Ok(()),
-                }
-            }
-            (first, second) => {
-                self.set_block(first, out)?;
-                self.set_block(second, out)
-            }
-        }
-    }
-
-    /// The rules that 32 bits of the row find, in order.
-    fn word(&self, block: &mut Block, word: &Word) {
-        let end = block.label();
-        let then = if word.in_order {
-            Target::Next
-        } else {
-            Target::Label(end)
-        };
-        let earlier = std::mem::take(&mut block.candidates);
-        block.set_purpose(Purpose::Frame("sets of the peer"));
-        block.op(isa::load(Size::W, VALUE, ROW, word.offset));
-        if word.rules.len() > 2 {
-            let enter = block.label();
-            block.branch(
-                isa::jump32_imm(Cond::Set, VALUE, word.mask as i32),
-                Target::Label(enter),
-            );
-            block.jump(Target::Label(end));
-            block.bind(enter);
-        }
-        let mut loaded = true;
-        for (_, item, set, mask) in &word.rules {
-            let Some(rule) = self.rules.get(item.rule) else {
-                continue;
-            };
-            block.set_purpose(Purpose::Site(rule.site));
-            if !loaded {
-                block.op(isa::load(Size::W, VALUE, ROW, word.offset));
-                loaded = true;
-            }
-            let success = if self.emitter.candidate {
-                block.candidate(rule.site, rule.outcome, then)
-            } else {
-                self.emitter.success(block, rule)
-            };
-            let tests: Vec<Test<'_>> = self.emitter.tests(rule, item, Some(set));
-            if tests.is_empty() {
-                block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), success);
-                continue;
-            }
-            let (enter, fail) = (block.label(), block.label());
-            block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), Target::Label(enter));
-            block.jump(Target::Label(fail));
-            block.bind(enter);
-            Emitter::conditions(block, &tests, fail, success);
-            block.bind(fail);
-            loaded = false;
-        }
-        if !word.in_order {
-            block.jump(Target::Label(end));
-            self.emitter.candidates(block);
-        }
-        block.bind(end);
-        let mut candidates = earlier;
-        candidates.append(&mut block.candidates);
-        block.candidates = candidates;
-    }
 }
 
 /// What a tree is over.
@@ -615,43 +447,4 @@ enum Key {
 enum Load {
     Port,
     Address(bool),
-}
-
-/// 32 bits of the class row, and the rules that they find.
-struct Word {
-    half: u32,
-    offset: i16,
-    mask: u32,
-    /// Position in the list, the rule, the set and its bit.
-    rules: Vec<(usize, Item, SetId, u32)>,
-    /// No rule of a later word stands before one of this word.
-    in_order: bool,
-}
-
-/// Jumps where any of these bits is set.
-fn words_test(block: &mut Block, words: &[Word], hit: Target) {
-    block.uses_row = true;
-    let mut wide: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
-    for word in words {
-        let masks = wide.entry(word.half / 2).or_default();
-        *if word.half % 2 == 0 { &mut masks.0 } else { &mut masks.1 } |= word.mask;
-    }
-    for (index, (low, high)) in wide {
-        match (low, high) {
-            (u32::MAX, u32::MAX) => {
-                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
-                block.branch(isa::jump_imm(Cond::Ne, VALUE, 0), hit);
-            }
-            (0, mask) | (mask, 0) => {
-                let (offset, _) = bit(index * 64 + if low == 0 { 32 } else { 0 });
-                block.op(isa::load(Size::W, VALUE, ROW, offset));
-                block.branch(isa::jump32_imm(Cond::Set, VALUE, mask as i32), hit);
-            }
-            (low, high) => {
-                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
-                block.load_wide(CONSTANT, u64::from(high) << 32 | u64::from(low));
-                block.branch(isa::jump_reg(Cond::Set, VALUE, CONSTANT), hit);
-            }
-        }
-    }
 }

@@ -44,6 +44,6 @@ pub fn stub(hook: Hook, endpoint: EndpointId) -> Chunk {
         .filter_map(|(index, op)| Some((index, op.map?)))
         .collect();
     let insns: Vec<_> = block.ops.iter().map(|op| op.insn).collect();
-    let notes = vec![(0..insns.len(), Note::Frame("endpoint stub".to_owned()))];
+    let notes = vec![(0..insns.len(), Note::Frame("endpoint stub"))];
     Chunk { insns, maps, notes }
 }

@@ -7,14 +7,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use felid_compile::testing::{NumberedCounters, Rng, Shape, World};
 use felid_compile::{Direction, compile, reference};
+use felid_model::resolved::ResolvedPolicy;
 use support::{assert_same, check_form, run};
 
 /// Compares many packets with one policy; says the seed if they differ.
 fn compare(seed: u64, shape: Shape, packets: usize) -> usize {
+    compare_with(seed, packets, |rng| {
+        let world = World::random(rng);
+        let policy = world.policy(rng, shape);
+        (world, policy)
+    })
+}
+
+fn compare_with(seed: u64, packets: usize, make: impl Fn(&mut Rng) -> (World, ResolvedPolicy)) -> usize {
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut rng = Rng::new(seed);
-        let world = World::random(&mut rng);
-        let policy = world.policy(&mut rng, shape);
+        let (world, policy) = make(&mut rng);
         let mut rules = std::collections::BTreeSet::new();
         for direction in [Direction::Ingress, Direction::Egress] {
             let mut counters = NumberedCounters::default();
@@ -43,7 +51,7 @@ fn compare(seed: u64, shape: Shape, packets: usize) -> usize {
     match result {
         Ok(decided) => decided,
         Err(panic) => {
-            eprintln!("seed {seed}, {shape:?}");
+            eprintln!("seed {seed}");
             resume_unwind(panic)
         }
     }
@@ -66,4 +74,19 @@ fn large_policies() {
 fn huge_policies() {
     let decided: usize = (20_000..20_003).map(|seed| compare(seed, Shape::Huge, 300)).sum();
     assert!(decided > 60, "only {decided} different decisions");
+}
+
+#[test]
+fn long_lists() {
+    let decided: usize = (30_000..30_060)
+        .map(|seed| {
+            compare_with(seed, 150, |rng| {
+                let world = World::wide(rng);
+                let most = if rng.percent(10) { 2_500 } else { 400 };
+                let policy = world.long_policy(rng, most);
+                (world, policy)
+            })
+        })
+        .sum();
+    assert!(decided > 1_500, "only {decided} different decisions");
 }

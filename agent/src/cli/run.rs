@@ -89,10 +89,10 @@ pub struct RunArgs {
     /// Named ports (address, protocol, port) that fit [default: 65536]
     #[arg(long, value_name = "N", help_heading = "Capacities")]
     pub max_named_ports: Option<String>,
-    /// Distinct memberships that fit [default: 8192]
+    /// Distinct memberships that fit [default: 12288]
     #[arg(long, value_name = "N", help_heading = "Capacities")]
     pub max_classes: Option<String>,
-    /// Active selectors, long net lists and named ports that fit, a multiple of 64 [default: 4096]
+    /// Active selectors, long net lists and named ports that fit, a multiple of 64 [default: 12288]
     #[arg(long, value_name = "N", help_heading = "Capacities")]
     pub max_sets: Option<String>,
 }

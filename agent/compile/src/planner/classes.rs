@@ -51,9 +51,11 @@ impl Classes {
 
     /// The class of a row. Without room it is noted for [`Self::overflow`], and the result is of no use.
     pub(super) fn intern(&mut self, row: &[u64]) -> u32 {
-        if row.iter().all(|&word| word == 0) {
+        // Rows are as wide as the kernel's, and mostly zeros: only their beginning is kept.
+        let Some(last) = row.iter().rposition(|&word| word != 0) else {
             return 0;
-        }
+        };
+        let row = row.get(..=last).unwrap_or_default();
         if let Some(&class) = self.by_row.get(row) {
             return class;
         }
@@ -74,16 +76,23 @@ impl Classes {
         class
     }
 
-    /// A class's row; `None` = class 0 or unknown.
+    /// A class's row without the zeros at its end; `None` = class 0 or unknown.
     pub(super) fn row(&self, class: u32) -> Option<&Arc<[u64]>> {
         self.classes.get(&class).and_then(|class| class.row.as_ref())
     }
 
-    /// Rows that were interned since the last commit.
+    /// Rows that were interned since the last commit, in full width.
     pub(super) fn staged(&self) -> Vec<(u32, Arc<[u64]>)> {
+        let full = |row: &[u64]| {
+            row.iter()
+                .copied()
+                .chain(std::iter::repeat(0))
+                .take(self.words)
+                .collect()
+        };
         self.staged
             .iter()
-            .filter_map(|&class| Some((class, self.row(class)?.clone())))
+            .filter_map(|&class| Some((class, full(self.row(class)?))))
             .collect()
     }
 

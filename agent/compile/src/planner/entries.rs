@@ -97,10 +97,11 @@ impl Moved {
 
     fn add(&mut self, classes: &Classes, before: u32) {
         if let Some(row) = classes.row(before) {
-            for ((lost, &before), &after) in self.lost.iter_mut().zip(row.iter()).zip(&self.scratch) {
+            let before = || row.iter().copied().chain(std::iter::repeat(0));
+            for ((lost, before), &after) in self.lost.iter_mut().zip(before()).zip(&self.scratch) {
                 *lost |= before & !after;
             }
-            for ((gained, &before), &after) in self.gained.iter_mut().zip(row.iter()).zip(&self.scratch) {
+            for ((gained, before), &after) in self.gained.iter_mut().zip(before()).zip(&self.scratch) {
                 *gained |= after & !before;
             }
         } else {

@@ -16,6 +16,7 @@
 //! # let _ = (program, expected);
 //! ```
 
+mod long;
 mod packet;
 mod policy;
 mod rng;

@@ -216,7 +216,12 @@ impl World {
         side
     }
 
-    fn some_sets(&self, rng: &mut Rng, most: usize) -> Vec<SetId> {
+    /// A rule of any kind.
+    pub(super) fn any_rule(&self, rng: &mut Rng, index: u32) -> ResolvedRule {
+        self.rule(rng, index, 4, 200)
+    }
+
+    pub(super) fn some_sets(&self, rng: &mut Rng, most: usize) -> Vec<SetId> {
         let all: Vec<_> = self.sets.keys().collect();
         (0..rng.between(1, most))
             .filter_map(|_| rng.pick(&all).map(|set| (*set).clone()))

@@ -1,0 +1,268 @@
+//! Rules found by the peer's sets: the words of the class row in which their sets' bits are.
+//!
+//! In: a list of rules with a set each. Out: blocks that go through the words in the order of the rules; where a bit is set, its rules are
+//! tested. Where the words take several blocks, a block in front looks at 64 bits at once and leads to the first of them that matters.
+
+use std::collections::{BTreeMap, HashMap};
+
+use felid_model::resolved::SetId;
+
+use crate::block::{Block, Purpose, Ref, Target};
+use crate::compile::CompileError;
+use crate::emit::{Emitter, bit};
+use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
+use crate::isa::{self, Cond, Size};
+use crate::matching::Test;
+use crate::rule::ProtocolTest;
+use crate::search::{BLOCK_INSNS, Search};
+use crate::segment::{Item, cost};
+
+/// Rules that are tested together: those of a word where each has a set of its own, and more where they share sets.
+const MOST_RULES: usize = 128;
+
+impl Search<'_> {
+    /// The half words of the class row that find these rules, in the order of their first rules.
+    pub(crate) fn words(&self, items: &[Item]) -> Vec<Word> {
+        let mut users: HashMap<&SetId, usize> = HashMap::new();
+        for set in items
+            .iter()
+            .filter_map(|item| self.rules.get(item.rule))
+            .flat_map(|rule| &rule.sets)
+        {
+            *users.entry(set).or_default() += 1;
+        }
+        let mut words: BTreeMap<u32, Word> = BTreeMap::new();
+        for (position, item) in items.iter().enumerate() {
+            let sets = self.rules.get(item.rule).into_iter().flat_map(|rule| &rule.sets);
+            // The rarest set tells most.
+            let set = sets.min_by_key(|set| users.get(set).copied().unwrap_or_default());
+            let Some((set, slot)) = set.and_then(|set| Some((set, *self.emitter.bits.get(set)?))) else {
+                continue;
+            };
+            let (offset, bit) = bit(slot);
+            let word = words.entry(slot / 32).or_insert_with(|| Word {
+                half: slot / 32,
+                offset,
+                mask: 0,
+                rules: Vec::new(),
+                in_order: true,
+            });
+            word.mask |= 1 << bit;
+            word.rules.push((position, item.clone(), set.clone(), 1 << bit));
+        }
+        let mut words: Vec<Word> = words.into_values().flat_map(Word::split).collect();
+        let ends = |word: &Word| {
+            let first = word.rules.first().map_or(0, |rule| rule.0);
+            (first, word.rules.last().map_or(0, |rule| rule.0))
+        };
+        words.sort_by_key(|word| ends(word).0);
+        let mut following = usize::MAX;
+        for word in words.iter_mut().rev() {
+            word.in_order = ends(word).1 < following;
+            following = following.min(ends(word).0);
+        }
+        words
+    }
+
+    /// A protocol that all rules name is tested once.
+    pub(crate) fn protocol(&mut self, words: &mut [Word], name: Ref, after: Option<Ref>) -> Ref {
+        let mut rules = words
+            .iter()
+            .flat_map(|word| &word.rules)
+            .map(|(_, item, ..)| item.protocol);
+        let Some(common) = rules.next().filter(|first| rules.all(|other| other == *first)) else {
+            return name;
+        };
+        let ProtocolTest::Is(protocol) = common else {
+            return name;
+        };
+        for (_, item, ..) in words.iter_mut().flat_map(|word| &mut word.rules) {
+            item.protocol = ProtocolTest::Any;
+        }
+        let rest = self.name();
+        let mut block = Block::new(Purpose::Frame("by protocol"));
+        block.op(isa::load(Size::B, VALUE, SCRATCH, scratch!(protocol)));
+        block.branch(isa::jump_imm(Cond::Eq, VALUE, i32::from(protocol)), Target::Ref(rest));
+        block.jump(Target::Next);
+        self.push(block, name, after);
+        rest
+    }
+
+    /// Rules found by the peer's sets.
+    pub(crate) fn by_set(&mut self, words: &[Word], name: Ref, after: Option<Ref>) -> Result<(), CompileError> {
+        let mut blocks: Vec<(Block, &[Word])> = Vec::new();
+        self.set_blocks(words, &mut blocks)?;
+        let several = blocks.len() > 1;
+        let names: Vec<Ref> = (0..blocks.len())
+            .map(|index| if index == 0 && !several { name } else { self.name() })
+            .collect();
+        if several {
+            let mut head = Block::new(Purpose::Frame("sets of the peer, 64 at once"));
+            for ((_, words), way) in blocks.iter().zip(&names) {
+                words_test(&mut head, words, Target::Ref(*way));
+            }
+            head.jump(Target::Next);
+            self.push(head, name, after);
+        }
+        for (index, (block, _)) in blocks.into_iter().enumerate() {
+            let name = names.get(index).copied().unwrap_or(name);
+            self.push(block, name, names.get(index + 1).copied().or(after));
+        }
+        Ok(())
+    }
+
+    /// Words as blocks of bounded size.
+    fn set_blocks<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
+        let mut rest = words;
+        while !rest.is_empty() {
+            let mut insns = 0;
+            let fits = |word: &&Word| {
+                let rules = word.rules.iter().filter_map(|(_, item, ..)| self.rules.get(item.rule));
+                insns += 3 + rules.map(|rule| cost(rule) + 2).sum::<usize>();
+                insns <= BLOCK_INSNS
+            };
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (group, others) = rest.split_at(count);
+            self.set_block(group, out)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn set_block<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
+        let mut block = Block::new(Purpose::Frame("sets of the peer"));
+        block.uses_row = true;
+        for word in words {
+            self.word(&mut block, word);
+        }
+        block.jump(Target::Next);
+        self.emitter.candidates(&mut block);
+        if !block.is_too_large() {
+            out.push((block, words));
+            return Ok(());
+        }
+        match words.split_at(words.len() / 2) {
+            ([], _) => {
+                let rule = words.iter().flat_map(|word| &word.rules).next();
+                let rule = rule.and_then(|(_, item, ..)| self.rules.get(item.rule));
+                match rule {
+                    Some(rule) => Err(self.emitter.too_large(rule, &block)),
+                    None => Ok(()),
+                }
+            }
+            (first, second) => {
+                self.set_block(first, out)?;
+                self.set_block(second, out)
+            }
+        }
+    }
+
+    /// The rules that 32 bits of the row find, in order.
+    fn word(&self, block: &mut Block, word: &Word) {
+        let end = block.label();
+        let then = if word.in_order {
+            Target::Next
+        } else {
+            Target::Label(end)
+        };
+        let earlier = std::mem::take(&mut block.candidates);
+        block.set_purpose(Purpose::Frame("sets of the peer"));
+        block.op(isa::load(Size::W, VALUE, ROW, word.offset));
+        if word.rules.len() > 2 {
+            let enter = block.label();
+            block.branch(
+                isa::jump32_imm(Cond::Set, VALUE, word.mask as i32),
+                Target::Label(enter),
+            );
+            block.jump(Target::Label(end));
+            block.bind(enter);
+        }
+        let mut loaded = true;
+        for (_, item, set, mask) in &word.rules {
+            let Some(rule) = self.rules.get(item.rule) else {
+                continue;
+            };
+            block.set_purpose(Purpose::Site(rule.site));
+            if !loaded {
+                block.op(isa::load(Size::W, VALUE, ROW, word.offset));
+                loaded = true;
+            }
+            let success = if self.emitter.candidate {
+                block.candidate(rule.site, rule.outcome, then)
+            } else {
+                self.emitter.success(block, rule)
+            };
+            let tests: Vec<Test<'_>> = self.emitter.tests(rule, item, Some(set));
+            if tests.is_empty() {
+                block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), success);
+                continue;
+            }
+            let (enter, fail) = (block.label(), block.label());
+            block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), Target::Label(enter));
+            block.jump(Target::Label(fail));
+            block.bind(enter);
+            Emitter::conditions(block, &tests, fail, success);
+            block.bind(fail);
+            loaded = false;
+        }
+        if !word.in_order {
+            block.jump(Target::Label(end));
+            self.emitter.candidates(block);
+        }
+        block.bind(end);
+        let mut candidates = earlier;
+        candidates.append(&mut block.candidates);
+        block.candidates = candidates;
+    }
+}
+
+/// 32 bits of the class row, and the rules that they find.
+pub(crate) struct Word {
+    half: u32,
+    offset: i16,
+    mask: u32,
+    /// Position in the list, the rule, the set and its bit.
+    rules: Vec<(usize, Item, SetId, u32)>,
+    /// No rule of a later word stands before one of this word.
+    pub(crate) in_order: bool,
+}
+
+impl Word {
+    /// The same as words of bounded length.
+    fn split(self) -> Vec<Self> {
+        let chunks = self.rules.chunks(MOST_RULES).map(|rules| Self {
+            mask: rules.iter().fold(0, |mask, rule| mask | rule.3),
+            rules: rules.to_vec(),
+            ..self
+        });
+        chunks.collect()
+    }
+}
+
+/// Jumps where any of these bits is set.
+fn words_test(block: &mut Block, words: &[Word], hit: Target) {
+    block.uses_row = true;
+    let mut wide: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+    for word in words {
+        let masks = wide.entry(word.half / 2).or_default();
+        *if word.half % 2 == 0 { &mut masks.0 } else { &mut masks.1 } |= word.mask;
+    }
+    for (index, (low, high)) in wide {
+        match (low, high) {
+            (u32::MAX, u32::MAX) => {
+                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
+                block.branch(isa::jump_imm(Cond::Ne, VALUE, 0), hit);
+            }
+            (0, mask) | (mask, 0) => {
+                let (offset, _) = bit(index * 64 + if low == 0 { 32 } else { 0 });
+                block.op(isa::load(Size::W, VALUE, ROW, offset));
+                block.branch(isa::jump32_imm(Cond::Set, VALUE, mask as i32), hit);
+            }
+            (low, high) => {
+                block.op(isa::load(Size::DW, VALUE, ROW, index as i16 * 8));
+                block.load_wide(CONSTANT, u64::from(high) << 32 | u64::from(low));
+                block.branch(isa::jump_reg(Cond::Set, VALUE, CONSTANT), hit);
+            }
+        }
+    }
+}
