@@ -78,7 +78,7 @@ impl Bench {
             nets: 1024,
             named_ports: 1024,
             classes: 1024,
-            class_bits: 256,
+            class_bits: 512,
             ..Capacities::default()
         };
         // Everything that is not policy is out of the way.
@@ -139,7 +139,13 @@ impl Bench {
     /// One world: an endpoint, its surroundings, and some policies in turn.
     fn world(&mut self, seed: u64, summary: &mut Summary, seen: &mut BTreeSet<u64>) -> Result<()> {
         let mut rng = Rng::new(seed);
-        let world = World::random(&mut rng);
+        // Now and then a world for long lists.
+        let wide = rng.percent(2);
+        let world = if wide {
+            World::wide(&mut rng)
+        } else {
+            World::random(&mut rng)
+        };
         let key = ResourceKey {
             kind: Kind::WorkloadEndpoint,
             namespace: Some("default".into()),
@@ -154,7 +160,12 @@ impl Bench {
         let mut sent = BTreeSet::new();
         for turn in 0..POLICIES {
             let shape = if rng.percent(3) { Shape::Large } else { Shape::Small };
-            let policies = [(); 2].map(|()| Arc::new(world.policy(&mut rng, shape)));
+            let policies = [(); 2].map(|()| {
+                Arc::new(match wide {
+                    true => world.long_policy(&mut rng, 600),
+                    false => world.policy(&mut rng, shape),
+                })
+            });
             let [ingress, egress] = &policies;
             let endpoint = LocalEndpoint {
                 allow_spoofed_source_prefixes: Vec::new(),

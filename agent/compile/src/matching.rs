@@ -230,7 +230,9 @@ impl Width {
 /// A balanced tree over the address at this offset of the scratch: (first address of the interval, target), the first at zero.
 pub(crate) fn address_tree(block: &mut Block, v4: bool, offset: i16, map: &[(u128, Target)]) {
     if v4 {
-        let map: Vec<(u64, Target)> = map.iter().map(|(start, target)| (*start as u64, *target)).collect();
+        // What begins after the last address is nothing.
+        let within = map.iter().filter(|(start, _)| *start <= u128::from(u32::MAX));
+        let map: Vec<(u64, Target)> = within.map(|(start, target)| (*start as u64, *target)).collect();
         if map.len() > 1 {
             block.op(isa::load(Size::W, VALUE, SCRATCH, offset));
             block.op(isa::from_network(VALUE, 32));

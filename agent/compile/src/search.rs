@@ -88,7 +88,7 @@ fn take_apart<'r>(rules: &[&'r Rule], expansion: usize) -> Option<(Parts, Vec<&'
 }
 
 /// The order in which a section's sets are best laid out in class rows.
-pub(crate) fn order<'r>(rules: &'r [Rule], expansion: usize) -> Vec<&'r SetId> {
+pub(crate) fn order(rules: &[Rule], expansion: usize) -> Vec<&SetId> {
     let all: Vec<&Rule> = rules.iter().collect();
     let Some((parts, _)) = take_apart(&all, expansion) else {
         return rules

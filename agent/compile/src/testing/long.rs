@@ -61,6 +61,9 @@ impl World {
             .map(|index| {
                 let kind = kinds[if mixed { index % 2 } else { 0 }];
                 let mut rule = self.long_rule(rng, index, kind, base);
+                if rare && rng.percent(1) {
+                    rule.action = ResolvedAction::Log;
+                }
                 // What no structure fits, here and there.
                 if rare && rng.percent(3) {
                     rule = self.any_rule(rng, index as u32);
@@ -69,7 +72,7 @@ impl World {
             })
             .collect();
         ResolvedRules {
-            staged: false,
+            staged: rng.percent(12),
             key: ResourceKey {
                 kind: Kind::GlobalNetworkPolicy,
                 namespace: None,
@@ -204,7 +207,7 @@ impl World {
 
 /// Networks in which the world's addresses are, most of them small.
 fn long_net(rng: &mut Rng, index: usize) -> IpNet {
-    let length = *rng.pick(&[32, 32, 31, 30, 28, 24, 24, 23, 16, 9]).unwrap_or(&24);
+    let length = *rng.pick(&[32, 32, 31, 30, 28, 24, 24, 23, 16, 9, 2, 1]).unwrap_or(&24);
     let address: IpAddr = if rng.percent(60) {
         let head = *rng.pick(&[10, 192, 203]).unwrap_or(&10);
         Ipv4Addr::new(head, rng.below(4) as u8, rng.below(2) as u8, index as u8).into()
