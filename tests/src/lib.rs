@@ -6,6 +6,7 @@ pub mod bench_rules;
 pub mod bpf_fixture;
 mod cluster;
 pub mod equivalence;
+pub mod figures;
 pub mod packet_craft;
 pub mod probe;
 pub mod sockets;

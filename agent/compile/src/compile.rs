@@ -5,7 +5,7 @@
 //! port are tested once for many rules; *emit* writes the tests; *layout* packs blocks of instructions into
 //! chunks that fit the kernel's limits.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
@@ -164,7 +164,7 @@ pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> 
 }
 
 /// Bit positions of all sets, checked.
-fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result<BTreeMap<SetId, u32>, CompileError> {
+fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result<HashMap<SetId, u32>, CompileError> {
     // Offsets of loads are signed 16-bit numbers of bytes.
     let limit = (i16::MAX as u32 + 1) * 8 - 1;
     sets.map(|set| {
@@ -185,7 +185,7 @@ fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result
 fn families(
     lowered: &Lowered<'_>,
     direction: Direction,
-    bits: &BTreeMap<SetId, u32>,
+    bits: &HashMap<SetId, u32>,
     expansion: usize,
 ) -> Result<Vec<Family>, CompileError> {
     let emitter = Emitter {

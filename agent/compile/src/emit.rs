@@ -1,6 +1,6 @@
 //! Instructions for segments: dispatch trees, and the rules of each leaf.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::offset_of;
 
 use felid_common::{CHECK_MULTIPLIER, NamedPort, NamedPortKey, VERDICT_ALLOW, VERDICT_DENY};
@@ -27,7 +27,7 @@ const RULES_PER_WORD: usize = 4;
 /// What all segments of a program share.
 pub(crate) struct Emitter<'a> {
     /// Slots of sets.
-    pub(crate) bits: &'a BTreeMap<SetId, u32>,
+    pub(crate) bits: &'a HashMap<SetId, u32>,
     pub(crate) direction: Direction,
     pub(crate) sites: &'a [Site<'a>],
     /// A rule that matches is noted, since one that is looked for later may stand before it.

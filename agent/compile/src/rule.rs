@@ -272,11 +272,12 @@ pub(crate) struct Lowered<'a> {
 impl Lowered<'_> {
     /// Address sets and named-port sets that are tested on the peer.
     pub(crate) fn sets(&self) -> (SetIds, SetIds) {
-        let (mut sets, mut named) = (SetIds::new(), SetIds::new());
-        for rule in self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules) {
-            sets.extend(rule.sets.iter().chain(&rule.not_sets).cloned());
-            named.extend(rule.named.iter().chain(&rule.not_named).chain(&rule.services).cloned());
-        }
-        (sets, named)
+        let rules = || self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules);
+        let sets = rules()
+            .flat_map(|rule| rule.sets.iter().chain(&rule.not_sets))
+            .cloned()
+            .collect();
+        let named = rules().flat_map(|rule| rule.named.iter().chain(&rule.not_named).chain(&rule.services));
+        (sets, named.cloned().collect())
     }
 }

@@ -148,11 +148,96 @@ fn a_rule_with_a_port_costs_a_logarithm() {
     assert!(ten_thousand <= ten + 300, "{ten} {ten_thousand}");
 }
 
+/// A network of its own for each rule; the last one has the peer.
+fn from_net(index: usize, last: bool) -> ResolvedSide {
+    let net = if last {
+        "10.0.0.8/29".parse().unwrap()
+    } else {
+        IpNet::new(IpAddr::from([100, (index >> 8) as u8, index as u8, 0]), 24).unwrap()
+    };
+    ResolvedSide {
+        nets: vec![net],
+        ..ResolvedSide::default()
+    }
+}
+
+/// Instructions that the last of 10,000 rules costs a packet more than the last of ten.
+fn price(make: impl Fn(usize, bool) -> (ResolvedRule, Packet)) -> usize {
+    let [ten, many] = [10, 10_000].map(|n| steps_of_last(n, |index| make(index, index + 1 == n)));
+    many.saturating_sub(ten)
+}
+
 #[test]
-fn selectors_without_ports_are_skipped_by_groups() {
-    let [ten, thousand] =
-        [10, 1000].map(|n| steps_of_last(n, |index| (rule(index, None, from_set(index), &[]), packet(6, 80))));
-    assert!(thousand <= ten + 250, "{ten} {thousand}");
+fn a_new_flow_costs_about_the_same_whatever_rules_differ_in() {
+    let port = |index: usize| 1000 + 3 * index as u16;
+    // 157 words of the class row, two instructions each.
+    let row = 2 * 157;
+    let selectors = price(|i, _| (rule(i, None, from_set(i), &[]), packet(6, 80)));
+    assert!(selectors < row + 120, "selectors: {selectors}");
+    let same_port = price(|i, _| (rule(i, TCP, from_set(i), &[(80, 80)]), packet(6, 80)));
+    assert!(same_port < row + 120, "selectors at one port: {same_port}");
+    let nets = price(|i, last| (rule(i, TCP, from_net(i, last), &[]), packet(6, 80)));
+    assert!(nets < 80, "nets: {nets}");
+    let all = price(|i, last| {
+        let source = ResolvedSide {
+            sets: vec![set(i)],
+            ..from_net(i, last)
+        };
+        (rule(i, TCP, source, &[(port(i), port(i))]), packet(6, port(i)))
+    });
+    assert!(all < 80, "all: {all}");
+    let in_turn = price(|i, last| match i % 2 {
+        0 => (rule(i, TCP, from_set(i), &[(port(i), port(i))]), packet(6, port(i))),
+        _ => (
+            rule(i, None, from_set(i), &[]),
+            packet(6, if last { 80 } else { port(i) }),
+        ),
+    });
+    // Every other bit of a word is another list's: the words are masked.
+    assert!(in_turn < 2 * row + 120, "ports and none in turn: {in_turn}");
+    let ranges = price(|i, _| {
+        let range = (i as u16, u16::MAX - i as u16);
+        (rule(i, TCP, from_set(i), &[range]), packet(6, 20_000))
+    });
+    assert!(ranges < row + 120, "nested ranges: {ranges}");
+    let few_ports = price(|i, _| {
+        let port = 80 + i as u16 % 10;
+        (rule(i, TCP, from_set(i), &[(port, port)]), packet(6, port))
+    });
+    assert!(few_ports < 10 * row, "ten ports: {few_ports}");
+}
+
+#[test]
+fn what_no_index_tells_apart_is_linear() {
+    let everywhere = |n: usize| {
+        let mut world = world(n, 0);
+        for members in world.sets.values_mut() {
+            members.push("10.0.0.9/32".parse().unwrap());
+        }
+        world
+    };
+    // The peer is in every set, and every range but the last rule's misses its port only at the last look.
+    let n = 10_000;
+    let world = everywhere(n);
+    let rules = (0..n).map(|i| {
+        let (first, last) = if i + 1 == n {
+            (0, 40_000)
+        } else {
+            (i as u16, 39_999 - i as u16)
+        };
+        rule(i, TCP, from_set(i), &[(first, last)])
+    });
+    let program = build(&policy(rules.collect()), &world);
+    let outcome = run(&program, &world, &packet(6, 40_000), Direction::Ingress, 0);
+    let (steps, after) = (outcome.run.steps, outcome.after);
+    assert_eq!((outcome.run.end, after.verdict), (End::Judged, VERDICT_ALLOW));
+    assert_eq!(program.rules[after.rule as usize].index, Some(n as u32 - 1));
+    assert!(steps < 8 * n, "{steps}");
+    // With a port each, the tree finds the one rule that matters.
+    let rules = (0..n).map(|i| rule(i, TCP, from_set(i), &[(i as u16, i as u16)]));
+    let program = build(&policy(rules.collect()), &world);
+    let outcome = run(&program, &world, &packet(6, n as u16 - 1), Direction::Ingress, 0);
+    assert!(outcome.run.steps < 120, "{}", outcome.run.steps);
 }
 
 #[test]
@@ -411,4 +496,33 @@ fn listings_name_maps_and_rules() {
         notes.contains(&"tier default: Deny: end of tier default".to_owned()),
         "{notes:#?}"
     );
+}
+
+#[test]
+fn a_hundred_thousand_rules_work_or_are_refused_with_the_numbers() {
+    let n = 100_000;
+    let world = world(n, n - 1);
+    let port = |i: usize| (i % 60_000) as u16;
+    let rules = (0..n)
+        .map(|i| rule(i, TCP, from_set(i), &[(port(i), port(i))]))
+        .collect();
+    let program = build(&policy(rules), &world);
+    let outcome = run(&program, &world, &packet(6, port(n - 1)), Direction::Ingress, 0);
+    assert_eq!(program.rules[outcome.after.rule as usize].index, Some(n as u32 - 1));
+    assert!(outcome.run.steps < 150, "{}", outcome.run.steps);
+    // Five ranges each, too large for any program.
+    let rules = (0..n).map(|i| {
+        let range = |k: usize| ((i * 7 + k * 9_001) % 65_536) as u16;
+        let ports: Vec<_> = (0..12).map(|k| (range(k), range(k))).collect();
+        rule(i, TCP, from_set(i), &ports)
+    });
+    let found = compile(
+        &policy(rules.collect()),
+        Direction::Ingress,
+        &world.own(),
+        &world,
+        &mut NumberedCounters::default(),
+    );
+    let error = found.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("100001 rules need"), "{error}");
 }

@@ -15,7 +15,7 @@ use crate::setup;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Nanoseconds a packet by BPF_PROG_TEST_RUN: the empty program, a floor, established flows, new flows at 1 to 1,000 rules.
+    /// Nanoseconds a packet by BPF_PROG_TEST_RUN: the empty program, a floor, established flows, new flows at 1 to 10,000 rules.
     Datapath {
         /// Write the figures here as JSON.
         #[arg(long, value_name = "PATH")]
