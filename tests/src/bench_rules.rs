@@ -31,8 +31,24 @@ const fn shape(selectors: bool, ports: bool, nets: bool) -> Shape {
     Shape { selectors, ports, nets }
 }
 
-fn group(n: u16) -> SetId {
-    SetId(format!("s:group{n}").into())
+/// The n-th selector of the list with so many rules.
+fn group(count: u16, n: u16) -> SetId {
+    SetId(format!("s:group{n}of{count}").into())
+}
+
+/// One member of every selector of lists of these lengths; the client is one of each list's last.
+pub fn members(counts: &[u16], client: &[IpAddr], delta: &mut Delta) {
+    for n in 0..counts.iter().copied().max().unwrap_or_default() {
+        let address: IpAddr = [192, 0, (2 + n / 250) as u8, (n % 250) as u8].into();
+        let sets = counts
+            .iter()
+            .filter(|count| n + 1 < **count)
+            .map(|count| group(*count, n));
+        delta.members.insert(address.into(), Some(Arc::new(sets.collect())));
+    }
+    let own = Arc::new(counts.iter().map(|count| group(*count, count - 1)).collect());
+    let client = client.iter().map(|address| ((*address).into(), Some(Arc::clone(&own))));
+    delta.members.extend(client);
 }
 
 /// A list of rules of which only the last allows the client to the port.
@@ -60,7 +76,7 @@ impl Rules<'_> {
         let last = n + 1 == self.count;
         let mut source = ResolvedSide::default();
         if self.shape.selectors {
-            source.sets.push(group(n));
+            source.sets.push(group(self.count, n));
         }
         if self.shape.nets {
             let other: IpAddr = [100, 64 + (n >> 8) as u8, n as u8, 0].into();
@@ -88,20 +104,5 @@ impl Rules<'_> {
                 ..ResolvedSide::default()
             },
         }
-    }
-
-    /// One member of every selector, the client of the last; and none of any other, up to so many.
-    pub fn members(&self, most: u16, delta: &mut Delta) {
-        for n in 0..most {
-            let address: IpAddr = [192, 0, (2 + n / 250) as u8, (n % 250) as u8].into();
-            let sets = (n + 1 < self.count).then(|| Arc::new([group(n)].into()));
-            delta.members.insert(address.into(), sets);
-        }
-        let own = Arc::new([group(self.count - 1)].into());
-        let client = self
-            .client
-            .iter()
-            .map(|address| ((*address).into(), Some(Arc::clone(&own))));
-        delta.members.extend(client);
     }
 }

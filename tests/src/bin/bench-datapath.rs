@@ -27,9 +27,10 @@ use felid_dataplane::sys::RawMap;
 use felid_dataplane::{Config, Kernel, LinkState, Peer, object, sys};
 use felid_model::resolved::{
     Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
-    SetId,
 };
-use felid_model::{Kind, Protocol, ResourceKey};
+use felid_model::{Kind, ResourceKey};
+use felid_tests::bench_rules::{self, Rules, SHAPES, Shape};
+use felid_tests::figures::{Clock, Figure, Passed};
 use felid_tests::frames::Frame;
 use felid_tests::probe::{Outcome, Probe};
 use felid_tests::{Host, Workload};
@@ -44,7 +45,13 @@ const SAMPLES: usize = 101;
 const NEW_SAMPLES: usize = 61;
 /// Source ports of new flows begin here.
 const FRESH: u16 = 20_000;
-const RULES: [u16; 4] = [1, 10, 100, 1000];
+const RULES: [u16; 5] = [1, 10, 100, 1000, 10_000];
+/// A selector and a port each.
+const BOTH: Shape = Shape {
+    selectors: true,
+    ports: true,
+    nets: false,
+};
 /// What the last rule allows.
 const PORT: u16 = 8080;
 /// MAC address of both host-side interfaces, and of the sender: see above.
@@ -113,6 +120,7 @@ impl<'a> Bench<'a> {
         ensure!(errors.is_empty(), "{errors:?}");
         let options = PlannerOptions {
             max_slots: kernel.capacities().class_bits,
+            max_classes: kernel.capacities().classes,
             ..PlannerOptions::default()
         };
         let planner = Planner::new(options, kernel.adopt());
@@ -134,7 +142,7 @@ impl<'a> Bench<'a> {
             client,
             servers,
         };
-        let [client_id, server_id] = this.program()?;
+        let [client_id, server_id] = this.program(BOTH, false)?.ids;
         this.from_client = this.kernel.probe(Hook::FromWorkload, client_id)?;
         this.from_server = this.kernel.probe(Hook::FromWorkload, server_id)?;
         Ok(this)
@@ -174,9 +182,32 @@ impl<'a> Bench<'a> {
             medians.insert(name, figure.median);
             figures.insert(name.into(), figure.json());
         }
-        let mut new_flow = serde_json::Map::new();
-        let mut at_ten = None;
         println!();
+        for (name, samples) in self.connection(&v4)? {
+            Figure::of(samples).print(name, None);
+        }
+        let (new_flow, _) = self.new_flows("own selector and port", BOTH)?;
+        figures.insert("new_flow".into(), new_flow);
+        let (mut by, mut build) = (serde_json::Map::new(), Value::Null);
+        for (name, shape) in SHAPES {
+            let (new_flow, built) = self.new_flows(name, shape)?;
+            by.insert(name.into(), new_flow);
+            // The largest of all shapes.
+            if insns(&built) > insns(&build) {
+                build = built;
+            }
+        }
+        println!(
+            "\nratios: of established flows to the floor, of new flows to 10 rules; build: one of 10,000 rules is changed"
+        );
+        figures.insert("new_flow_by".into(), by.into());
+        figures.insert("build".into(), json!({ "10000": build }));
+        Ok(figures.into())
+    }
+
+    /// New flows through lists of all lengths, and what building the longest takes.
+    fn new_flows(&mut self, name: &str, shape: Shape) -> Result<(Value, Value)> {
+        self.program(shape, false)?;
         let mut samples: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
         for _ in 0..NEW_SAMPLES {
             for (server, rules) in self.servers.iter().zip(RULES) {
@@ -186,21 +217,36 @@ impl<'a> Bench<'a> {
                 samples.entry(rules).or_default().push(sample);
             }
         }
+        println!("\n  new flows, rules with {name}");
+        let mut figures = serde_json::Map::new();
+        let mut at_ten = None;
         for (rules, samples) in samples {
             let figure = Figure::of(samples);
-            figure.print(&format!("new flow, {rules} rules"), at_ten);
+            figure.print(&format!("{rules} rules"), at_ten);
             if rules == 10 {
                 at_ten = Some(figure.median);
             }
-            new_flow.insert(rules.to_string(), figure.json());
+            figures.insert(rules.to_string(), figure.json());
         }
-        println!();
-        for (name, samples) in self.connection(&v4)? {
-            Figure::of(samples).print(name, None);
-        }
-        println!("\nratios: of established flows to the floor, of new flows to 10 rules");
-        figures.insert("new_flow".into(), new_flow.into());
-        Ok(figures.into())
+        let Programmed {
+            compile,
+            load,
+            insns,
+            chunks,
+            ..
+        } = self.program(shape, true)?;
+        println!(
+            "  compile {:.1} ms, load {:.1} ms (on the CPU {:.1} and {:.1}); {insns} instructions in {chunks} programs",
+            compile.wall_ms, load.wall_ms, compile.cpu_ms, load.cpu_ms
+        );
+        let built = json!({
+            "compile_ms": compile.wall_ms,
+            "load_ms": load.wall_ms,
+            "insns": insns,
+            "compile_cpu_ms": compile.cpu_ms,
+            "load_cpu_ms": load.cpu_ms,
+        });
+        Ok((figures.into(), built))
     }
 
     fn frame(&self, server: &Workload, v4: bool) -> Frame {
@@ -335,41 +381,16 @@ impl<'a> Bench<'a> {
     }
 
     /// Plans and programs the endpoints; each server's policy has as many rules as [`RULES`] says, of which the last allows the client.
-    /// The client's id and the first server's.
-    fn program(&mut self) -> Result<[EndpointId; 2]> {
+    /// `changed`: the longest is another.
+    fn program(&mut self, shape: Shape, changed: bool) -> Result<Programmed> {
         let mut delta = Delta::default();
-        let group = |n: u16| SetId(format!("s:group{n}").into());
-        for n in 0..RULES[3] {
-            let others: IpAddr = [192, 0, (2 + n / 250) as u8, (n % 250) as u8].into();
-            delta.members.insert(others.into(), Some(Arc::new([group(n)].into())));
-        }
-        let own = Arc::new(RULES.iter().map(|rules| group(rules - 1)).collect());
-        delta.members.extend(
-            self.client
-                .addresses
-                .iter()
-                .map(|address| ((*address).into(), Some(Arc::clone(&own)))),
-        );
-        let rule = |rules: u16, n: u16| ResolvedRule {
-            icmp: None,
-            not_icmp: None,
-            index: n.into(),
-            action: ResolvedAction::Allow,
-            ip_version: None,
-            protocol: Some(Protocol(protocol::TCP)),
-            not_protocol: None,
-            source: ResolvedSide {
-                sets: vec![group(n)],
-                ..ResolvedSide::default()
-            },
-            destination: ResolvedSide {
-                ports: vec![if n + 1 == rules {
-                    (PORT, PORT)
-                } else {
-                    (20_000 + n, 20_000 + n)
-                }],
-                ..ResolvedSide::default()
-            },
+        bench_rules::members(&RULES, &self.client.addresses, &mut delta);
+        let list = |count: u16| Rules {
+            shape,
+            count,
+            client: &self.client.addresses,
+            port: PORT,
+            changed: changed && RULES.last() == Some(&count),
         };
         let policy = |rules: u16| ResolvedPolicy {
             tiers: vec![ResolvedTier {
@@ -378,7 +399,7 @@ impl<'a> Bench<'a> {
                 policies: vec![ResolvedRules {
                     staged: false,
                     key: ResourceKey::new(Kind::NetworkPolicy, Some("default"), "server"),
-                    rules: Arc::new((0..rules).map(|n| rule(rules, n)).collect()),
+                    rules: Arc::new(list(rules).list()),
                 }],
             }],
             ..ResolvedPolicy::default()
@@ -425,15 +446,46 @@ impl<'a> Bench<'a> {
             .endpoints
             .extend(endpoints.into_iter().map(|e| (e.key.clone(), Some(Arc::new(e)))));
         self.planner.update(&delta);
-        while let Some(transaction) = self.planner.plan()? {
+        let (mut compile, mut load) = (Passed::default(), Passed::default());
+        let (mut insns, mut chunks) = (0, 0);
+        loop {
+            let clock = Clock::start();
+            let transaction = self.planner.plan()?;
+            compile += clock.passed();
+            let Some(transaction) = transaction else { break };
+            let clock = Clock::start();
             let flip = self.kernel.apply(&transaction)?;
+            load += clock.passed();
             ensure!(flip.link_errors.is_empty(), "{:?}", flip.link_errors);
+            for chunk in transaction.new_programs.values().flat_map(|program| &program.chunks) {
+                chunks += 1;
+                insns += chunk.insns.len();
+            }
             self.kernel.complete(&transaction)?;
             self.planner.retired();
         }
+        if let Some(problem) = self.planner.problems().next() {
+            anyhow::bail!("{problem}");
+        }
         let id = |key: &ResourceKey| Ok::<_, anyhow::Error>(self.planner.endpoint(key).context("not planned")?.id);
-        Ok([id(&keys[0])?, id(&keys[1])?])
+        Ok(Programmed {
+            ids: [id(&keys[0])?, id(&keys[1])?],
+            compile,
+            load,
+            insns,
+            chunks,
+        })
     }
+}
+
+/// What a change of the rules took.
+struct Programmed {
+    /// The client's and the first server's.
+    ids: [EndpointId; 2],
+    compile: Passed,
+    load: Passed,
+    insns: usize,
+    chunks: usize,
 }
 
 /// The table of half-open IPv4 flows.
@@ -458,35 +510,6 @@ fn raw(bench: &mut Ebpf, name: &str) -> Result<RawMap> {
     Ok(RawMap::new(data, 1)?)
 }
 
-/// Median and spread of samples.
-struct Figure {
-    median: u32,
-    min: u32,
-    max: u32,
-}
-
-impl Figure {
-    fn of(mut samples: Vec<u32>) -> Self {
-        samples.sort_unstable();
-        let at = |n: usize| samples.get(n).copied().unwrap_or_default();
-        Self {
-            median: at(samples.len() / 2),
-            min: at(0),
-            max: at(samples.len().saturating_sub(1)),
-        }
-    }
-
-    fn print(&self, name: &str, base: Option<u32>) {
-        let ratio = base.filter(|base| *base > 0).map_or_else(String::new, |base| {
-            format!("{:.2}", f64::from(self.median) / f64::from(base))
-        });
-        println!(
-            "  {name:<22} median {:>6}   min {:>6}   max {:>6}   {ratio}",
-            self.median, self.min, self.max
-        );
-    }
-
-    fn json(&self) -> Value {
-        json!({"median_ns": self.median, "min_ns": self.min, "max_ns": self.max})
-    }
+fn insns(built: &Value) -> u64 {
+    built["insns"].as_u64().unwrap_or_default()
 }
