@@ -296,6 +296,10 @@ impl View<'_> {
         if sets.iter().any(|set| not_sets.binary_search(set).is_ok()) {
             return None;
         }
+        let (services, not_named) = (sorted(&peer.service_ports), sorted(&peer.not_named_ports));
+        if services.iter().any(|set| not_named.binary_search(set).is_ok()) {
+            return None;
+        }
         let positive = |side: &ResolvedSide| {
             !(side.ports.is_empty() && side.named_ports.is_empty() && side.service_ports.is_empty())
         };
@@ -325,8 +329,8 @@ impl View<'_> {
             sets,
             not_sets,
             named: sorted(&peer.named_ports),
-            not_named: sorted(&peer.not_named_ports),
-            services: sorted(&peer.service_ports),
+            not_named,
+            services,
         })
     }
 

@@ -240,7 +240,11 @@ fn ports_behind_services() {
     let mut allow = rule(Allow);
     let service = SetId("p:service".into());
     allow.destination.service_ports = vec![service.clone()];
-    let policy = policy(vec![tier("default", vec![list("a", false, vec![allow])])]);
+    // It asks for what it forbids.
+    let mut never = rule(Deny);
+    never.destination.service_ports = vec![service.clone()];
+    never.destination.not_named_ports = vec![service.clone()];
+    let policy = policy(vec![tier("default", vec![list("a", false, vec![never, allow])])]);
     for (protocol, port, allowed) in [(6, 80, true), (6, 81, false), (17, 80, false), (1, 0, false)] {
         let packet = packet(protocol, port, (8, 0));
         let decision = judge_in(&policy, &packet, |direction| {
