@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod command;
 mod demo;
+mod mutation;
 mod setup;
 mod test;
 
@@ -46,6 +47,11 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Breaks the compiler in twenty ways, one at a time in a copy of the sources, and shows that equivalence finds each.
+    Mutation {
+        /// Only mutations whose description contains this.
+        filter: Option<String>,
+    },
     /// Fuzzes the readers of records and selectors.
     Fuzz {
         /// Seconds for each target.
@@ -80,6 +86,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Bench(bench) => bench.run(),
         Task::Equivalence { pairs, seed } => test::equivalence(pairs, seed),
+        Task::Mutation { filter } => mutation::run(filter.as_deref()),
         Task::Fuzz { seconds } => test::fuzz(seconds),
         Task::Serve { port } => demo::serve(port),
         Task::Test { filter, no_root } => test::run(filter.as_deref(), no_root),
