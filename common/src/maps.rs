@@ -308,6 +308,8 @@ pub const ENDPOINT_CHECK_MAC: u32 = 1;
 /// `mac` is known and the interface is a veth whose peer is in another namespace, without foreign queueing disciplines or tcx
 /// programs: packets may be redirected straight into it.
 pub const ENDPOINT_FAST: u32 = 2;
+/// It may send from addresses that are not its own: its egress policy program says from which.
+pub const ENDPOINT_SPOOFS: u32 = 4;
 
 /// The address belongs to the host itself.
 pub const PEER_HOST: u32 = 1;

@@ -7,9 +7,9 @@ shared! {
 ///
 /// A fixed program fills the tuple (always of the flow's *original* direction), the classes and the bank, then tail-calls
 /// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter`, and
-/// `log_count` and `log_rules` if a Log rule matches; it counts in `counters` what staged policies would do; then it tail-calls
+/// `log_count`, `log_rules` and `log_program` if a Log rule matches, and `spoofed`; it counts in `counters` what staged policies would do; then it tail-calls
 /// `fixed[JUDGED]`. It must not touch anything else, and `skb` stays as it was.
-pub struct Scratch: 152 {
+pub struct Scratch: 160 {
     /// Source address, network byte order (IPv4: first word, the others zero).
     pub src: [u32; 4],
     /// Destination address.
@@ -49,6 +49,12 @@ pub struct Scratch: 152 {
     pub log_rules: [u32; LOG_RULES],
     /// Written by the policy program with the first of them: which rule table that is.
     pub log_program: u32,
+
+    /// Not 0 (the IP version): the source is none of the endpoint's own addresses. The egress policy program sets it to zero if the source
+    /// is one that the endpoint may send from all the same; unless it does, the packet is spoofed, whatever the verdict.
+    pub spoofed: u32,
+    /// Unused, zero.
+    pub reserved: u32,
 }
 
 /// What a packet's Log rules tell: a record of the ring buffer `log`.

@@ -3,9 +3,9 @@
 use core::ptr::addr_of;
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_FAST, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, Flow,
-    GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Side, TCP_ACK, TCP_RST, TCP_SYN,
-    VERDICT_ALLOW, fixed, policy_index, protocol,
+    Drop, EGRESS, ENDPOINT_FAST, ENDPOINT_SPOOFS, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW,
+    FLOW_REPLIED, Flow, GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Side, TCP_ACK,
+    TCP_RST, TCP_SYN, VERDICT_ALLOW, fixed, policy_index, protocol,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
@@ -84,6 +84,7 @@ fn look_up(state: &mut State, settings: &Settings) -> Result<Ends, Drop> {
     tuple.bank = bank;
     tuple.verdict = 0;
     tuple.log_count = 0;
+    tuple.spoofed = 0;
     let ends = Ends {
         src: maps::peer(tuple.ip_version, &tuple.src)?,
         dst: maps::peer(tuple.ip_version, &tuple.dst)?,
@@ -157,7 +158,10 @@ fn start<const HOOK: u32>(
             (&ends.src, &ends.dst)
         };
         if !is_own(packet, own, mine) {
-            return Err(Drop::SpoofedAddress);
+            if turned || own.flags & ENDPOINT_SPOOFS == 0 {
+                return Err(Drop::SpoofedAddress);
+            }
+            state.tuple().spoofed = u32::from(version);
         }
         if state.private().mode & (MODE_UPDATE | MODE_FAST) == MODE_UPDATE | MODE_FAST {
             let private = state.private();
@@ -180,6 +184,8 @@ fn start<const HOOK: u32>(
                 && let Some(target) = target
                 && index != packet.own_index()
                 && own.flags & target.flags & ENDPOINT_FAST != 0
+                // Answers to an address that is not the endpoint's own find their way by the host's routes.
+                && is_own(packet, own, mine)
             {
                 private.ingress = Side {
                     endpoint: target.id,
@@ -216,7 +222,10 @@ fn start<const HOOK: u32>(
             state.private().mode |= MODE_TO_HOST;
         }
         let exempt = !turned && from_host(packet, state, source);
-        if !is_own(packet, own, mine) {
+        if !is_own(packet, own, mine) && turned && own.flags & ENDPOINT_SPOOFS != 0 {
+            // An answer to a flow that the workload began from an address that is not its own.
+            state.tuple().spoofed = u32::from(version);
+        } else if !is_own(packet, own, mine) {
             // Multicast and the like: only the host itself sends that here.
             return if exempt {
                 Ok(NEXT)
@@ -267,6 +276,9 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
         let tuple = state.tuple();
         let (verdict, bank) = (tuple.verdict, tuple.bank);
         tuple.verdict = 0;
+        if egress && tuple.spoofed != 0 {
+            return Err(Drop::SpoofedAddress);
+        }
         if tuple.log_count != 0 {
             let (side, direction) = if egress {
                 (state.private().egress, EGRESS)

@@ -8,6 +8,7 @@ mod cluster;
 pub mod equivalence;
 pub mod figures;
 pub mod packet_craft;
+pub mod polprog;
 pub mod probe;
 pub mod sockets;
 

@@ -13,6 +13,7 @@ pub(crate) fn emit_aside(aside: Aside) -> Block {
     match aside {
         Aside::Log(site) => log(site),
         Aside::Count(site) => count(site),
+        Aside::Own => own(),
     }
 }
 
@@ -34,6 +35,14 @@ fn log(site: SiteId) -> Block {
     block.bind(full);
     block.op(isa::add_imm(VALUE, 1));
     block.op(isa::store(Size::W, SCRATCH, scratch!(log_count), VALUE));
+    block.jump(Target::Next);
+    block
+}
+
+/// Says that the source is one that the endpoint may send from.
+fn own() -> Block {
+    let mut block = Block::new(Purpose::Frame("the source is in allowSpoofedSourcePrefixes"));
+    block.op(isa::store_imm(Size::W, SCRATCH, scratch!(spoofed), 0));
     block.jump(Target::Next);
     block
 }

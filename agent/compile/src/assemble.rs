@@ -7,7 +7,7 @@ use felid_model::resolved::ResolvedAction;
 
 use crate::block::{Block, BlockId, Label, Op, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
-use crate::frame::{CTX, ENTRY, FRAME, KEY_SLOT, NAMED_ROW, ROW, SCRATCH, look_up_row, scratch};
+use crate::frame::{CTX, ENTRY, FRAME, KEY_SLOT, NAMED_ROW, OWN_ROW_SLOT, ROW, SCRATCH, VALUE, look_up_row, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::layout::{Blocks, Table};
 use crate::program::{Chunk, Insn, MapRef, Note};
@@ -94,14 +94,34 @@ impl<'a> Assembler<'a> {
             block.op(isa::load(Size::W, 1, SCRATCH, class));
             look_up_row(&mut block, 1, ROW);
         }
+        if uses(|block| block.uses_own_row) {
+            let class = match self.direction {
+                Direction::Ingress => scratch!(dst_class),
+                Direction::Egress => scratch!(src_class),
+            };
+            block.op(isa::load(Size::W, 1, SCRATCH, class));
+            look_up_row(&mut block, 1, VALUE);
+            block.op(isa::store(Size::DW, FRAME, OWN_ROW_SLOT, VALUE));
+        }
         if uses_named {
             block.op(isa::mov_imm(NAMED_ROW, 0));
         }
         if self.chunk == 0 {
+            let (v4, v6) = match self.blocks.starts.as_slice() {
+                [v4, v6, spoofed_v4, spoofed_v6] => {
+                    block.op(isa::load(Size::W, VALUE, SCRATCH, scratch!(spoofed)));
+                    block.branch(isa::jump_imm(Cond::Eq, VALUE, 4), *spoofed_v4);
+                    block.branch(isa::jump_imm(Cond::Eq, VALUE, 6), *spoofed_v6);
+                    (*v4, *v6)
+                }
+                starts => {
+                    let at = |target: Option<&Target>| *target.unwrap_or(&Target::Drop);
+                    (at(starts.first()), at(starts.last()))
+                }
+            };
             block.op(isa::load(Size::B, 1, SCRATCH, scratch!(ip_version)));
-            let (v4, v6) = (self.blocks.starts.first(), self.blocks.starts.last());
-            block.branch(isa::jump_imm(Cond::Eq, 1, 4), *v4.unwrap_or(&Target::Drop));
-            block.branch(isa::jump_imm(Cond::Eq, 1, 6), *v6.unwrap_or(&Target::Drop));
+            block.branch(isa::jump_imm(Cond::Eq, 1, 4), v4);
+            block.branch(isa::jump_imm(Cond::Eq, 1, 6), v6);
         } else {
             block.op(isa::load(Size::H, 1, SCRATCH, ENTRY));
             for (number, id) in self.entries.get(self.chunk).into_iter().flatten().enumerate() {

@@ -87,6 +87,8 @@ pub(crate) struct Block {
     purpose: Purpose,
     /// It tests the peer's class row.
     pub(crate) uses_row: bool,
+    /// It tests the class row of the own address.
+    pub(crate) uses_own_row: bool,
     /// It tests the class row of the peer's named port.
     pub(crate) uses_named: bool,
     pub(crate) name: Option<Ref>,
@@ -116,6 +118,7 @@ impl Block {
             labels: Vec::new(),
             purpose,
             uses_row: false,
+            uses_own_row: false,
             uses_named: false,
             name: None,
             after: After::Following,

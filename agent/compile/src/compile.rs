@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
+use ipnet::IpNet;
 
 use crate::aside::emit_aside;
 use crate::emit::Emitter;
@@ -48,6 +49,8 @@ pub struct Own {
     pub addresses: Vec<(IpAddr, SetIds)>,
     /// Its named ports, each with the named-port sets that it is in.
     pub ports: Vec<(NamedPortMember, SetIds)>,
+    /// It may send from these, too. What they are members of is tested when a packet comes.
+    pub spoofed: Vec<IpNet>,
 }
 
 /// Hands out counters.
@@ -112,6 +115,9 @@ pub enum CompileError {
         /// Limit.
         limit: usize,
     },
+    /// What a rule says of the source's named port or service cannot be tested for addresses that are not the endpoint's own.
+    #[error("rule \"{0}\" names ports of the source, and the endpoint has allowSpoofedSourcePrefixes")]
+    SpoofedPorts(String),
     /// A jump does not fit into an instruction: a fault of the compiler.
     #[error("internal: {0}")]
     Internal(&'static str),
@@ -129,6 +135,9 @@ pub fn compile(
     counters: &mut impl Counters,
 ) -> Result<Program, CompileError> {
     let lowered = lower(policy, direction, own);
+    if let Some(rule) = &lowered.unsupported {
+        return Err(CompileError::SpoofedPorts(rule.clone()));
+    }
     let (sets, named_port_sets) = lowered.sets();
     let bits = bits(sets.iter().chain(&named_port_sets), slots)?;
     let mut result = Err(CompileError::Internal("no way to compile"));
@@ -209,8 +218,11 @@ fn families(
             .map(|sections| Family { sections })
     };
     let mut families = vec![emit(&lowered.v4)?];
-    if lowered.v4 != lowered.v6 {
+    if lowered.v4 != lowered.v6 || lowered.spoofed.is_some() {
         families.push(emit(&lowered.v6)?);
+    }
+    for sections in lowered.spoofed.iter().flatten() {
+        families.push(emit(sections)?);
     }
     Ok(families)
 }

@@ -9,7 +9,7 @@ use felid_model::resolved::{ResolvedAction, SetId};
 use crate::block::{Block, Candidate, Label, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
 use crate::frame::{
-    ASIDES, CANDIDATE, CONSTANT, FRAME, NAMED_KEY, NAMED_ROW, PASS, ROW, SCRATCH, VALUE, look_up_row, scratch,
+    ASIDES, CANDIDATE, CONSTANT, FRAME, NAMED_KEY, NAMED_ROW, OWN_ROW, PASS, ROW, SCRATCH, VALUE, look_up_row, scratch,
 };
 use crate::isa::{self, Cond, Size};
 use crate::layout::{MAX_CHUNK_BRANCHES, MAX_CHUNK_INSNS};
@@ -422,8 +422,9 @@ impl Emitter<'_> {
         for (row, wanted, unwanted) in [
             (ROW, rule.sets.as_slice(), rule.not_sets.as_slice()),
             (NAMED_ROW, rule.services.as_slice(), rule.not_named.as_slice()),
+            (OWN_ROW, rule.own_sets.as_slice(), rule.own_not_sets.as_slice()),
         ] {
-            let wanted = self.words(wanted.iter().filter(|set| Some(*set) != known));
+            let wanted = self.words(wanted.iter().filter(|set| row != ROW || Some(*set) != known));
             let mut masks = wanted.clone();
             for (offset, mask) in self.words(unwanted.iter()) {
                 *masks.entry(offset).or_default() |= mask;
@@ -451,6 +452,9 @@ impl Emitter<'_> {
         }
         if let Some(addresses) = &rule.own {
             tests.push(Test::Nets(addresses, own));
+        }
+        if !rule.own_not_nets.is_empty() {
+            tests.push(Test::NotNets(&rule.own_not_nets, own));
         }
         if !rule.not_nets.is_empty() {
             tests.push(Test::NotNets(&rule.not_nets, peer));

@@ -31,6 +31,11 @@ pub(crate) const KEY_SLOT: i16 = -4;
 /// Where on the stack the named-port key begins.
 pub(crate) const NAMED_KEY: i16 = -8 - size_of::<NamedPortKey>().next_multiple_of(8) as i16;
 
+/// Where on the stack the class row of the own address is, where that is not known beforehand.
+pub(crate) const OWN_ROW_SLOT: i16 = NAMED_KEY - 8;
+/// Stands for that row where a register is named.
+pub(crate) const OWN_ROW: u8 = 11;
+
 /// Offset of a field of [`felid_common::Scratch`].
 macro_rules! scratch {
     ($field:ident) => {
@@ -42,7 +47,8 @@ pub(crate) use scratch;
 /// Where a chunk finds at which of its blocks it is entered: the half of the verdict's word that no verdict needs. The byte before is
 /// [`CANDIDATE`].
 pub(crate) const ENTRY: i16 = scratch!(verdict) + 2;
-/// What the rule found so far does ([`felid_common::VERDICT_ALLOW`], [`felid_common::VERDICT_DENY`], [`PASS`], or the number of an aside from [`ASIDES`] on), while others are still
+/// What the rule found so far does ([`felid_common::VERDICT_ALLOW`], [`felid_common::VERDICT_DENY`], [`PASS`], or the number of an aside
+/// from [`ASIDES`] on), while others are still
 /// looked for that may stand before it; 0 = none was found. Its index and counter are where those of the verdict will be.
 pub(crate) const CANDIDATE: i16 = scratch!(verdict);
 /// See [`CANDIDATE`].

@@ -83,7 +83,8 @@ pub(crate) struct Blocks {
     pub(crate) starts: Vec<Target>,
 }
 
-/// Lays a program out: one family = the same for both IP versions, else IPv4 and IPv6.
+/// Lays a program out: one family = the same for both IP versions, else IPv4 and IPv6, and perhaps
+/// both again for sources that are not the endpoint's own.
 pub(crate) fn layout(
     sites: &[Site<'_>],
     families: Vec<Family>,

@@ -27,7 +27,9 @@ pub mod reference;
 mod rule;
 mod search;
 mod segment;
+mod spoofed;
 pub mod stub;
+mod terms;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transaction;

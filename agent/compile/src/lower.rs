@@ -8,29 +8,38 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_common::protocol::{ICMP, ICMPV6};
+use felid_model::Protocol;
 use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetId, SetIds};
-use felid_model::{IcmpMatch, Protocol};
 use ipnet::IpNet;
 
 use crate::compile::{Direction, Own};
+use crate::describe::describe;
 use crate::ports::PortSet;
 use crate::prune::prune;
 use crate::rule::{
     Aside, End, Lowered, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site, SiteId,
     What,
 };
+use crate::spoofed::{gate, names_source_ports, spoofed_site};
+use crate::terms::{contradict, icmp_terms, peer_port_term, sorted};
 
 /// Partially evaluates a policy.
 pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &Own) -> Lowered<'a> {
     let mut sites = Vec::new();
+    let spoofs = direction == Direction::Egress && !own.spoofed.is_empty();
     if let Some(reason) = &policy.closed {
         sites.push(end_site(None, format!("Deny: closed: {reason}"), "", "closed"));
         let closed = vec![Section::judging(Vec::new(), End::Verdict(0))];
+        let spoofed = spoofs.then(|| {
+            let site = spoofed_site(&mut sites);
+            [true, false].map(|v4| [vec![gate(own, v4, site)], closed.clone()].concat())
+        });
         return Lowered {
             sites,
             v4: closed.clone(),
             v6: closed,
+            spoofed,
+            unsupported: None,
         };
     }
     // One list of sites for both versions, in the order of the policy.
@@ -74,28 +83,53 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
         let view = View {
             direction,
             v4,
-            addresses,
+            addresses: Some(addresses),
             own,
         };
-        let mut sections = Vec::new();
-        for (lists, end) in &tiers {
-            view.tier(lists, *end, &mut sections);
-        }
-        // A Pass in a profile is a Deny (its site says so): nothing follows the profiles.
-        let last = sections.len();
-        for rule in sections
-            .iter_mut()
-            .filter(|section| section.pass == last)
-            .flat_map(|section| &mut section.rules)
-        {
-            if rule.outcome == Outcome::Pass {
-                rule.outcome = Outcome::Verdict;
-            }
-        }
-        prune(sections)
+        prune(all_sections(&view, &tiers, Vec::new()))
     };
     let (v4, v6) = (family(true), family(false));
-    Lowered { sites, v4, v6 }
+    let mut unsupported = None;
+    let spoofed = spoofs.then(|| {
+        let rules = tiers.iter().flat_map(|(lists, _)| lists).flat_map(|list| &list.rules);
+        unsupported = rules.map(|(_, rule)| *rule).find(names_source_ports).map(describe);
+        let site = spoofed_site(&mut sites);
+        [true, false].map(|v4| {
+            let view = View {
+                direction,
+                v4,
+                addresses: None,
+                own,
+            };
+            prune(all_sections(&view, &tiers, vec![gate(own, v4, site)]))
+        })
+    });
+    Lowered {
+        sites,
+        v4,
+        v6,
+        spoofed,
+        unsupported,
+    }
+}
+
+/// All sections of an IP version, behind those that are given.
+fn all_sections(view: &View<'_>, tiers: &[(Vec<List<'_>>, End)], mut sections: Vec<Section>) -> Vec<Section> {
+    for (lists, end) in tiers {
+        view.tier(lists, *end, &mut sections);
+    }
+    // A Pass in a profile is a Deny (its site says so): nothing follows the profiles.
+    let last = sections.len();
+    for rule in sections
+        .iter_mut()
+        .filter(|section| section.pass == last)
+        .flat_map(|section| &mut section.rules)
+    {
+        if rule.outcome == Outcome::Pass {
+            rule.outcome = Outcome::Verdict;
+        }
+    }
+    sections
 }
 
 /// The rules of a policy or profile.
@@ -104,7 +138,12 @@ struct List<'a> {
     rules: Vec<(SiteId, &'a ResolvedRule)>,
 }
 
-fn end_site<'a>(tier: Option<&'a Arc<str>>, words: String, counter_tier: &str, counter_policy: &str) -> Site<'a> {
+pub(crate) fn end_site<'a>(
+    tier: Option<&'a Arc<str>>,
+    words: String,
+    counter_tier: &str,
+    counter_policy: &str,
+) -> Site<'a> {
     Site {
         key: None,
         tier,
@@ -150,7 +189,8 @@ fn lists<'a>(policies: &'a [ResolvedRules], tier: Option<&'a Arc<str>>, sites: &
 struct View<'a> {
     direction: Direction,
     v4: bool,
-    addresses: BTreeMap<IpAddr, &'a SetIds>,
+    /// `None`: the own address is not known.
+    addresses: Option<BTreeMap<IpAddr, &'a SetIds>>,
     own: &'a Own,
 }
 
@@ -217,9 +257,11 @@ impl View<'_> {
 
     /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
     fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
+        let Some(known) = &self.addresses else {
+            return self.unknown(site, rule).into_iter().collect();
+        };
         let (own, peer) = self.sides(rule);
-        let mine: Vec<IpAddr> = self
-            .addresses
+        let mine: Vec<IpAddr> = known
             .iter()
             .filter(|(a, sets)| self.own_matches(own, **a, sets))
             .map(|(a, _)| *a)
@@ -249,7 +291,7 @@ impl View<'_> {
             }
             groups
         };
-        let all = self.addresses.len();
+        let all = known.len();
         let last = groups.len() - 1;
         let mut rules = Vec::with_capacity(groups.len());
         for (index, (ports, addresses)) in groups.into_iter().enumerate() {
@@ -270,6 +312,36 @@ impl View<'_> {
             rules.push(rule);
         }
         rules
+    }
+
+    /// The rule for an own address that is not known: what it says of it is left to test.
+    fn unknown(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
+        let (own, peer) = self.sides(rule);
+        let mut out = self.template(site, rule)?;
+        let peer_term = peer_port_term(peer);
+        if peer_term.named.is_empty() {
+            out.named = Vec::new();
+        }
+        let nets = self.family_nets(&own.nets)?;
+        let narrow = !nets.is_empty() && nets.iter().all(|net| net.prefix_len() != 0);
+        out.own = narrow.then_some(nets);
+        out.own_not_nets = self.family_nets(&own.not_nets)?;
+        if out.own_not_nets.iter().any(|net| net.prefix_len() == 0) {
+            return None;
+        }
+        out.own_sets = sorted(&own.sets);
+        out.own_not_sets = sorted(&own.not_sets);
+        if contradict(&out.own_sets, &out.own_not_sets) {
+            return None;
+        }
+        out.ports = self.ports(&out, own, &peer_term, None);
+        if out.ports.iter().all(Option::is_none) {
+            (out.named, out.not_named) = (Vec::new(), Vec::new());
+            if !out.portless {
+                return None;
+            }
+        }
+        Some(out)
     }
 
     /// The peer's side of a rule, with port terms still open.
@@ -293,7 +365,8 @@ impl View<'_> {
             return None;
         }
         let (sets, not_sets) = (sorted(&peer.sets), sorted(&peer.not_sets));
-        if sets.iter().any(|set| not_sets.binary_search(set).is_ok()) {
+        let (services, not_named) = (sorted(&peer.service_ports), sorted(&peer.not_named_ports));
+        if contradict(&sets, &not_sets) || contradict(&services, &not_named) {
             return None;
         }
         let (services, not_named) = (sorted(&peer.service_ports), sorted(&peer.not_named_ports));
@@ -316,6 +389,9 @@ impl View<'_> {
             },
             protocol,
             own: None,
+            own_not_nets: Vec::new(),
+            own_sets: Vec::new(),
+            own_not_sets: Vec::new(),
             ports: PortsOf::default(),
             portless,
             icmp,
@@ -427,52 +503,4 @@ impl View<'_> {
             named: PortSet::default(),
         }
     }
-}
-
-/// What is left to ask of ICMP type and code; `None` = the rule never matches.
-fn icmp_terms(
-    rule: &ResolvedRule,
-    protocol: ProtocolTest,
-    portless: bool,
-) -> Option<(Option<IcmpMatch>, Option<IcmpMatch>)> {
-    let known = match protocol {
-        ProtocolTest::Is(protocol) => Some(matches!(protocol, ICMP | ICMPV6)),
-        _ => None,
-    };
-    let icmp = match rule.icmp {
-        Some(_) if !portless || known == Some(false) => return None,
-        Some(icmp) if icmp.icmp_type.is_none() && known == Some(true) => None,
-        icmp => icmp,
-    };
-    let not_icmp = match rule.not_icmp {
-        Some(icmp) if icmp.icmp_type.is_none() && known == Some(true) => return None,
-        _ if !portless || known == Some(false) => None,
-        icmp => icmp,
-    };
-    Some((icmp, not_icmp))
-}
-
-fn peer_port_term(side: &ResolvedSide) -> PortTerm {
-    let allowed = PortSet::of(side.not_ports.iter().copied()).complement();
-    if side.ports.is_empty() && side.named_ports.is_empty() {
-        return PortTerm {
-            yes: allowed,
-            named: PortSet::default(),
-        };
-    }
-    let numbers = PortSet::of(side.ports.iter().copied());
-    let yes = allowed.without(&numbers.complement());
-    let named = if side.named_ports.is_empty() {
-        PortSet::default()
-    } else {
-        allowed.without(&numbers)
-    };
-    PortTerm { yes, named }
-}
-
-fn sorted(sets: &[SetId]) -> Vec<SetId> {
-    let mut sets = sets.to_vec();
-    sets.sort_unstable();
-    sets.dedup();
-    sets
 }

@@ -8,7 +8,7 @@ use felid_model::IcmpMatch;
 use ipnet::IpNet;
 
 use crate::block::{Block, Label, Target};
-use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
+use crate::frame::{CONSTANT, FRAME, OWN_ROW, OWN_ROW_SLOT, ROW, SCRATCH, VALUE, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::ports::{PortMap, merge_neighbours};
 use crate::rule::{PortTerm, ProtocolTest};
@@ -98,7 +98,13 @@ pub(crate) fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Tar
             wanted,
         } => {
             block.uses_row |= *row == ROW;
-            block.op(isa::load(Size::W, VALUE, *row, *offset));
+            let mut row = *row;
+            if row == OWN_ROW {
+                block.uses_own_row = true;
+                row = 2;
+                block.op(isa::load(Size::DW, row, FRAME, OWN_ROW_SLOT));
+            }
+            block.op(isa::load(Size::W, VALUE, row, *offset));
             if *wanted == 0 {
                 block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), no);
                 block.jump(yes);

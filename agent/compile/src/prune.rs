@@ -35,7 +35,11 @@ pub(crate) fn prune(mut sections: Vec<Section>) -> Vec<Section> {
         while falls && section.rules.last().is_some_and(|rule| rule.outcome == Outcome::Pass) {
             section.rules.pop();
         }
-        if section.end == End::Next {
+        let goes_on = section
+            .rules
+            .iter()
+            .any(|rule| matches!(rule.outcome, Outcome::Aside(_)));
+        if section.end == End::Next || goes_on {
             reached.insert(index + 1);
         }
         if section.end == End::Pass || section.rules.iter().any(|rule| rule.outcome == Outcome::Pass) {

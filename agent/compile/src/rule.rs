@@ -104,6 +104,14 @@ pub(crate) struct PortTerm {
 }
 
 impl PortTerm {
+    /// Every port.
+    pub(crate) fn any() -> Self {
+        Self {
+            yes: PortSet::all(),
+            named: PortSet::default(),
+        }
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.yes.is_empty() && self.named.is_empty()
     }
@@ -143,6 +151,11 @@ pub(crate) struct Rule {
     pub(crate) protocol: ProtocolTest,
     /// The own address is one of these; `None` = always true.
     pub(crate) own: Option<Vec<IpNet>>,
+    /// It is none of these.
+    pub(crate) own_not_nets: Vec<IpNet>,
+    /// Sets of the own address, where it is not known.
+    pub(crate) own_sets: Vec<SetId>,
+    pub(crate) own_not_sets: Vec<SetId>,
     /// What it says of ports.
     pub(crate) ports: PortsOf,
     /// Whether it can match packets without ports.
@@ -172,6 +185,9 @@ impl Rule {
     /// Whether nothing but protocol, ports and the peer's networks can keep it from matching.
     pub(crate) fn tests_only_ports_and_nets(&self) -> bool {
         self.own.is_none()
+            && self.own_not_nets.is_empty()
+            && self.own_sets.is_empty()
+            && self.own_not_sets.is_empty()
             && self.not_nets.is_empty()
             && self.sets.is_empty()
             && self.not_sets.is_empty()
@@ -236,6 +252,8 @@ pub(crate) enum Aside {
     Log(SiteId),
     /// Count for this site.
     Count(SiteId),
+    /// The endpoint may send from this address.
+    Own,
 }
 
 /// Consecutive rules. A tier (and all profiles together) is one section, unless Log rules or staged policies stand in it: each of them
@@ -267,14 +285,31 @@ pub(crate) struct Lowered<'a> {
     pub(crate) sites: Vec<Site<'a>>,
     pub(crate) v4: Vec<Section>,
     pub(crate) v6: Vec<Section>,
+    /// Likewise both, for sources that are not the endpoint's own, if there may be any.
+    pub(crate) spoofed: Option<[Vec<Section>; 2]>,
+    /// A rule that cannot be judged for such sources.
+    pub(crate) unsupported: Option<String>,
 }
 
 impl Lowered<'_> {
     /// Address sets and named-port sets that are tested on the peer.
     pub(crate) fn sets(&self) -> (SetIds, SetIds) {
-        let rules = || self.v4.iter().chain(&self.v6).flat_map(|section| &section.rules);
+        let spoofed = || self.spoofed.iter().flatten().flatten();
+        let rules = || {
+            self.v4
+                .iter()
+                .chain(&self.v6)
+                .chain(spoofed())
+                .flat_map(|section| &section.rules)
+        };
         let sets = rules()
-            .flat_map(|rule| rule.sets.iter().chain(&rule.not_sets))
+            .flat_map(|rule| {
+                rule.sets
+                    .iter()
+                    .chain(&rule.not_sets)
+                    .chain(&rule.own_sets)
+                    .chain(&rule.own_not_sets)
+            })
             .cloned()
             .collect();
         let named = rules().flat_map(|rule| rule.named.iter().chain(&rule.not_named).chain(&rule.services));

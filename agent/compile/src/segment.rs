@@ -68,7 +68,8 @@ pub(crate) fn cost(rule: &Rule) -> usize {
         .map(|ports| ports.src.yes.len() + ports.src.named.len())
         .max()
         .unwrap_or(0);
-    let nets = rule.nets.len() + rule.not_nets.len() + rule.own.as_ref().map_or(0, Vec::len);
+    let own = rule.own.as_ref().map_or(0, Vec::len) + rule.own_not_nets.len();
+    let nets = rule.nets.len() + rule.not_nets.len() + own + rule.own_sets.len() + rule.own_not_sets.len();
     let sets = rule.sets.len() + rule.not_sets.len() + rule.named.len() + rule.not_named.len() + rule.services.len();
     2 + 2 * sets + 5 * nets + 2 * source_ranges
 }

@@ -266,6 +266,40 @@ fn ports_behind_services() {
 }
 
 #[test]
+fn a_set_that_is_wanted_and_unwanted_is_never_found() {
+    let set = SetId("p:service".into());
+    let mut both = rule(Allow);
+    both.destination.service_ports = vec![set.clone()];
+    both.destination.not_named_ports = vec![set.clone()];
+    let mut selected = rule(Allow);
+    selected.source.sets = vec![set.clone()];
+    selected.source.not_sets = vec![set.clone()];
+    let policy = policy(vec![tier("default", vec![list("a", false, vec![both, selected])])]);
+    let packet = packet(6, 80, (0, 0));
+    let decision = judge_in(&policy, &packet, |direction| {
+        let mut world = world(&packet, direction);
+        world.slots.insert(set.clone(), 5);
+        world.sets.insert(set.clone(), vec![packet.src.into()]);
+        world
+            .named_ports
+            .entry(set.clone())
+            .or_default()
+            .insert(NamedPortMember {
+                address: packet.dst,
+                protocol: Protocol(6),
+                port: 80,
+            });
+        // The source is not the endpoint's own, but one that it may send from.
+        if direction == Direction::Egress {
+            world.own = vec!["10.0.0.9".parse().unwrap()];
+            world.spoofed = vec![packet.src.into()];
+        }
+        world
+    });
+    assert!(!decision.allowed);
+}
+
+#[test]
 fn explanations_say_why_not() {
     let mut other = rule(Allow);
     other.source.not_sets = vec![SetId("s:a".into()), SetId("s:b".into())];

@@ -262,7 +262,7 @@ impl<C: Compiler> Planner<C> {
         let named = draft.named.get_or_insert_with(|| self.sets_named());
         let kept = before.map(|before| before.policy.clone());
         if let Some(policy) = kept.filter(|policy| policy.sets().all(|set| named.contains(set))) {
-            let own = policy.own(&endpoint.addresses, &self.book, &self.sets);
+            let own = policy.own(endpoint, &self.book, &self.sets);
             if let Ok(input) = self.obtain(Input { policy, own })? {
                 trouble.problem.closed = input.policy.resolved.closed.is_some();
                 draft.troubles.insert((key.clone(), direction), trouble);
@@ -276,7 +276,7 @@ impl<C: Compiler> Planner<C> {
             ..ResolvedPolicy::default()
         });
         let policy = self.policies.intern(direction, &closed);
-        let own = policy.own(&endpoint.addresses, &self.book, &self.sets);
+        let own = policy.own(endpoint, &self.book, &self.sets);
         self.obtain(Input { policy, own })?.map_err(PlanError::Closed)
     }
 

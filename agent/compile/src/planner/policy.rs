@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use felid_model::Protocol;
 use felid_model::resolved::{LocalEndpoint, NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, SetIds};
+use ipnet::IpNet;
 
 use super::book::Book;
 use super::sets::Sets;
@@ -71,6 +72,12 @@ impl Policy {
         // which may be better or worse than what follows it in its tier.
         let more = peer.sets.iter().chain(&peer.named_ports).chain(&peer.service_ports);
         let less = peer.not_sets.iter().chain(&peer.not_named_ports);
+        if self.direction == Direction::Egress {
+            // Sources within allowSpoofedSourcePrefixes come and go in these, too.
+            let own = own.sets.iter().chain(&own.not_sets);
+            self.matters_leaving.extend(own.clone().cloned());
+            self.matters_joining.extend(own.cloned());
+        }
         if harmless {
             self.others.extend(more.chain(less).cloned());
             return;
@@ -97,8 +104,13 @@ impl Policy {
 
     /// What the compiler needs to know of an endpoint's own side, and no more, so that endpoints share programs: sets that no
     /// rule names there are left out, and addresses that the policy cannot tell apart become one, the unspecified address.
-    pub(super) fn own(&self, addresses: &[IpAddr], book: &Book, sets: &Sets) -> OwnSide {
+    pub(super) fn own(&self, endpoint: &LocalEndpoint, book: &Book, sets: &Sets) -> OwnSide {
+        let addresses = &endpoint.addresses;
         let mut own = OwnSide::default();
+        if self.direction == Direction::Egress {
+            own.1 = IpNet::aggregate(&endpoint.allow_spoofed_source_prefixes);
+            own.1.sort_unstable();
+        }
         for v4 in [true, false] {
             let mut known: Vec<OwnAddress> = addresses
                 .iter()
@@ -146,12 +158,15 @@ struct OwnAddress {
 
 /// The endpoint's own side, as far as a policy can tell endpoints apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct OwnSide(Vec<OwnAddress>);
+pub(super) struct OwnSide(Vec<OwnAddress>, Vec<IpNet>);
 
 impl OwnSide {
     /// In the compiler's form.
     pub(super) fn for_compiler(&self) -> Own {
-        let mut own = Own::default();
+        let mut own = Own {
+            spoofed: self.1.clone(),
+            ..Own::default()
+        };
         for known in &self.0 {
             own.addresses.push((known.address, known.sets.clone()));
             own.ports.extend(known.ports.iter().map(|(protocol, port, sets)| {
@@ -253,7 +268,7 @@ impl Policies {
         ]
         .map(|(direction, resolved)| {
             let policy = self.intern(direction, resolved);
-            let own = policy.own(&endpoint.addresses, book, sets);
+            let own = policy.own(endpoint, book, sets);
             Input { policy, own }
         })
     }

@@ -6,7 +6,7 @@ use felid_common::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 use felid_model::Protocol;
 use felid_model::resolved::{ResolvedPolicy, ResolvedRule, ResolvedSide, SetId};
 
-use super::world::{ICMP_TYPES, PORTS, address_in};
+use super::world::{ICMP_TYPES, PORTS, address_in, edges};
 use super::{Rng, World};
 use crate::Direction;
 use crate::reference::Packet;
@@ -30,6 +30,16 @@ impl World {
             .pick(&self.own)
             .copied()
             .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+        let own = match rng.pick(&self.spoofed) {
+            Some(net) if direction == Direction::Egress && rng.percent(60) => {
+                let edges = edges(net);
+                match rng.pick(&edges) {
+                    Some(edge) if rng.percent(30) => *edge,
+                    _ => address_in(rng, net),
+                }
+            }
+            _ => own,
+        };
         let (own_side, peer_side) = match (&rule, direction) {
             (None, _) => (None, None),
             (Some(rule), Direction::Ingress) => (Some(&rule.destination), Some(&rule.source)),

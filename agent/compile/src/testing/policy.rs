@@ -146,6 +146,12 @@ impl World {
         if most > 100 && rng.percent(98) {
             self.narrow(rng, &mut rule);
         }
+        if !self.spoofed.is_empty() {
+            // Such rules are refused for endpoints that may send from elsewhere.
+            rule.source.named_ports.clear();
+            rule.source.not_named_ports.clear();
+            rule.source.service_ports.clear();
+        }
         rule
     }
 

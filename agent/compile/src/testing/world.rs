@@ -25,6 +25,8 @@ pub struct World {
     pub slots: BTreeMap<SetId, u32>,
     /// The endpoint's addresses.
     pub own: Vec<IpAddr>,
+    /// Where it may send from beside its own addresses.
+    pub spoofed: Vec<IpNet>,
     /// Networks that rules name; sets are made of them, too.
     pub nets: Vec<IpNet>,
     /// Addresses at the edges of all networks.
@@ -71,6 +73,11 @@ impl World {
                     .unwrap_or(&net);
                 world.own.push(address_in(rng, address));
             }
+        }
+        if rng.percent(20) {
+            world.spoofed = (0..rng.between(1, 3))
+                .filter_map(|_| rng.pick(&world.nets).copied())
+                .collect();
         }
         world.own.sort_unstable();
         world.own.dedup();
@@ -150,6 +157,7 @@ impl World {
                 .filter(|member| self.own.contains(&member.address))
                 .map(|member| (member, self.named_sets_of(&member)))
                 .collect(),
+            spoofed: self.spoofed.clone(),
         }
     }
 
@@ -232,7 +240,7 @@ fn random_net(rng: &mut Rng, v4: bool) -> IpNet {
 }
 
 /// First and last address of a network, and their neighbours outside.
-fn edges(net: &IpNet) -> Vec<IpAddr> {
+pub(super) fn edges(net: &IpNet) -> Vec<IpAddr> {
     let mut addresses = vec![net.network(), net.broadcast()];
     match (net.network(), net.broadcast()) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {

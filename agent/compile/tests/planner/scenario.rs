@@ -97,6 +97,7 @@ impl Records {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let mut world = World::sized(rng, 6, 3);
         world.own.clear();
+        world.spoofed.clear();
         let mut pool: Vec<IpAddr> = (0..12).filter_map(|_| rng.pick(&world.peers).copied()).collect();
         pool.sort_unstable();
         pool.dedup();

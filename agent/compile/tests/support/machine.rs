@@ -56,6 +56,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) counted: BTreeMap<u32, u64>,
     registers: Vec<Value>,
     stack: Vec<Option<u8>>,
+    /// Pointers on the stack, by place.
+    spilled: BTreeMap<usize, Value>,
 }
 
 const STACK: usize = 512;
@@ -72,6 +74,7 @@ impl<'a> Machine<'a> {
             counted,
             registers: Vec::new(),
             stack: Vec::new(),
+            spilled: BTreeMap::new(),
         }
     }
 
@@ -138,6 +141,7 @@ impl<'a> Machine<'a> {
         self.registers[1] = Value::Pointer(Region::Context, 0);
         self.registers[10] = Value::Pointer(Region::Stack, STACK as i64);
         self.stack = vec![None; STACK];
+        self.spilled.clear();
     }
 
     fn number(&self, register: u8) -> u64 {
@@ -150,6 +154,20 @@ impl<'a> Machine<'a> {
     fn step(&mut self, insn: Insn) {
         let (dst, size) = (insn.dst as usize, size(insn.code));
         match insn.code {
+            0x79 if self
+                .spill_at(insn.src, insn.off)
+                .is_some_and(|at| self.spilled.contains_key(&at)) =>
+            {
+                let at = self.spill_at(insn.src, insn.off).expect("a place on the stack");
+                self.registers[dst] = self.spilled[&at].clone();
+            }
+            0x7b if matches!(self.registers[insn.src as usize], Value::Pointer(..)) => {
+                let at = self
+                    .spill_at(insn.dst, insn.off)
+                    .expect("pointers are kept on the stack only");
+                assert_eq!(at % 8, 0, "unaligned");
+                self.spilled.insert(at, self.registers[insn.src as usize].clone());
+            }
             0x61 | 0x69 | 0x71 | 0x79 => {
                 let bytes = self.read(insn.src, insn.off, size);
                 let mut wide = [0; 8];
@@ -197,6 +215,14 @@ impl<'a> Machine<'a> {
                 other => panic!("arithmetic on {other:?}"),
             },
             other => panic!("instruction {other:#x}"),
+        }
+    }
+
+    /// Where on the stack an access goes, if it does.
+    fn spill_at(&self, register: u8, offset: i16) -> Option<usize> {
+        match &self.registers[register as usize] {
+            Value::Pointer(Region::Stack, base) => usize::try_from(base + i64::from(offset)).ok(),
+            _ => None,
         }
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod cases;
 pub(crate) mod machine;
 
 use std::collections::BTreeMap;
@@ -47,9 +48,12 @@ pub(crate) fn scratch_of(packet: &Packet, bank: u32, src_class: u32, dst_class: 
 const FORBIDDEN_CLASS: u32 = 999;
 const PEER_CLASS: u32 = 7;
 const NAMED_CLASS: u32 = 8;
+const OWN_CLASS: u32 = 9;
 
 /// What a run left behind.
 pub(crate) struct Outcome {
+    /// It was from nowhere that the endpoint may send from.
+    pub(crate) spoofed: bool,
     pub(crate) run: Run,
     pub(crate) after: Scratch,
     /// Counted by the program itself.
@@ -62,7 +66,12 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
         Direction::Ingress => (packet.src, packet.src_port, (PEER_CLASS, FORBIDDEN_CLASS)),
         Direction::Egress => (packet.dst, packet.dst_port, (FORBIDDEN_CLASS, PEER_CLASS)),
     };
-    let before = scratch_of(packet, bank, classes.0, classes.1);
+    let mut before = scratch_of(packet, bank, classes.0, classes.1);
+    let spoofed = direction == Direction::Egress && !world.own.contains(&packet.src);
+    if spoofed {
+        before.spoofed = packet.ip_version().into();
+        before.src_class = OWN_CLASS;
+    }
     let mut machine = Machine::new(program);
     machine.scratch = before.as_bytes().to_vec();
     let row = |words: Vec<u64>| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
@@ -70,6 +79,10 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
     machine
         .rows
         .insert(PEER_CLASS, row(world.class_row(&world.sets_of(peer))));
+    if spoofed {
+        let own = row(world.class_row(&world.sets_of(packet.src)));
+        machine.rows.insert(OWN_CLASS, own);
+    }
     machine
         .rows
         .insert(FORBIDDEN_CLASS, row(vec![u64::MAX; world.row_words()]));
@@ -100,10 +113,12 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
         log_count: 0,
         log_rules: [0; LOG_RULES],
         log_program: 0,
+        spoofed: before.spoofed,
         ..after
     };
     assert_eq!(untouched, before, "the program wrote what is not its own");
     Outcome {
+        spoofed: spoofed && !world.spoofed.iter().any(|net| net.contains(&packet.src)),
         run,
         after,
         counted: machine.counted,
@@ -114,6 +129,10 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
 pub(crate) fn assert_same(program: &Program, counters: &NumberedCounters, outcome: &Outcome, expected: &Decision) {
     let (run, after) = (&outcome.run, &outcome.after);
     assert_eq!(run.end, End::Judged, "ended without a verdict");
+    assert_eq!(after.spoofed != 0, outcome.spoofed, "spoofed");
+    if outcome.spoofed {
+        return;
+    }
     assert!(run.tail_calls <= 14 + 1, "{} tail calls", run.tail_calls);
     let verdict = if expected.allowed { VERDICT_ALLOW } else { VERDICT_DENY };
     assert_eq!(after.verdict, verdict, "verdict; the reference says {expected:?}");

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use felid_common::{EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, INGRESS, MAX_ENDPOINTS};
+use felid_common::{EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, ENDPOINT_SPOOFS, Endpoint, INGRESS, MAX_ENDPOINTS};
 use felid_compile::planner::identity;
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, Transaction};
 use felid_model::ResourceKey;
@@ -251,6 +251,9 @@ impl Endpoints {
         let mac = endpoint.mac.or_else(|| state.and_then(|state| state.peer?.mac));
         if endpoint.mac.is_some() {
             flags |= ENDPOINT_CHECK_MAC;
+        }
+        if !endpoint.allow_spoofed_source_prefixes.is_empty() {
+            flags |= ENDPOINT_SPOOFS;
         }
         if let (Some(state), Some(_)) = (state, mac)
             && state.peer.is_some()
