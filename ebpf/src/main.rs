@@ -55,68 +55,81 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use packet::Packet;
 
+// Calls of the kernel that do not come back are allowed in whole programs only: nothing may be a function of its own.
+
 /// Established flows from a workload.
 #[classifier]
+#[inline(always)]
 fn from_workload(ctx: TcContext) -> i32 {
     fast::run::<{ felid_common::EGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Established flows to a workload.
 #[classifier]
+#[inline(always)]
 fn to_workload(ctx: TcContext) -> i32 {
     fast::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Everything else from a workload.
 #[classifier]
+#[inline(always)]
 fn from_workload_slow(ctx: TcContext) -> i32 {
     slow::run::<{ felid_common::EGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Everything else to a workload.
 #[classifier]
+#[inline(always)]
 fn to_workload_slow(ctx: TcContext) -> i32 {
     slow::run::<{ felid_common::INGRESS }>(Packet::new(ctx.skb.skb))
 }
 
 /// Where policy programs end.
 #[classifier]
+#[inline(always)]
 fn judged(ctx: TcContext) -> i32 {
     judge::judged(Packet::new(ctx.skb.skb))
 }
 
 /// ICMP errors.
 #[classifier]
+#[inline(always)]
 fn related(ctx: TcContext) -> i32 {
     icmp_error::run(Packet::new(ctx.skb.skb))
 }
 
 /// ARP, neighbour discovery, multicast listener discovery.
 #[classifier]
+#[inline(always)]
 fn neighbour(ctx: TcContext) -> i32 {
     neighbour::run(Packet::new(ctx.skb.skb))
 }
 
 /// At interfaces that have the agent's prefix but no endpoint.
 #[classifier]
+#[inline(always)]
 fn closed(ctx: TcContext) -> i32 {
     Packet::new(ctx.skb.skb).drop(felid_common::Drop::UnknownInterface)
 }
 
 /// Expiry of IPv4 flows, run by user space.
 #[classifier]
+#[inline(always)]
 fn sweep_v4(ctx: TcContext) -> i32 {
     sweep::v4(Packet::new(ctx.skb.skb))
 }
 
 /// Expiry of IPv6 flows, run by user space.
 #[classifier]
+#[inline(always)]
 fn sweep_v6(ctx: TcContext) -> i32 {
     sweep::v6(Packet::new(ctx.skb.skb))
 }
 
 /// Jiffies, run by user space.
 #[classifier]
+#[inline(always)]
 fn clock(ctx: TcContext) -> i32 {
     sweep::clock(Packet::new(ctx.skb.skb))
 }

@@ -162,12 +162,15 @@ pub fn compile(
 /// rules have their slots side by side.
 pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
     let lowered = lower(policy, direction, own);
-    let (_, named) = lowered.sets();
+    let (addresses, named) = lowered.sets();
     let [expansion, ..] = EXPANSIONS;
     let mut seen = HashSet::new();
-    let sections = lowered.v4.iter().chain(&lowered.v6);
+    let spoofed = lowered.spoofed.iter().flatten().flatten();
+    let sections = lowered.v4.iter().chain(&lowered.v6).chain(spoofed);
     let sets = sections
         .flat_map(|section| order(&section.rules, expansion))
+        // Those of the own address, where it is not known, have no order.
+        .chain(&addresses)
         .chain(&named);
     sets.filter(|set| seen.insert(*set)).cloned().collect()
 }

@@ -369,10 +369,6 @@ impl View<'_> {
         if contradict(&sets, &not_sets) || contradict(&services, &not_named) {
             return None;
         }
-        let (services, not_named) = (sorted(&peer.service_ports), sorted(&peer.not_named_ports));
-        if services.iter().any(|set| not_named.binary_search(set).is_ok()) {
-            return None;
-        }
         let positive = |side: &ResolvedSide| {
             !(side.ports.is_empty() && side.named_ports.is_empty() && side.service_ports.is_empty())
         };
