@@ -207,7 +207,8 @@ fn too_much_is_refused_before_anything_is_written() {
             keep: true,
         };
         let peers: BTreeMap<IpAddr, _> = (0..1025_u32).map(|n| (IpAddr::from(n.to_be_bytes()), change)).collect();
-        let classes = vec![(1, Arc::from(vec![1_u64; 64]))];
+        let words = node.kernel.capacities().class_bits.div_ceil(64) as usize;
+        let classes = vec![(1, Arc::from(vec![1_u64; words]))];
         let mut transaction = Transaction {
             peers,
             classes,
