@@ -20,6 +20,9 @@ use crate::segment::{Item, cost};
 /// Rules that are tested together: those of a word where each has a set of its own, and more where they share sets.
 const MOST_RULES: usize = 128;
 
+/// Words that are not looked at two at a time first.
+const FEW_WORDS: usize = 4;
+
 impl Search<'_> {
     /// The half words of the class row that find these rules, in the order of their first rules.
     pub(crate) fn words(&self, items: &[Item]) -> Vec<Word> {
@@ -132,6 +135,13 @@ impl Search<'_> {
     fn set_block<'w>(&self, words: &'w [Word], out: &mut Vec<(Block, &'w [Word])>) -> Result<(), CompileError> {
         let mut block = Block::new(Purpose::Frame("sets of the peer"));
         block.uses_row = true;
+        if words.len() > FEW_WORDS {
+            // It is also entered where a rule of an earlier block matched, and slots are in another order than the rules.
+            let enter = block.label();
+            words_test(&mut block, words, Target::Label(enter));
+            block.jump(Target::Next);
+            block.bind(enter);
+        }
         for word in words {
             self.word(&mut block, word);
         }
