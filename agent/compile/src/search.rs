@@ -97,13 +97,20 @@ pub(crate) fn order(rules: &[Rule], expansion: usize) -> Vec<&SetId> {
             .collect();
     };
     let first_port = |item: &Item| ports(&all, item).first().map_or(0, |range| range.0);
-    let mut items: Vec<(u128, usize)> = Vec::new();
+    let mut company: HashMap<u128, usize> = HashMap::new();
     for item in parts.ports.iter().flatten() {
-        items.push((first_port(item), item.rule));
+        *company.entry(first_port(item)).or_default() += 1;
     }
+    // Where many rules share a port, their sets find them, so those go together; everything else stays in the order of the rules, which
+    // is good for other lists and other versions of this one, too.
+    let crowded = |item: &Item| Some(first_port(item)).filter(|port| company.get(port).is_some_and(|n| *n >= LONG));
+    let mut items: Vec<(Option<u128>, usize)> = Vec::new();
+    for item in parts.ports.iter().flatten() {
+        items.push((crowded(item), item.rule));
+    }
+    items.extend(parts.nets.iter().chain(&parts.sets).map(|item| (None, item.rule)));
     items.sort_unstable();
-    let mut order: Vec<usize> = items.into_iter().map(|(_, rule)| rule).collect();
-    order.extend(parts.nets.iter().chain(&parts.sets).map(|item| item.rule));
+    let order: Vec<usize> = items.into_iter().map(|(_, rule)| rule).collect();
     let listed = order.iter().filter_map(|index| rules.get(*index));
     // Sets by which rules are found first, all others after them.
     let wanted = listed.flat_map(|rule| &rule.sets);
