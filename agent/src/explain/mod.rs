@@ -1,7 +1,7 @@
 //! `felid explain`: what becomes of one packet, and why: every tier, policy and rule on both sides.
 //!
-//! In: two ends and a packet, and records ([`source`]): of files, of a datastore, or those that the running agent has in force. Out: the
-//! reference evaluator's walk ([`report`]), and beside it what the compiled programs make of that very packet, run in a kernel of one's
+//! In: two ends and a packet, and records (`source`): of files, of a datastore, or those that the running agent has in force. Out: the
+//! reference evaluator's walk (`report`), and beside it what the compiled programs make of that very packet, run in a kernel of one's
 //! own. Never: a packet on a wire.
 
 mod report;

@@ -1,7 +1,7 @@
 //! `felid test`: policy tests, by the reference evaluator, by the compiled programs in the kernel, or live between namespaces.
 //!
-//! In: files of cases ([`case`]). Each case is a small cluster ([`world`]) of records, and what shall be able to reach what in it
-//! ([`expectation`]). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
+//! In: files of cases (`case`). Each case is a small cluster (`world`) of records, and what shall be able to reach what in it
+//! (`expectation`). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
 //! calculation; what decided is always told by the reference.
 //!
 //! ```text
