@@ -93,6 +93,47 @@ fn a_case_that_makes_no_sense_is_told() {
     );
 }
 
+/// It takes no other expectation of its case away.
+#[test]
+fn an_impossible_expectation_stands_alone() {
+    let case = r#"
+name: web
+namespaces: [{name: shop}]
+pods: [{namespace: shop, name: web, ips: [10.0.0.1]}, {namespace: shop, name: db, ips: [10.0.0.2]}]
+external: [{name: world, ips: [8.8.8.8]}]
+expect:
+- {from: world, to: shop/web, protocol: TCP, port: 80, ip: v6, allowed: true}
+- {from: world, to: host, protocol: TCP, port: 80, allowed: true}
+- {from: world, to: shop/web, protocol: TCP, allowed: true}
+- {from: world, to: shop/web, protocol: TCP, port: 80, allowed: false}
+steps:
+- delete: [{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop}}]
+  expect:
+  - {from: world, to: shop/db, protocol: TCP, port: 80, allowed: true}
+  - {from: world, to: shop/web, protocol: TCP, port: 80, allowed: true}
+"#;
+    let ran = with_input(&["test", "-", "-o", "json"], case);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["expectations"], 6);
+    let places = |key: &str| -> Vec<(u64, u64)> {
+        let list = report[key].as_array().unwrap().iter();
+        list.map(|one| (one["step"].as_u64().unwrap(), one["expectation"].as_u64().unwrap()))
+            .collect()
+    };
+    assert_eq!(places("failed"), [(0, 3)]);
+    assert_eq!(places("impossible"), [(0, 0), (0, 1), (0, 2), (1, 0)]);
+    assert_eq!(report["impossible"][0]["case"], "web");
+    assert_eq!(report["impossible"][0]["reason"], "to: shop/web has no IPv6 address");
+    let ran = with_input(&["test", "-"], case);
+    assert!(
+        ran.out.ends_with("1 case, 6 expectations, 1 failed, 4 impossible\n"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("step 1: expect[0] is impossible"), "{}", ran.err);
+}
+
 /// It stops no other.
 #[test]
 fn other_cases_go_on() {

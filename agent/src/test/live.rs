@@ -143,13 +143,12 @@ impl Live {
             .partition(|(_, probe)| matches!(probe.packet.protocol.0, protocol::TCP | protocol::UDP));
         let mut sent = Vec::new();
         for (number, probe) in frames {
-            self.send_frame(probe, number)
-                .with_context(|| format!("expect[{number}]"))?;
+            self.send_frame(probe, number).with_context(|| format!("{probe:?}"))?;
             sent.push((number, Sent::Frame));
         }
         let by_sockets = self.namespace(&first.from)?.run(|| {
             let each = sockets.into_iter().map(|(number, probe)| {
-                let socket = send_by_socket(probe).with_context(|| format!("expect[{number}]: {probe:?}"))?;
+                let socket = send_by_socket(probe).with_context(|| format!("{probe:?}"))?;
                 Ok((number, Sent::Socket(socket)))
             });
             each.collect::<anyhow::Result<Vec<_>>>()
@@ -273,12 +272,14 @@ impl Runner for Live {
         Ok(())
     }
 
-    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
-        for probe in probes {
-            if probe.to == Party::Host && !matches!(probe.packet.protocol.0, protocol::TCP | protocol::UDP) {
-                bail!("to the host only TCP and UDP can be probed live: {probe:?}");
-            }
+    fn can_probe(&self, probe: &Probe) -> anyhow::Result<()> {
+        if probe.to == Party::Host && !matches!(probe.packet.protocol.0, protocol::TCP | protocol::UDP) {
+            bail!("to the host only TCP and UDP can be probed live");
         }
+        Ok(())
+    }
+
+    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
         let arrivals: Vec<Arrival> = probes
             .iter()
             .enumerate()

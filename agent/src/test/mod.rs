@@ -38,9 +38,20 @@ struct Report {
     cases: usize,
     expectations: usize,
     failed: Vec<Failure>,
-    /// Cases that could not be carried out; said on standard error.
-    #[serde(skip)]
-    impossible: usize,
+    /// What could not be carried out; said on standard error too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    impossible: Vec<Impossible>,
+}
+
+/// An expectation that means nothing, or a case that could not be carried out.
+#[derive(Debug, Serialize)]
+struct Impossible {
+    case: String,
+    /// As in `Failure`; none if nothing of the case was carried out.
+    step: Option<usize>,
+    /// As in `Failure`; none if it is not about one expectation.
+    expectation: Option<usize>,
+    reason: String,
 }
 
 /// An expectation that was not met.
@@ -71,6 +82,10 @@ struct Change<'a> {
 trait Runner {
     /// Brings what changed in force.
     fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()>;
+    /// Why a probe cannot be sent, if so.
+    fn can_probe(&self, _probe: &Probe) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Which packets get through: each is the first of a new flow.
     fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>>;
 }
@@ -98,7 +113,7 @@ impl Runner for ByKernel {
     fn probe(&mut self, probes: &[Probe], _state: &State) -> anyhow::Result<Vec<bool>> {
         let probes = probes.iter().enumerate();
         probes
-            .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("expect[{n}]: {probe:?}")))
+            .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("{probe:?}")))
             .collect()
     }
 }
@@ -131,7 +146,7 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     } else {
         show(&report, out)?;
     }
-    Ok(if report.failed.is_empty() && report.impossible == 0 {
+    Ok(if report.failed.is_empty() && report.impossible.is_empty() {
         Outcome::Done
     } else {
         Outcome::Failed
@@ -153,17 +168,14 @@ fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
     for case in cases {
         report.cases += 1;
         let mut world = World::default();
+        let mut step = None;
         let result = world
             .begin(case)
-            .and_then(|()| run_case(case, &mut world, runner, &left, &mut report));
+            .and_then(|()| run_case(case, &mut world, runner, &left, &mut step, &mut report));
         match result {
             Ok(()) => left.clear(),
             // The others can be carried out all the same.
-            Err(error) => {
-                let text = format!("case {:?} cannot be carried out: {error:#}", case.name);
-                output::error(&text);
-                report.impossible += 1;
-            }
+            Err(error) => report.is_impossible(&case.name, step, &error),
         }
         left.extend(world.clear());
         progress.step();
@@ -172,12 +184,25 @@ fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Runs a case, of which the world holds the beginning.
+impl Report {
+    fn is_impossible(&mut self, case: &str, step: Option<usize>, error: &anyhow::Error) {
+        output::error(&format!("case {case:?} cannot be carried out: {error:#}"));
+        self.impossible.push(Impossible {
+            case: case.to_owned(),
+            step,
+            expectation: None,
+            reason: format!("{error:#}"),
+        });
+    }
+}
+
+/// Runs a case, of which the world holds the beginning. `at` tells the step that is carried out.
 fn run_case(
     case: &Case,
     world: &mut World,
     runner: &mut dyn Runner,
     left: &[Update],
+    at: &mut Option<usize>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut calc = Calc::new(CalcOptions {
@@ -186,6 +211,7 @@ fn run_case(
     let mut state = State::default();
     let mut before = left.to_vec();
     for (number, step, expect) in case.rounds() {
+        *at = Some(number);
         let place = || {
             if number == 0 {
                 "the case itself".to_owned()
@@ -215,15 +241,34 @@ fn run_case(
             world,
         };
         runner.change(&change).with_context(place)?;
-        let probes = expect
-            .iter()
-            .enumerate()
-            .map(|(n, expectation)| expectation::probe(expectation, n, world).with_context(|| format!("expect[{n}]")))
-            .collect::<anyhow::Result<Vec<_>>>()
-            .with_context(place)?;
-        let got = runner.probe(&probes, &state).with_context(place)?;
         report.expectations += expect.len();
-        for (n, ((expectation, probe), got)) in expect.iter().zip(&probes).zip(got).enumerate() {
+        let (mut asked, mut probes) = (Vec::new(), Vec::new());
+        for (n, expectation) in expect.iter().enumerate() {
+            let probe = expectation::probe(expectation, n, world);
+            match probe.and_then(|probe| runner.can_probe(&probe).map(|()| probe)) {
+                Ok(probe) => {
+                    asked.push((n, expectation));
+                    probes.push(probe);
+                }
+                // The others can be asked all the same.
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    let name = &case.name;
+                    output::error(&format!(
+                        "case {name:?}: {}: expect[{n}] is impossible: {reason}",
+                        place()
+                    ));
+                    report.impossible.push(Impossible {
+                        case: name.clone(),
+                        step: Some(number),
+                        expectation: Some(n),
+                        reason,
+                    });
+                }
+            }
+        }
+        let got = runner.probe(&probes, &state).with_context(place)?;
+        for (((n, expectation), probe), got) in asked.into_iter().zip(&probes).zip(got) {
             if got != expectation.allowed {
                 let verdict = verdict::judge(&state, probe);
                 report.failed.push(failure(case, number, n, expectation, got, &verdict));
@@ -282,9 +327,13 @@ fn show(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     for failure in &report.failed {
         writeln!(out, "{}", output::printable(&failure.text))?;
     }
+    let impossible = match report.impossible.len() {
+        0 => String::new(),
+        number => format!(", {number} impossible"),
+    };
     writeln!(
         out,
-        "{}, {}, {} failed",
+        "{}, {}, {} failed{impossible}",
         output::count(report.cases, "case", "cases"),
         output::count(report.expectations, "expectation", "expectations"),
         report.failed.len()
