@@ -69,7 +69,7 @@ fn wrong_usage_ends_with_two() {
         (&["test"][..], ""),
         (&["test", "-", "--engine", "guess"], CASE),
         (&["test", "-"], ""),
-        (&["test", "-"], "name: x\nexpect: [{}]\n"),
+        (&["test", "-"], "- 1\n"),
         (&["test", "-", "-o", "xml"], CASE),
     ] {
         let ran = with_input(arguments, input);
@@ -91,6 +91,64 @@ fn a_case_that_makes_no_sense_is_told() {
         "{}",
         ran.err
     );
+}
+
+/// Nor does one that is no case.
+#[test]
+fn a_case_that_does_not_decode_stops_no_other() {
+    let bad = "name: family
+expect: [{from: a/b, to: host, protocol: TCP, port: 1, ip: v5, allowed: true}]
+---
+name: protocol
+expect: [{from: a/b, to: host, protocol: 300, allowed: true}]
+---
+expect: []
+";
+    let ran = with_input(&["test", "-", "-o", "json"], &format!("{bad}---{CASE}"));
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["cases"], &report["expectations"]), (&4.into(), &8.into()));
+    let impossible = report["impossible"].as_array().unwrap();
+    let names: Vec<_> = impossible.iter().map(|one| one["case"].as_str().unwrap()).collect();
+    assert_eq!(names, ["family", "protocol", ""]);
+    assert!(
+        impossible
+            .iter()
+            .all(|one| one["step"].is_null() && one["expectation"].is_null())
+    );
+    assert_eq!(report["failed"].as_array().unwrap().len(), 3);
+    let ran = with_input(&["test", "-"], bad);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+}
+
+/// As in files of records.
+#[test]
+fn lists_stand_for_their_items() {
+    let case = r#"
+name: lists
+namespaces: [{name: x}]
+pods: [{namespace: x, name: a, ips: [10.0.0.1]}, {namespace: x, name: b, ips: [10.0.0.2]}]
+resources:
+- apiVersion: v1
+  kind: List
+  items:
+  - {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: p, namespace: x}, spec: {types: [Ingress]}}
+expect: [{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: false}]
+steps:
+- delete:
+  - apiVersion: projectcalico.org/v3
+    kind: NetworkPolicyList
+    items: [{metadata: {name: p, namespace: x}}]
+  expect: [{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: true}]
+- apply:
+  - kind: List
+    apiVersion: v1
+    items:
+    - {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: g}, spec: {types: [Ingress]}}
+  expect: [{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: false}]
+"#;
+    let ran = with_input(&["test", "-"], case);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
 }
 
 /// It takes no other expectation of its case away.
@@ -124,7 +182,7 @@ steps:
     assert_eq!(places("failed"), [(0, 3)]);
     assert_eq!(places("impossible"), [(0, 0), (0, 1), (0, 2), (1, 0)]);
     assert_eq!(report["impossible"][0]["case"], "web");
-    assert_eq!(report["impossible"][0]["reason"], "to: shop/web has no IPv6 address");
+    assert_eq!(report["impossible"][0]["reason"], "from: world has no IPv6 address");
     let ran = with_input(&["test", "-"], case);
     assert!(
         ran.out.ends_with("1 case, 6 expectations, 1 failed, 4 impossible\n"),

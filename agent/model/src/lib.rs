@@ -18,7 +18,7 @@ mod resource;
 mod selector;
 
 pub use decode::{Decoded, Issue, Severity, decode, decode_literal, decode_value};
-pub use documents::{Document, SyntaxError, documents};
+pub use documents::{Document, SyntaxError, documents, list_items};
 pub use kind::API_VERSION;
 pub use protocol::ProtocolError;
 pub use resource::*;

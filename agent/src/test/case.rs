@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use felid_model::{LabelMap, Protocol, documents};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -181,51 +181,84 @@ impl Case {
     }
 }
 
-/// Reads a file of cases: JSON arrays, YAML documents, or both.
-pub(crate) fn read(name: &str, text: &str) -> anyhow::Result<Vec<Case>> {
-    let mut cases = Vec::new();
+/// What a file holds where a case is expected.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The case's name as far as it can be read.
+    pub(crate) name: String,
+    /// The case, or why it is none.
+    pub(crate) case: anyhow::Result<Case>,
+}
+
+/// Reads a file of cases: JSON arrays, YAML documents, or both. What is no good case hides no other, but one has to be there.
+pub(crate) fn read(name: &str, text: &str) -> anyhow::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut any = false;
     for document in documents(text) {
-        let value = match document.content {
-            Ok(value) => value,
-            Err(error) => return Err(usage(format!("{name}: {error}"))),
-        };
-        let title = value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let case = serde_json::from_value(value)
-            .map_err(usage)
-            .with_context(|| format!("{name}:{}: case {title:?}", document.line))?;
-        cases.push(case);
+        let at = format!("{name}:{}", document.line);
+        entries.push(match document.content {
+            Ok(value) => {
+                any |= value.is_object();
+                Entry {
+                    name: value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                    case: serde_json::from_value(value).map_err(|error| anyhow!("{at}: {error}")),
+                }
+            }
+            Err(error) => Entry {
+                name: String::new(),
+                case: Err(anyhow!("{name}: {error}")),
+            },
+        });
     }
-    Ok(cases)
+    if any {
+        return Ok(entries);
+    }
+    let first = entries.into_iter().find_map(|entry| entry.case.err());
+    Err(usage(match first {
+        Some(error) => format!("{error:#}"),
+        None => format!("{name}: no cases"),
+    }))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::read;
+    use super::{Case, read};
+
+    fn cases(text: &str) -> Vec<Case> {
+        let entries = read("f", text).unwrap();
+        entries.into_iter().map(|entry| entry.case.unwrap()).collect()
+    }
 
     #[test]
     fn reads_json_arrays_and_yaml_documents() {
         let json = r#"[{"name": "a", "expect": [{"from": "x/a", "to": "x/b", "protocol": 132, "ip": "v6", "allowed": true}]}, {"name": "b"}]"#;
-        let cases = read("f", json).unwrap();
-        assert_eq!(cases.len(), 2);
-        assert_eq!(cases[0].expect[0].protocol.to_string(), "SCTP");
+        let found = cases(json);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].expect[0].protocol.to_string(), "SCTP");
         let yaml = "name: a\nsteps: null\n---\nname: b\npods:\n- {namespace: x, name: a, ips: [10.0.0.1], ports: [{port: 80}]}\n";
-        let cases = read("f", yaml).unwrap();
-        assert_eq!(cases[1].pods[0].ports[0].protocol.to_string(), "TCP");
-        assert_eq!(cases[1].pods[0].profiles, None);
+        let pod = &cases(yaml)[1].pods[0];
+        assert_eq!(pod.ports[0].protocol.to_string(), "TCP");
+        assert_eq!(pod.profiles, None);
     }
 
     #[test]
     fn says_where_a_case_is_wrong() {
-        let error = read("f", "name: one\nexpect:\n- {from: a/b}\n").unwrap_err();
-        assert!(format!("{error:#}").starts_with("f:1: case \"one\": "), "{error:#}");
-        assert!(read("f", "[{").is_err());
+        let entries = read("f", "name: one\nexpect:\n- {from: a/b}\n---\nname: two\n---\nx: [\n").unwrap();
+        let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["one", "two", ""]);
+        let error = entries[0].case.as_ref().unwrap_err();
+        assert!(error.to_string().starts_with("f:1: missing field"), "{error:#}");
+        assert!(entries[1].case.is_ok() && entries[2].case.is_err());
+        for text in ["[{", "", "[1, 2]"] {
+            assert!(read("f", text).is_err(), "{text}");
+        }
     }
 
     #[test]
     fn unknown_keys_are_named() {
         let text = "name: one\nexpct: []\nsteps:\n- expect:\n  - {from: a/b, to: a/c, protocol: tcp, prt: 80, allowed: true}\n";
-        let cases = read("f", text).unwrap();
+        let cases = cases(text);
         assert_eq!(cases[0].unknown_keys(), ["expct", "steps[0].expect[0].prt"]);
     }
 }

@@ -25,11 +25,11 @@ use felid_datastore::Update;
 use serde::Serialize;
 
 use crate::cli::{Engine, TestArgs};
-use crate::entry::{Outcome, usage};
+use crate::entry::Outcome;
 use crate::output::{self, Format, Progress, warn};
 use crate::verdict::{self, ByKernel, Probe, State, Verdict, in_private};
 
-use case::{Case, Expectation};
+use case::{Case, Entry, Expectation};
 use world::World;
 
 /// What came of everything.
@@ -126,10 +126,7 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let name = path.display().to_string();
         let text = read(path).with_context(|| name.clone())?;
         let found = case::read(&name, &text)?;
-        if found.is_empty() {
-            return Err(usage(format!("{name}: no cases")));
-        }
-        for case in &found {
+        for case in found.iter().filter_map(|entry| entry.case.as_ref().ok()) {
             for key in case.unknown_keys() {
                 warn(&format!("{name}: case {:?}: unknown key {key}", case.name));
             }
@@ -160,13 +157,21 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(path)?)
 }
 
-fn run(cases: &[Case], runner: &mut dyn Runner) -> anyhow::Result<Report> {
+fn run(cases: &[Entry], runner: &mut dyn Runner) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let mut progress = Progress::steps(cases.len(), "running cases");
     // What takes away the state that cases before have left.
     let mut left = Vec::new();
-    for case in cases {
+    for entry in cases {
         report.cases += 1;
+        let case = match &entry.case {
+            Ok(case) => case,
+            Err(error) => {
+                report.is_impossible(&entry.name, None, error);
+                progress.step();
+                continue;
+            }
+        };
         let mut world = World::default();
         let mut step = None;
         let result = world

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use felid_datastore::Update;
 use felid_model::{
     Action, Decoded, EndpointPort, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Rule, WorkloadEndpoint,
-    decode_literal, host_net, names::Identifiers,
+    decode_literal, host_net, list_items, names::Identifiers,
 };
 use serde_json::Value;
 
@@ -80,7 +80,7 @@ impl World {
             self.put_pod(pod.clone())?;
         }
         for (n, document) in case.resources.iter().enumerate() {
-            self.apply(document).with_context(|| format!("resources[{n}]"))?;
+            self.apply_all(document).with_context(|| format!("resources[{n}]"))?;
         }
         Ok(())
     }
@@ -88,10 +88,12 @@ impl World {
     /// Carries a step out.
     pub(crate) fn step(&mut self, step: &Step) -> anyhow::Result<()> {
         for (n, document) in step.delete.iter().enumerate() {
-            self.delete(document).with_context(|| format!("delete[{n}]"))?;
+            for item in list_items(document.clone()) {
+                self.delete(&item).with_context(|| format!("delete[{n}]"))?;
+            }
         }
         for (n, document) in step.apply.iter().enumerate() {
-            self.apply(document).with_context(|| format!("apply[{n}]"))?;
+            self.apply_all(document).with_context(|| format!("apply[{n}]"))?;
         }
         Ok(())
     }
@@ -201,6 +203,13 @@ impl World {
         self.put(Resource::WorkloadEndpoint(Arc::new(endpoint)));
         self.pods.insert(name, Pod { spec, place, key });
         Ok(())
+    }
+
+    /// A document, or all that a list holds.
+    fn apply_all(&mut self, document: &Value) -> anyhow::Result<()> {
+        list_items(document.clone())
+            .iter()
+            .try_for_each(|item| self.apply(item))
     }
 
     /// `Pod` and `Namespace` replace labels, a pod that does not exist is new; every other record comes into force as it stands.

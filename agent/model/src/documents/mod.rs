@@ -333,12 +333,19 @@ impl Output<'_> {
     }
 }
 
+/// The records that a value stands for: the items of a list, or itself.
+pub fn list_items(value: Value) -> Vec<Value> {
+    let mut items = Vec::new();
+    expand(Tree::scalar(value, 0), &mut items);
+    items.into_iter().map(|tree| tree.value).collect()
+}
+
 /// Replaces a list by its items; whether it was one. Recursion is bounded by the parsers' depth.
 fn expand(tree: Tree, out: &mut Vec<Tree>) -> bool {
     let Tree { value, lines } = tree;
     match value {
         Value::Array(items) => {
-            for (value, lines) in items.into_iter().zip(lines.children) {
+            for (value, lines) in items.into_iter().zip(or_unknown(lines.children)) {
                 expand(Tree { value, lines }, out);
             }
             true
@@ -366,7 +373,7 @@ fn expand(tree: Tree, out: &mut Vec<Tree>) -> bool {
                 .nth(place)
                 .map(|lines| lines.children)
                 .unwrap_or_default();
-            for (mut value, lines) in items.into_iter().zip(lines) {
+            for (mut value, lines) in items.into_iter().zip(or_unknown(lines)) {
                 if let (Value::Object(item), false) = (&mut value, kind.is_empty()) {
                     item.entry("kind").or_insert_with(|| Value::String(kind.clone()));
                     if let Some(api_version) = &api_version {
@@ -382,4 +389,9 @@ fn expand(tree: Tree, out: &mut Vec<Tree>) -> bool {
             false
         }
     }
+}
+
+/// The lines of items, for as many as there may be: a value that was not read here has none.
+fn or_unknown(lines: Vec<Lines>) -> impl Iterator<Item = Lines> {
+    lines.into_iter().chain(std::iter::repeat_with(Lines::default))
 }
