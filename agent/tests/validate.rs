@@ -79,6 +79,25 @@ fn json_is_one_line_a_document_in_order() {
     assert!(lines[1]["errors"][0]["reason"].is_string());
 }
 
+/// A line that is no record is answered like any other.
+#[test]
+fn json_lines_that_are_no_records_are_answered() {
+    let tier = r#"{"apiVersion":"projectcalico.org/v3","kind":"Tier","metadata":{"name":"a"},"spec":{"order":1}}"#;
+    for input in [
+        format!("null\n{tier}\nnull\n{tier}\n"),
+        format!("x\n{tier}\nx\n{tier}\n"),
+    ] {
+        let ran = with_input(&["validate", "-f", "-", "-o", "json"], &input);
+        let lines = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let valid: Vec<bool> = lines.map(|line| line["valid"].as_bool().unwrap()).collect();
+        assert_eq!(valid, [false, true, false, true], "{}", ran.out);
+        let ran = with_input(&["convert", "-f", "-", "-o", "json"], &input);
+        let lines = ran.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let bad: Vec<bool> = lines.map(|line| line.get("error").is_some()).collect();
+        assert_eq!(bad, [true, false, true, false], "{}", ran.out);
+    }
+}
+
 /// The reference cases, as one stream of JSON lines.
 #[test]
 fn reference_cases_by_json_lines() {

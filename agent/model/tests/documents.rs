@@ -197,6 +197,36 @@ fn a_line_that_is_no_json_is_a_document_of_its_own() {
 }
 
 #[test]
+fn json_lines_may_begin_with_anything() {
+    for (text, good) in [
+        ("null\n{\"a\": 1}\n{\"b\": 2}\n", vec![false, true, true]),
+        ("x\n{\"a\": 1}\n{\"b\": 2}\n", vec![false, true, true]),
+        ("x\ny\n\n{\n  \"a\": 1\n}\n{\"b\": 2}\n", vec![false, true, true]),
+        ("null\nnull\n5\n{\"a\": 1}\n", vec![false, false, true, true]),
+        ("null x\n{\"a\": 1}\n", vec![false, true]),
+        ("\u{feff}x\r\n{\"a\": 1}\r\n", vec![false, true]),
+        // A line of null is no record wherever it stands.
+        ("{\"a\": 1}\nnull\n{\"b\": 2}\n", vec![true, false, true]),
+        ("{\"a\": 1}\nnull", vec![true, false]),
+        // YAML: its empty documents are none.
+        ("null\n---\n{\"a\": 1}\n", vec![true]),
+        ("{\"a\": 1}\n---\nnull\n", vec![true]),
+        ("null\n", vec![]),
+        ("!!map\n{a: 1}\n", vec![true]),
+        ("x:\n{a: 1}\n", vec![false]),
+        ("a: |\n  text\n  {\n", vec![true]),
+    ] {
+        let found = documents(text);
+        let results: Vec<bool> = found.iter().map(|d| d.content.is_ok()).collect();
+        assert_eq!(results, good, "{text}");
+    }
+    let found = documents("{\"a\": 1}\n\nnull\n{\"b\": 2}\n");
+    assert_eq!(found.iter().map(|d| d.line).collect::<Vec<_>>(), [1, 3, 4]);
+    let error = found[1].content.as_ref().unwrap_err();
+    assert_eq!((error.line, error.column), (3, 1));
+}
+
+#[test]
 fn nothing_hangs_or_overflows() {
     let bad = |text: &str| {
         let found = documents(text);

@@ -2,7 +2,7 @@
 //!
 //! In: a YAML stream, or JSON (one value, several in a row, or one a line). Out: one [`Document`] for each resource, with its
 //! place in the file, or what is wrong with it. Lists (`kind: List`, `kind: XList`, arrays) are expanded to their items. A
-//! document that does not parse hides no other: YAML is cut at lines that begin with `---`, JSON is taken up again at the next
+//! document that does not parse hides no other; JSON lines may begin with lines that are no records. YAML is cut at lines that begin with `---`, JSON is taken up again at the next
 //! line that begins with a brace. Nothing here recurses or grows without bound, whatever the text.
 
 mod guess;
@@ -114,6 +114,7 @@ impl Document {
 /// Splits a file into documents. Documents without content (blank, comments only) are left out.
 pub fn documents(text: &str) -> Vec<Document> {
     let mut found = Vec::new();
+    let json_lines = looks_like_json_lines(text);
     for chunk in chunks(text) {
         let body = text.get(chunk.body.clone()).unwrap_or_default();
         let Some(first) = first_content(body) else { continue };
@@ -122,12 +123,35 @@ pub fn documents(text: &str) -> Vec<Document> {
             text,
         };
         if body.get(first..).is_some_and(|rest| rest.starts_with(['{', '['])) {
-            out.json_or_yaml(&chunk, chunk.body.start + first);
+            out.json_or_yaml(&chunk, chunk.body.start + first, false);
+        } else if json_lines {
+            out.json_or_yaml(&chunk, chunk.body.start + first, true);
         } else {
             out.yaml(&chunk, chunk.body.start + first);
         }
     }
     found
+}
+
+/// Whether a text that begins with neither brace nor bracket is JSON lines all the same: a later line begins with a brace, and nothing
+/// speaks for YAML (a marker, a key, or a tag or anchor that belongs to what follows).
+fn looks_like_json_lines(text: &str) -> bool {
+    let start = text.trim_start_matches('\u{feff}');
+    let mut lines = start.lines().filter(|line| !is_blank_or_comment(line));
+    let tagged = lines
+        .next()
+        .is_some_and(|line| line.trim_start().starts_with(['!', '&', '%']));
+    let speaks_for_yaml = |line: &str| is_marker(line, "---") || is_marker(line, "...") || has_key(line);
+    !tagged && lines.any(|line| line.starts_with('{')) && !start.lines().any(speaks_for_yaml)
+}
+
+/// Whether a line holds `key:` as in block YAML.
+fn has_key(line: &str) -> bool {
+    let content = line.trim().trim_start_matches(['-', ' ']);
+    // Fields of JSON on lines of their own are indented.
+    let json = ['{', '[', '}', ']', '#'];
+    let quoted = content.starts_with('"') && line.starts_with([' ', '\t']);
+    !quoted && !content.starts_with(json) && (content.ends_with(':') || content.contains(": "))
 }
 
 /// A part of the file between two markers.
@@ -246,8 +270,8 @@ impl Output<'_> {
         }
     }
 
-    /// Braces: a stream of JSON values, or YAML's flow style.
-    fn json_or_yaml(&mut self, chunk: &Chunk, first: usize) {
+    /// Braces: a stream of JSON values, or YAML's flow style unless it is `only_json`.
+    fn json_or_yaml(&mut self, chunk: &Chunk, first: usize, only_json: bool) {
         let (mut at, end) = (first, chunk.body.end);
         let mut line = chunk.line + self.newlines(chunk.all.start..first);
         while at < end {
@@ -257,6 +281,7 @@ impl Output<'_> {
                     let next = after + json::space(self.slice(after..end));
                     let followed = !matches!(self.slice(next..end).bytes().next(), None | Some(b'{' | b'['));
                     if followed
+                        && !only_json
                         && at == first
                         && let Ok(tree) = yaml::parse(self.slice(chunk.all.clone()), chunk.line)
                     {
@@ -264,7 +289,13 @@ impl Output<'_> {
                     }
                     // What follows on lines of its own is another document, however bad.
                     if !followed || self.slice(after..next).contains('\n') {
-                        self.tree(tree, at..after);
+                        if tree.value.is_null() {
+                            // Empty documents are YAML's: a line of JSON shall be a record.
+                            let (column, reason) = (self.column(at), "expected a record, found null".to_owned());
+                            self.error(SyntaxError { line, column, reason }, line, at..after);
+                        } else {
+                            self.tree(tree, at..after);
+                        }
                         line += self.newlines(at..next);
                         at = next;
                         continue;
@@ -273,7 +304,7 @@ impl Output<'_> {
                 }
                 Err((offset, reason)) => (at + offset, reason),
             };
-            if at == first {
+            if at == first && !only_json {
                 let looks_like_json = self
                     .slice(at + 1..end)
                     .trim_start()
