@@ -277,6 +277,8 @@ fn tiers_sets_profiles() {
         ("kube-admin", "{order: 1000}", "spec.defaultAction"),
         ("kube-baseline", "{order: 1, defaultAction: Pass}", "spec.order"),
         ("a.b", "{}", "metadata.name"),
+        ("sec", "{defaultAction: ''}", "spec.defaultAction"),
+        ("sec", "{defaultAction: null}", ""),
         (
             "sec",
             "{order: x, defaultAction: Allow, foo: 1}",

@@ -1,5 +1,7 @@
 //! `Profile`, `Tier`, `NetworkSet`, `GlobalNetworkSet`.
 
+use serde_json::Value;
+
 use crate::selector::NAMESPACE_LABEL;
 use crate::{Kind, NetworkSet, Profile, Resource, ResourceKey, Tier};
 
@@ -49,10 +51,13 @@ pub(super) fn tier(mut root: Fields<'_>) -> Read {
     metadata.require_name(root.issues());
     let mut spec = root.object_or_empty("spec");
     let order = spec.number("order");
+    // An empty text is not absent here.
+    let empty = spec.peek("defaultAction").and_then(Value::as_str) == Some("");
     let default_pass = match spec.text("defaultAction") {
-        None | Some("Deny") => false,
+        None if !empty => false,
+        Some("Deny") => false,
         Some("Pass") => true,
-        Some(_) => {
+        _ => {
             spec.issue("defaultAction", "expected Deny or Pass");
             false
         }
