@@ -181,7 +181,8 @@ fn port(mut fields: Reader<'_>) -> Option<(&'static str, Option<Port>)> {
             fields.fault("endPort", "is below port");
             return None;
         }
-        (None | Some(Port::Named(_)), _) if has_end => {
+        // Without a port, `endPort` says nothing: all ports.
+        (Some(Port::Named(_)), _) if has_end => {
             fields.fault("endPort", "needs a port with a number beside it");
             return None;
         }

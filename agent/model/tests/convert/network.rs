@@ -196,6 +196,9 @@ fn ports_of_a_group() {
     // One entry stays as it is.
     assert_eq!(ports(json!([{"port": 80, "endPort": 90}])), json!(["80:90"]));
     assert_eq!(ports(json!([{"port": "80", "endPort": 80}])), json!([80]));
+    // Without a port it says nothing.
+    assert_eq!(ports(json!([{"endPort": 80}])), Value::Null);
+    assert_eq!(ports(json!([{"port": null, "endPort": 80}, {"port": 1}])), Value::Null);
     // One number among names stays where it is.
     assert_eq!(
         ports(json!([port(json!(80)), port(json!("b")), port(json!("a"))])),
@@ -234,7 +237,6 @@ fn bad_rules_are_left_out() {
     let port = |port: Value| json!({"ports": [port]});
     bad(port(json!({"port": 80, "endPort": 79})), ".ports[0].endPort");
     bad(port(json!({"port": 80, "endPort": 65536})), ".ports[0].endPort");
-    bad(port(json!({"endPort": 80})), ".ports[0].endPort");
     bad(port(json!({"port": "http", "endPort": 80})), ".ports[0].endPort");
     bad(port(json!({"port": 65536})), ".ports[0].port");
     bad(port(json!({"port": -1})), ".ports[0].port");
