@@ -13,7 +13,7 @@ fn ten_thousand_pairs_agree() {
     println!("seed {seed}");
     let summary = equivalence::run(10_000, seed).unwrap();
     println!("{summary:?}");
-    assert!(summary.policies >= 100, "{summary:?}");
+    assert!(summary.policies >= 60, "{summary:?}");
     assert!(summary.spoofed > 10, "{summary:?}");
     assert!(summary.logged > 100 && summary.staged > 100, "{summary:?}");
     assert!(
