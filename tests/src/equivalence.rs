@@ -24,7 +24,7 @@ use crate::frames::Frame;
 use crate::probe::Outcome;
 
 /// Packets of each direction's policy.
-const PACKETS: u64 = 120;
+const PACKETS: std::ops::RangeInclusive<u64> = 30..=120;
 /// Policies of each world and direction.
 const POLICIES: u64 = 5;
 
@@ -73,6 +73,7 @@ pub(crate) struct Bench {
     members: BTreeSet<IpNet>,
     named_ports: BTreeSet<NamedPortMember>,
     pub(crate) endpoint: Option<ResourceKey>,
+    packets: u64,
     log: LogReader,
 }
 
@@ -124,11 +125,14 @@ impl Bench {
             members: BTreeSet::new(),
             named_ports: BTreeSet::new(),
             endpoint: None,
+            packets: *PACKETS.start(),
             log,
         })
     }
 
     fn run(mut self, pairs: u64, seed: u64) -> Result<Summary> {
+        // Short runs see many worlds, long ones do not spend their time on loading programs.
+        self.packets = (pairs / 1000).clamp(*PACKETS.start(), *PACKETS.end());
         let mut summary = Summary {
             seeds: (seed, seed),
             ..Summary::default()
@@ -218,7 +222,7 @@ impl Bench {
                 (egress, Direction::Egress, from, self.uplink),
             ] {
                 seen.insert(fingerprint(policy));
-                for _ in 0..PACKETS {
+                for _ in 0..self.packets {
                     let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else {
                         continue;
                     };

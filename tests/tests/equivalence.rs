@@ -13,9 +13,9 @@ fn ten_thousand_pairs_agree() {
     println!("seed {seed}");
     let summary = equivalence::run(10_000, seed).unwrap();
     println!("{summary:?}");
-    assert!(summary.policies >= 60, "{summary:?}");
-    assert!(summary.spoofed > 10, "{summary:?}");
-    assert!(summary.logged > 100 && summary.staged > 100, "{summary:?}");
+    assert!(summary.policies >= 100, "{summary:?}");
+    assert!(summary.spoofed > 0, "{summary:?}");
+    assert!(summary.logged > 30 && summary.staged > 30, "{summary:?}");
     assert!(
         summary.allowed > summary.pairs / 20 && summary.allowed < summary.pairs * 19 / 20,
         "{summary:?}"
