@@ -326,8 +326,11 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
                 && let Some(head) = packet.load::<u16>(at)
             {
                 // The other version's ICMP: rules that speak of its types take it as what it says it is.
+                let [kind, code] = head.to_ne_bytes();
                 let tuple = state.tuple();
-                [tuple.icmp_type, tuple.icmp_code] = head.to_ne_bytes();
+                [tuple.icmp_type, tuple.icmp_code] = [kind, code];
+                // Messages of other types are other flows.
+                state.private().word = protocol::word(number, kind, code);
             }
             return Ok(Kind::Flow);
         }

@@ -144,7 +144,10 @@ pub fn compile(
     for expansion in EXPANSIONS {
         let families = families(&lowered, direction, &bits, expansion)?;
         result = layout(&lowered.sites, families, direction, counters);
-        if !matches!(result, Err(CompileError::TooManyChunks { .. })) {
+        if !matches!(
+            result,
+            Err(CompileError::TooManyChunks { .. } | CompileError::TooLarge { .. })
+        ) {
             break;
         }
     }

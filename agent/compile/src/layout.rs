@@ -26,7 +26,7 @@ pub(crate) const MAX_CHUNK_INSNS: usize = 16_000;
 /// Conditional jumps of a chunk: the verifier keeps at most 8,192 open branches.
 pub(crate) const MAX_CHUNK_BRANCHES: usize = 7_500;
 /// Tail calls that a packet may need within one policy program.
-pub(crate) const MAX_CONTINUATIONS: usize = 14;
+pub(crate) const MAX_CONTINUATIONS: usize = felid_common::MAX_CONTINUATIONS as usize;
 /// Chunks of a program: about a million instructions, and half a second to load them.
 pub(crate) const MAX_CHUNKS: usize = 64;
 /// Entry, ends and drop of a chunk, at most.

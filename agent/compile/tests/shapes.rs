@@ -333,7 +333,7 @@ fn what_is_too_large_is_refused_with_numbers() {
             found,
             CompileError::TooManyChunks {
                 chunks: 16..,
-                limit: 15,
+                limit: 14,
                 ..
             }
         ),

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use super::compiler::Compiler;
 use super::entries::{Moved, Outcome, Sources, is_host, with_all_below};
 use super::policy::Input;
-use super::programs::Refusal;
 use super::types::{PlanError, Problem, identity};
 use super::{Outstanding, Planner};
 use crate::compile::Direction;
@@ -244,7 +243,7 @@ impl<C: Compiler> Planner<C> {
         draft: &mut Draft,
     ) -> Result<Arc<Input>, PlanError> {
         let direction = wanted.policy.direction;
-        let reason = match self.obtain(wanted.clone())? {
+        let reason = match self.obtain(wanted.clone()) {
             Ok(input) => return Ok(input),
             Err(reason) => reason,
         };
@@ -263,7 +262,7 @@ impl<C: Compiler> Planner<C> {
         let kept = before.map(|before| before.policy.clone());
         if let Some(policy) = kept.filter(|policy| policy.sets().all(|set| named.contains(set))) {
             let own = policy.own(endpoint, &self.book, &self.sets);
-            if let Ok(input) = self.obtain(Input { policy, own })? {
+            if let Ok(input) = self.obtain(Input { policy, own }) {
                 trouble.problem.closed = input.policy.resolved.closed.is_some();
                 draft.troubles.insert((key.clone(), direction), trouble);
                 return Ok(input);
@@ -277,20 +276,12 @@ impl<C: Compiler> Planner<C> {
         });
         let policy = self.policies.intern(direction, &closed);
         let own = policy.own(endpoint, &self.book, &self.sets);
-        self.obtain(Input { policy, own })?.map_err(PlanError::Closed)
+        self.obtain(Input { policy, own }).map_err(PlanError::Closed)
     }
 
     /// The shared form of an input, or why it has no program.
-    fn obtain(&mut self, input: Input) -> Result<Result<Arc<Input>, Arc<str>>, PlanError> {
-        match self.programs.obtain(&self.compiler, input, &mut self.sets) {
-            Ok(input) => Ok(Ok(input)),
-            Err(Refusal::Program(reason)) => Ok(Err(reason)),
-            Err(Refusal::Slots(needed)) => Err(PlanError::Capacity {
-                map: "slots",
-                needed,
-                available: self.options.max_slots as usize,
-            }),
-        }
+    fn obtain(&mut self, input: Input) -> Result<Arc<Input>, Arc<str>> {
+        self.programs.obtain(&self.compiler, input, &mut self.sets)
     }
 
     /// Every set that a policy of any endpoint names, by the records.

@@ -39,15 +39,6 @@ struct Staged {
     old: Vec<ProgramId>,
 }
 
-/// Why an input has no program.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// It cannot be compiled or loaded.
-    Program(Arc<str>),
-    /// So many slots would be needed in all.
-    Slots(usize),
-}
-
 /// What a plan does to programs and counters.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
@@ -85,18 +76,18 @@ impl Programs {
         }
     }
 
-    /// The shared form of an input that has a program, compiled if need be.
+    /// The shared form of an input that has a program, compiled if need be; or why there is none.
     pub(super) fn obtain(
         &mut self,
         compiler: &impl Compiler,
         input: Input,
         sets: &mut Sets,
-    ) -> Result<Arc<Input>, Refusal> {
+    ) -> Result<Arc<Input>, Arc<str>> {
         if let Some((known, _)) = self.inputs.get_key_value(&input) {
             return Ok(known.clone());
         }
         if let Some(reason) = self.rejected.get(&input) {
-            return Err(Refusal::Program(reason.clone()));
+            return Err(reason.clone());
         }
         let (policy, own) = (&input.policy, input.own.for_compiler());
         let tested = compiler.sets_tested(&policy.resolved, policy.direction, &own);
@@ -106,9 +97,14 @@ impl Programs {
             let reason = format!("it tests {tested} sets, and there is room for {room} (maxSets)");
             let reason: Arc<str> = reason.into();
             self.rejected.insert(Arc::new(input), reason.clone());
-            return Err(Refusal::Program(reason));
+            return Err(reason);
         }
-        sets.allocate(tested.iter()).map_err(Refusal::Slots)?;
+        if let Err(needed) = sets.allocate(tested.iter()) {
+            // Not for good: slots that the state before still holds are free once it is gone. So only this policy waits for the next
+            // try, and everything else goes on.
+            let room = sets.capacity();
+            return Err(format!("{needed} sets are in use with it, and there is room for {room} (maxSets)").into());
+        }
         let mut recorder = Recorder {
             table: &mut self.counters,
             used: BTreeSet::new(),
@@ -118,7 +114,7 @@ impl Programs {
             Err(error) => {
                 let reason: Arc<str> = error.to_string().into();
                 self.rejected.insert(Arc::new(input), reason.clone());
-                return Err(Refusal::Program(reason));
+                return Err(reason);
             }
         };
         let counters = recorder.used;

@@ -76,3 +76,39 @@ fn a_policy_with_more_sets_than_slots_concerns_its_own_endpoints_only() {
     );
     assert_eq!(planner.problems().count(), 0);
 }
+
+#[test]
+fn sets_that_find_no_room_wait_and_are_in_nobodys_way() {
+    let tight = PlannerOptions {
+        max_slots: 64,
+        ..PlannerOptions::default()
+    };
+    let mut planner = Planner::with_compiler(tight, Adopted::default(), Picky);
+    let names = |prefix: &str| -> Vec<String> { (0..40).map(|i| format!("{prefix}{i}")).collect() };
+    let wide = |names: &[String]| {
+        let rules = names
+            .iter()
+            .map(|name| rule(ResolvedAction::Allow, side(&[name], &[]), side(&[], &[])));
+        policy("default", rules.collect())
+    };
+    let (old, new) = (wide(&names("old")), wide(&names("new")));
+    step(&mut planner, &[endpoints([endpoint("w", &["10.0.0.1"], &old)])]).unwrap();
+    // Forty sets go and forty come: for a moment there is no room, since the program in force still tests the old ones.
+    step(
+        &mut planner,
+        &[endpoints([
+            endpoint("w", &["10.0.0.1"], &new),
+            endpoint("web", &["10.0.0.2"], &allow(&["b"])),
+        ])],
+    )
+    .unwrap();
+    let problems: Vec<String> = planner
+        .problems()
+        .map(|problem| problem.endpoint.name.to_string())
+        .collect();
+    assert_eq!(problems, ["w"]);
+    // Now they are gone, and the next try finds room.
+    planner.retry();
+    step(&mut planner, &[]).unwrap();
+    assert_eq!(planner.problems().count(), 0);
+}
