@@ -24,7 +24,7 @@ use crate::frames::Frame;
 use crate::probe::Outcome;
 
 /// Packets of each direction's policy.
-const PACKETS: std::ops::RangeInclusive<u64> = 30..=120;
+const PACKETS: std::ops::RangeInclusive<u64> = 30..=80;
 /// Policies of each world and direction.
 const POLICIES: u64 = 5;
 
