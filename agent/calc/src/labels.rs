@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use felid_model::{
     EndpointPort, HostEndpoint, LabelMap, Labels, NetworkSet, Profile, ResourceKey, WorkloadEndpoint, host_net,
+    namespace_profile,
 };
 use ipnet::IpNet;
 
@@ -43,7 +44,7 @@ impl Bearer {
         match self {
             Bearer::Endpoint(endpoint) => Cow::Borrowed(&endpoint.profiles),
             Bearer::Host(host) => Cow::Borrowed(&host.profiles),
-            Bearer::Networks(set) => set.key.namespace.iter().map(|ns| format!("kns.{ns}")).collect(),
+            Bearer::Networks(set) => set.key.namespace.iter().map(|ns| namespace_profile(ns)).collect(),
         }
     }
 

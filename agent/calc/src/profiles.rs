@@ -44,7 +44,7 @@ pub(crate) struct Concerned {
 impl Profiles {
     /// Sets a record, `None` = gone.
     pub(crate) fn put(&mut self, key: &ResourceKey, record: Option<Arc<Profile>>) -> Concerned {
-        let name = profile_name(key);
+        let name = key.profile_name();
         let records = self.records.entry(name.clone()).or_default();
         match record {
             Some(record) => records.insert(key.clone(), record),
@@ -159,15 +159,6 @@ impl Profiles {
             existing,
             self.entries.values().filter(|entry| entry.rules.is_some()).count(),
         )
-    }
-}
-
-/// The name of the profile that a record is, or implies.
-fn profile_name(key: &ResourceKey) -> String {
-    match (key.kind, &key.namespace) {
-        (Kind::Namespace, _) => format!("kns.{}", key.name),
-        (Kind::ServiceAccount, Some(namespace)) => format!("ksa.{namespace}.{}", key.name),
-        _ => key.name.to_string(),
     }
 }
 

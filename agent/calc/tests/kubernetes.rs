@@ -62,7 +62,6 @@ fn a_service_is_the_ports_of_its_slices_as_they_are_now() {
 fn implied(name: &str, team: &str) -> Resource {
     Resource::Profile(Arc::new(Profile {
         key: key(Kind::Namespace, None, name),
-        name: format!("kns.{name}"),
         labels_to_apply: labels(team),
         ingress: vec![rule(Action::Allow)],
         egress: vec![rule(Action::Allow)],

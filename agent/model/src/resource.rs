@@ -224,13 +224,12 @@ pub struct EndpointPort {
     pub host_ip: Option<IpAddr>,
 }
 
-/// `Profile`, or what a `Namespace` or `ServiceAccount` implies.
+/// `Profile`, or what a `Namespace` or `ServiceAccount` implies ([`Profile::implied`]). A `Profile` record of a name
+/// ([`ResourceKey::profile_name`]) is in force before an implied one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     /// Identity of the record: `Profile/NAME`, `Namespace/NAME`, `ServiceAccount/NAMESPACE/NAME`.
     pub key: ResourceKey,
-    /// The name by which endpoints refer to it. A `Profile` record of a name is in force before an implied one.
-    pub name: String,
     /// Labels that endpoints with this profile inherit.
     pub labels_to_apply: LabelMap,
     /// Rules towards the workload.
@@ -403,6 +402,23 @@ pub struct ServiceAccountMatch {
     pub names: Vec<String>,
     /// Labels of the service account.
     pub selector: Option<Selector>,
+}
+
+impl Rule {
+    /// A rule without conditions.
+    pub fn new(action: Action) -> Rule {
+        Rule {
+            action,
+            unknown_fields: Vec::new(),
+            ip_version: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: EntityRule::default(),
+            destination: EntityRule::default(),
+        }
+    }
 }
 
 /// One side of a rule.

@@ -180,7 +180,7 @@ fn namespaces_and_service_accounts_imply_profiles() {
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{long}: x}}}}\nspec: {{finalizers: [kubernetes]}}\nstatus: {{phase: Active}}\n"
     )));
     assert_eq!(
-        (implied.key.to_string().as_str(), implied.name.as_str()),
+        (implied.key.to_string().as_str(), implied.key.profile_name().as_str()),
         ("Namespace/shop", "kns.shop")
     );
     assert_eq!(implied.labels_to_apply[&format!("pcns.{long}")], "x");
@@ -193,7 +193,7 @@ fn namespaces_and_service_accounts_imply_profiles() {
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: robot.1, namespace: shop, labels: {a: b}}\nautomountServiceAccountToken: false\n",
     ));
     assert_eq!(implied.key.to_string(), "ServiceAccount/shop/robot.1");
-    assert_eq!(implied.name, "ksa.shop.robot.1");
+    assert_eq!(implied.key.profile_name(), "ksa.shop.robot.1");
     assert_eq!(implied.labels_to_apply.len(), 2);
     assert!(implied.ingress.is_empty() && implied.egress.is_empty());
     let issues = bad("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a.b\n  labels:\n    x: {}\n");

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use felid_datastore::Update;
 use felid_model::{
-    Action, Decoded, EndpointPort, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Rule, WorkloadEndpoint,
-    decode_literal, host_net, list_items, names::Identifiers,
+    Decoded, EndpointPort, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, WorkloadEndpoint, decode_literal,
+    host_net, list_items, names::Identifiers, namespace_profile, service_account_profile,
 };
 use serde_json::Value;
 
@@ -148,38 +148,15 @@ impl World {
     }
 
     fn apply_namespace(&mut self, namespace: NamespaceSpec) {
-        let name = namespace.name;
-        let mut labels: LabelMap = namespace
-            .labels
-            .iter()
-            .map(|(key, value)| (format!("pcns.{key}"), value.clone()))
-            .collect();
-        labels.insert("pcns.projectcalico.org/name".to_owned(), name.clone());
-        let rules = vec![allow()];
-        self.put(Resource::Profile(Arc::new(Profile {
-            key: ResourceKey::new(Kind::Namespace, None, &name),
-            name: format!("kns.{name}"),
-            labels_to_apply: labels,
-            ingress: rules.clone(),
-            egress: rules,
-        })));
+        let key = ResourceKey::new(Kind::Namespace, None, &namespace.name);
+        self.put(Resource::Profile(Arc::new(Profile::implied(key, &namespace.labels))));
     }
 
     /// A service account with labels. One that only pods name has none.
     fn put_account(&mut self, name: Name, labels: &LabelMap) {
         let (namespace, account) = &name;
-        let mut inherited: LabelMap = labels
-            .iter()
-            .map(|(key, value)| (format!("pcsa.{key}"), value.clone()))
-            .collect();
-        inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.clone());
-        self.put(Resource::Profile(Arc::new(Profile {
-            key: ResourceKey::new(Kind::ServiceAccount, Some(namespace), account),
-            name: format!("ksa.{namespace}.{account}"),
-            labels_to_apply: inherited,
-            ingress: Vec::new(),
-            egress: Vec::new(),
-        })));
+        let key = ResourceKey::new(Kind::ServiceAccount, Some(namespace), account);
+        self.put(Resource::Profile(Arc::new(Profile::implied(key, labels))));
         self.accounts.insert(name, labels.clone());
     }
 
@@ -330,7 +307,7 @@ fn endpoint(spec: &PodSpec, place: usize) -> anyhow::Result<WorkloadEndpoint> {
     labels.insert("projectcalico.org/orchestrator".to_owned(), ids.orchestrator.clone());
     let mut profiles = match &spec.profiles {
         Some(profiles) => profiles.clone(),
-        None => vec![format!("kns.{}", spec.namespace)],
+        None => vec![namespace_profile(&spec.namespace)],
     };
     if let Some(account) = &spec.service_account {
         // Longer names are no label values, and the reference leaves them out.
@@ -338,7 +315,7 @@ fn endpoint(spec: &PodSpec, place: usize) -> anyhow::Result<WorkloadEndpoint> {
             labels.insert("projectcalico.org/serviceaccount".to_owned(), account.clone());
         }
         if kubernetes {
-            profiles.push(format!("ksa.{}.{account}", spec.namespace));
+            profiles.push(service_account_profile(&spec.namespace, account));
         }
     }
     let ports = spec.ports.iter().filter(|port| !port.name.is_empty());
@@ -425,20 +402,6 @@ fn new_pod(document: &Value, namespace: &str, name: &str, labels: LabelMap) -> a
         "namespace": namespace, "name": name, "labels": labels, "ips": ips, "ports": ports, "serviceAccount": account,
     });
     Ok(serde_json::from_value(spec)?)
-}
-
-fn allow() -> Rule {
-    Rule {
-        action: Action::Allow,
-        unknown_fields: Vec::new(),
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: Default::default(),
-        destination: Default::default(),
-    }
 }
 
 fn text<'a>(value: &'a Value, path: &str) -> &'a str {

@@ -185,7 +185,6 @@ pub(crate) fn network_set(namespace: Option<&str>, name: &str, own: &str, networ
 pub(crate) fn profile(name: &str, apply: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Resource {
     let key = key(Kind::Profile, None, name);
     Resource::Profile(Arc::new(Profile {
-        name: name.to_owned(),
         key,
         labels_to_apply: labels(apply),
         ingress,
@@ -245,17 +244,7 @@ pub(crate) fn bad(namespace: Option<&str>, name: &str, selects: Option<&str>) ->
 
 /// A rule without conditions.
 pub(crate) fn rule(action: Action) -> Rule {
-    Rule {
-        icmp: None,
-        not_icmp: None,
-        action,
-        unknown_fields: Vec::new(),
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        source: EntityRule::default(),
-        destination: EntityRule::default(),
-    }
+    Rule::new(action)
 }
 
 /// Allow from what a selector selects.

@@ -106,9 +106,14 @@ fn locals(records: &Records) -> BTreeMap<String, &WorkloadEndpoint> {
 
 /// The record of a profile: its own, else the one of a namespace or service account that implies it.
 fn profile<'a>(name: &str, records: &'a Records) -> Option<&'a Profile> {
+    let called = |key: &ResourceKey| match &key.namespace {
+        Some(namespace) => format!("ksa.{namespace}.{}", key.name),
+        None if key.kind == Kind::Namespace => format!("kns.{}", key.name),
+        None => key.name.to_string(),
+    };
     let of_kind = |kind| {
         records.values().find_map(|record| match record {
-            Resource::Profile(profile) if profile.name == name && profile.key.kind == kind => Some(&**profile),
+            Resource::Profile(profile) if called(&profile.key) == name && profile.key.kind == kind => Some(&**profile),
             _ => None,
         })
     };

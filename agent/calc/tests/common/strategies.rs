@@ -282,7 +282,6 @@ fn namespaces() -> impl Strategy<Value = Resource> {
     (select(&["a", "b"][..]), team, rules()).prop_map(|(name, team, ingress)| {
         Resource::Profile(Arc::new(Profile {
             key: key(Kind::Namespace, None, name),
-            name: format!("kns.{name}"),
             labels_to_apply: labels(team),
             ingress,
             egress: Vec::new(),

@@ -267,7 +267,7 @@ fn port(mut fields: Reader<'_>) -> Option<Value> {
 /// A profile's name; those of namespaces have another prefix now.
 fn profile(name: &str) -> String {
     match name.strip_prefix(OLD_NAMESPACE_PROFILE) {
-        Some(namespace) => qualified(&super::profile::namespace_profile(namespace)),
+        Some(namespace) => qualified(&crate::namespace_profile(namespace)),
         None => qualified(name),
     }
 }

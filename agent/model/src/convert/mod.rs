@@ -22,7 +22,6 @@ use serde_json::{Map, Value, json};
 use crate::{API_VERSION, Kind};
 
 pub(crate) use labels::{Of, selector};
-pub(crate) use profile::{NAME_LABEL, namespace_profile, service_account_profile};
 pub use read::Fault;
 pub(crate) use read::{At, Faults, Reader};
 

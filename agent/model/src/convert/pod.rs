@@ -6,12 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use crate::Kind;
 use crate::names::{DEFAULT_INTERFACE_PREFIX, Identifiers, host_interface};
 use crate::selector::{NAMESPACE_LABEL, ORCHESTRATOR_LABEL};
+use crate::{Kind, namespace_profile, service_account_profile};
 
 use super::address::{network, network_or_address};
-use super::profile::{namespace_profile, service_account_profile};
 use super::read::{At, Faults, Metadata, Reader};
 use super::{Conversion, Converted, qos, resource};
 

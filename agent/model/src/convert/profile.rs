@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::Kind;
+use crate::profile::NAME_LABEL;
 use crate::selector::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
+use crate::{Kind, namespace_profile, service_account_profile};
 
 use super::read::{Faults, Metadata, Reader};
 use super::{Conversion, Converted, resource};
-
-/// Label that holds the name of the namespace or service account.
-pub(crate) const NAME_LABEL: &str = "projectcalico.org/name";
 
 /// `kns.NAME`: allows everything.
 pub(super) fn namespace(root: &Map<String, Value>) -> Conversion {
@@ -28,16 +26,6 @@ pub(super) fn service_account(root: &Map<String, Value>) -> Conversion {
         let name = service_account_profile(metadata.namespace_or_default(), metadata.name);
         (name, Vec::new())
     })
-}
-
-/// Name of a namespace's profile.
-pub(crate) fn namespace_profile(name: &str) -> String {
-    format!("kns.{name}")
-}
-
-/// Name of a service account's profile.
-pub(crate) fn service_account_profile(namespace: &str, name: &str) -> String {
-    format!("ksa.{namespace}.{name}")
 }
 
 fn convert(

@@ -6,19 +6,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::convert::{
-    At, Conversion, Converted, Fault, Faults, NAME_LABEL, Reader, convert, convert_kind, namespace_profile,
-    service_account_profile,
-};
-use crate::selector::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
-use crate::{
-    Action, EndpointSlice, EntityRule, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Rule, Severity,
-};
+use crate::convert::{At, Conversion, Converted, Fault, Faults, Reader, convert, convert_kind};
+use crate::{EndpointSlice, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Severity};
 
 use super::fields::{Fields, Issues};
 use super::metadata::Metadata;
 use super::ports::NAME_TWICE;
-use super::{Decoded, check, decode_with, kubernetes_policy};
+use super::{Decoded, check, decode_with, finished, kubernetes_policy};
 
 /// Label of an endpoint slice that names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -38,7 +32,9 @@ pub(super) fn decode(kind: Kind, mut root: Fields<'_>, map: &Map<String, Value>)
     let key = metadata.key(kind);
     let resource = key.clone().and_then(|key| match kind {
         Kind::Pod => pod(key, map, issues),
-        Kind::Namespace | Kind::ServiceAccount => Some(profile(key, &metadata.labels)),
+        Kind::Namespace | Kind::ServiceAccount => {
+            Some(Resource::Profile(Profile::implied(key, &metadata.labels).into()))
+        }
         Kind::EndpointSlice => Some(slice(key, &metadata.labels, map, issues)),
         _ => Some(Resource::Inert(key)),
     });
@@ -56,21 +52,6 @@ pub(super) fn endpoint_v1(value: &Value, issues: &Issues) -> Decoded {
         Conversion::Nothing(_) => {}
     }
     finished(Kind::WorkloadEndpoint, key, resource, issues)
-}
-
-fn finished(kind: Kind, key: Option<ResourceKey>, resource: Option<Resource>, issues: &Issues) -> Decoded {
-    match resource {
-        Some(resource) if !issues.is_fatal() => Decoded::Resource {
-            resource,
-            issues: issues.take(),
-        },
-        _ => Decoded::Bad {
-            kind: Some(kind),
-            key,
-            issues: issues.take(),
-            bad_policy: None,
-        },
-    }
 }
 
 /// Faults that make a document bad. The same may have been found before by others.
@@ -130,45 +111,6 @@ fn pod(key: ResourceKey, map: &Map<String, Value>, issues: &Issues) -> Option<Re
             Some(Resource::WorkloadEndpoint(endpoint))
         }
         _ => None,
-    }
-}
-
-/// What a namespace or a service account implies.
-fn profile(key: ResourceKey, labels: &LabelMap) -> Resource {
-    let (prefix, name, rules) = match &key.namespace {
-        None => (NAMESPACE_PREFIX, namespace_profile(&key.name), vec![allow()]),
-        Some(namespace) => {
-            let name = service_account_profile(namespace, &key.name);
-            (SERVICE_ACCOUNT_PREFIX, name, Vec::new())
-        }
-    };
-    let mut labels_to_apply: LabelMap = labels
-        .iter()
-        .map(|(label, value)| (format!("{prefix}{label}"), value.clone()))
-        .collect();
-    labels_to_apply.insert(format!("{prefix}{NAME_LABEL}"), key.name.to_string());
-    let profile = Profile {
-        key,
-        name,
-        labels_to_apply,
-        ingress: rules.clone(),
-        egress: rules,
-    };
-    Resource::Profile(profile.into())
-}
-
-/// A rule that allows everything.
-fn allow() -> Rule {
-    Rule {
-        action: Action::Allow,
-        unknown_fields: Vec::new(),
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: EntityRule::default(),
-        destination: EntityRule::default(),
     }
 }
 

@@ -226,7 +226,12 @@ fn resource(kind: Kind, root: Fields<'_>, value: &Value) -> Decoded {
         Kind::IpPool => pool::decode(root),
         _ => (None, None),
     };
-    match decoded {
+    finished(kind, key, decoded, issues)
+}
+
+/// The resource, unless there is an error that keeps it out of force.
+fn finished(kind: Kind, key: Option<ResourceKey>, resource: Option<Resource>, issues: &Issues) -> Decoded {
+    match resource {
         Some(resource) if !issues.is_fatal() => Decoded::Resource {
             resource,
             issues: issues.take(),

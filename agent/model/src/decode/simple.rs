@@ -26,7 +26,6 @@ pub(super) fn profile(mut root: Fields<'_>) -> Read {
     let resource = key.clone().map(|key| {
         Resource::Profile(
             Profile {
-                name: key.name.to_string(),
                 key,
                 labels_to_apply,
                 ingress,
