@@ -16,6 +16,9 @@ pub(super) const RULES: u16 = 100;
 const SERVER: [&str; 2] = ["10.65.0.2", "fd00:65::2"];
 const CLIENT: [&str; 2] = ["10.65.0.3", "fd00:65::3"];
 
+/// Each round is taken in this many slices: what else the machine does then hits all rivals alike.
+const SLICES: usize = 5;
+
 /// Who enforces.
 const RIVALS: [&str; 4] = ["unpoliced", "felid", "iptables", "nftables"];
 
@@ -35,8 +38,9 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
         "live: workload -> host -> workload, IPv4, {RULES} rules of which the last allows; {rounds} rounds of {time:?} for each"
     );
     println!(
-        "figure, the four in turn in every round; ratios: medians of those to unpoliced routing in the same round"
+        "figure, taken in {SLICES} slices, the four in turn; ratios: medians of those to unpoliced routing in the same slice"
     );
+    println!("requests and connections: both ends on one CPU; throughput: on two, congestion control reno");
     let mut lanes = RIVALS
         .into_iter()
         .map(|name| Lane::new(name, felid))
@@ -44,21 +48,26 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
     for lane in &lanes {
         lane.check_denied()?;
     }
-    for round in 0..=rounds {
-        for lane in &mut lanes {
+    for slice in 0..=rounds * SLICES {
+        // Whoever comes first is another one each time.
+        for turn in 0..lanes.len() {
+            let count = lanes.len();
+            let Some(lane) = lanes.get_mut((slice + turn) % count) else {
+                continue;
+            };
             let server = Server::start(&lane.server.namespace, SERVER[0].parse()?)?;
-            let rates = server.measure(&lane.client.namespace, time);
+            let rates = server.measure(&lane.client.namespace, time / SLICES as u32);
             server.end(&lane.client.namespace);
             let rates = rates.with_context(|| lane.name)?;
-            // The first round warms up.
-            if round > 0 {
+            // The first one warms up.
+            if slice > 0 {
                 lane.samples.push(rates);
             }
         }
     }
     let figure = |lane: &Lane, f: fn(&Rates) -> f64| median(lane.samples.iter().map(f));
     let base = lanes.first().context("no lanes")?.samples.clone();
-    // Round by round, so that what else the machine does meanwhile hits both alike.
+    // Slice by slice, so that what else the machine does meanwhile hits both alike.
     let ratio = |lane: &Lane, f: fn(&Rates) -> f64| {
         median(lane.samples.iter().zip(&base).map(|(rates, base)| f(rates) / f(base)))
     };
