@@ -70,6 +70,8 @@ pub struct Dataplane {
     events: Events,
     prefixes: Vec<String>,
     links: BTreeMap<u32, Link>,
+    /// Links that are said to be gone or renamed, of which the kernel could not be asked.
+    suspect: BTreeSet<u32>,
     /// Other ends of veths, as far as they were asked for.
     peers: BTreeMap<u32, OtherEnd>,
     /// What others have attached by traffic control.
@@ -98,6 +100,7 @@ impl Dataplane {
             events,
             prefixes: options.kernel.interface_prefixes.clone(),
             links: BTreeMap::new(),
+            suspect: BTreeSet::new(),
             peers: BTreeMap::new(),
             classifiers: BTreeMap::new(),
             backlog: BTreeMap::new(),

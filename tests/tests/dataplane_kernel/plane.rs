@@ -2,10 +2,12 @@
 
 use std::os::fd::AsFd as _;
 
+use felid_compile::planner::Planner;
 use felid_dataplane::kernel::{Config, Role};
 use felid_dataplane::net::{Event, Net};
 use felid_dataplane::{Dataplane, Options, sys};
 use felid_lab::Host;
+use felid_model::resolved::Delta;
 
 use crate::links::foreign;
 use crate::node::{Node, allow, config, endpoint, on_host, set};
@@ -40,6 +42,17 @@ async fn settle(plane: &mut Dataplane) {
     }
 }
 
+/// Puts endpoints in force.
+async fn in_force(plane: &mut Dataplane, delta: &Delta) {
+    let mut planner = Planner::new(plane.kernel().planner_options(), plane.kernel().adopt());
+    planner.update(delta);
+    let transaction = planner.plan().unwrap().unwrap();
+    let (flip, errors) = plane.apply(&transaction).await.unwrap();
+    assert!(flip.link_errors.is_empty() && errors.is_empty(), "{errors:?}");
+    plane.complete(&transaction).unwrap();
+    settle(plane).await;
+}
+
 fn role(plane: &Dataplane, ifindex: u32) -> Option<Role> {
     plane.kernel().roles().get(&ifindex).copied().flatten()
 }
@@ -63,6 +76,61 @@ fn a_stale_word_of_a_link_that_is_gone_detaches_nothing() {
             host.namespace().ip("link del cali-a").unwrap();
             settle(&mut plane).await;
             assert_eq!(role(&plane, a.ifindex), None);
+        });
+    });
+}
+
+#[test]
+fn a_link_that_is_said_to_be_gone_is_asked_about_until_the_kernel_answers() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let first = runtime();
+        let (mut plane, _) = first.block_on(Dataplane::open(&options(config(host)))).unwrap();
+        // The connection to the kernel goes with the runtime that drove it.
+        drop(first);
+        host.namespace().ip("link del cali-a").unwrap();
+        runtime().block_on(async {
+            let handled = plane.handle(Event::LinkGone(a.ifindex)).await;
+            assert_eq!(handled.errors.len(), 1, "{:?}", handled.errors);
+            assert_eq!(role(&plane, a.ifindex), Some(Role::Closed));
+            let handled = plane.handle(Event::Addresses).await;
+            assert!(handled.errors.is_empty(), "{:?}", handled.errors);
+            assert_eq!(role(&plane, a.ifindex), None);
+        });
+    });
+}
+
+#[test]
+fn what_is_learnt_beside_a_queueing_discipline_is_acted_upon() {
+    on_host(|host| {
+        let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("cali-b", B).unwrap());
+        with_plane(host, async |mut plane| {
+            in_force(
+                &mut plane,
+                &set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))),
+            )
+            .await;
+            let routes = |interface: &str| {
+                let shown = host
+                    .namespace()
+                    .exec(&["ip", "route", "show", "dev", interface])
+                    .unwrap();
+                shown.contains(A[0])
+            };
+            assert!(routes("cali-a"));
+            // The event of the new name is not read before that of the queueing discipline leads to the question.
+            host.namespace().ip("link set cali-a name cali-c").unwrap();
+            let handled = plane.handle(Event::Traffic(a.ifindex)).await;
+            assert!(handled.errors.is_empty(), "{:?}", handled.errors);
+            settle(&mut plane).await;
+            assert!(!routes("cali-c"));
+            assert_eq!(role(&plane, a.ifindex), Some(Role::Closed));
         });
     });
 }
@@ -125,14 +193,11 @@ fn classifiers_of_others_are_reported_and_end_the_fast_path() {
     on_host(|host| {
         let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("cali-b", B).unwrap());
         with_plane(host, async |mut plane| {
-            let mut planner =
-                felid_compile::planner::Planner::new(plane.kernel().planner_options(), plane.kernel().adopt());
-            planner.update(&set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))));
-            let transaction = planner.plan().unwrap().unwrap();
-            let (flip, errors) = plane.apply(&transaction).await.unwrap();
-            assert!(flip.link_errors.is_empty() && errors.is_empty(), "{errors:?}");
-            plane.complete(&transaction).unwrap();
-            settle(&mut plane).await;
+            in_force(
+                &mut plane,
+                &set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))),
+            )
+            .await;
             let seen = |plane: &Dataplane| {
                 let all = plane.kernel().endpoints();
                 let state = all.iter().find(|state| state.ifindex == Some(b.ifindex)).unwrap();

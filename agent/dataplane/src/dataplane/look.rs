@@ -43,7 +43,10 @@ impl Dataplane {
     /// Acts on an event, and on those that have come meanwhile.
     pub async fn handle(&mut self, event: Event) -> Handled {
         let mut handled = Handled::default();
-        let mut burst = Burst::default();
+        let mut burst = Burst {
+            suspect: std::mem::take(&mut self.suspect),
+            ..Burst::default()
+        };
         let mut next = Some(event);
         while let Some(event) = next {
             match event {
@@ -71,8 +74,12 @@ impl Dataplane {
         self.verify(&mut burst, &mut handled).await;
         // Closing comes first; other ends are asked for afterwards.
         handled.errors.extend(self.tell_kernel(&burst.changed));
-        let mut found = self.find_peers(&burst.changed).await;
-        found.extend(self.find_traffic(&burst.traffic, &mut handled).await);
+        let told = std::mem::take(&mut burst.changed);
+        self.find_traffic(&mut burst, &mut handled).await;
+        // A link that was asked about may have another name by now.
+        self.verify(&mut burst, &mut handled).await;
+        let mut found = self.find_peers(&(&told | &burst.changed)).await;
+        found.append(&mut burst.changed);
         handled.errors.extend(self.tell_kernel(&found));
         if burst.addresses {
             self.refresh_addresses(&mut handled).await;
@@ -104,7 +111,7 @@ impl Dataplane {
     }
 
     /// Asks the kernel about links that are said to be gone or renamed. An event may be older than what was listed since, and the
-    /// index may be another link's by now. What cannot be asked stays as it is.
+    /// index may be another link's by now. What cannot be asked stays as it is, and is asked about again with the next event.
     async fn verify(&mut self, burst: &mut Burst, handled: &mut Handled) {
         for index in std::mem::take(&mut burst.suspect) {
             match self.net.link(index).await {
@@ -122,7 +129,10 @@ impl Dataplane {
                     let errors = self.kernel.link_gone(index);
                     handled.errors.extend(errors.into_iter().map(DataplaneError::from));
                 }
-                Err(error) => handled.errors.push(error.into()),
+                Err(error) => {
+                    self.suspect.insert(index);
+                    handled.errors.push(error.into());
+                }
             }
         }
         burst.suspect.clear();
@@ -156,6 +166,8 @@ impl Dataplane {
             .extend(self.net.enable_forwarding().into_iter().map(DataplaneError::from));
         match self.list_links(&mut handled).await {
             Ok(links) => {
+                // Those that are gone are not in the list, and of the others' programs the kernel half makes sure.
+                self.suspect.clear();
                 self.links = links;
                 let there = |index: &u32| self.links.contains_key(index);
                 self.peers.retain(|index, _| there(index));
@@ -267,31 +279,28 @@ impl Dataplane {
         found
     }
 
-    /// Asks what others do to an interface's packets; the links of which something new was learnt.
-    async fn find_traffic(&mut self, links: &BTreeSet<u32>, handled: &mut Handled) -> BTreeSet<u32> {
-        let mut found = BTreeSet::new();
-        for &index in links {
+    /// Asks what others do to interfaces' packets.
+    async fn find_traffic(&mut self, burst: &mut Burst, handled: &mut Handled) {
+        for index in std::mem::take(&mut burst.traffic) {
             if !self.links.get(&index).is_some_and(|link| self.concerns(link)) {
                 continue;
             }
             // The queueing discipline stands in what is said of the link.
             match (self.net.link(index).await, self.net.classifiers(Some(index)).await) {
                 (Ok(Some(link)), Ok(mut classifiers)) => {
-                    self.links.insert(index, link);
+                    // Whatever else has become of it since: the event that says so will tell nothing new.
+                    self.take_link(link, burst);
                     match classifiers.remove(&index) {
                         Some(now) => self.classifiers.insert(index, now),
                         None => self.classifiers.remove(&index),
                     };
-                    found.insert(index);
+                    burst.changed.insert(index);
                 }
                 // Its event is on the way.
                 (Ok(None), _) => {}
                 (Err(error), _) | (_, Err(error)) => handled.errors.push(error.into()),
             }
         }
-        let other_ends = self.find_peers(&found).await;
-        found.extend(other_ends);
-        found
     }
 
     fn state(&self, link: &Link) -> LinkState {

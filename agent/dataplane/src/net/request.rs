@@ -48,12 +48,16 @@ impl Net {
         request: impl Future<Output = Result<T, rtnetlink::Error>>,
     ) -> Result<T, NetError> {
         match tokio::time::timeout(self.patience, request).await {
-            Ok(result) => result.map_err(NetError::netlink(what)),
+            Ok(result) => {
+                if matches!(result, Err(rtnetlink::Error::RequestFailed)) {
+                    // Nobody drives the connection any more.
+                    self.reconnect();
+                }
+                result.map_err(NetError::netlink(what))
+            }
             Err(_) => {
                 // What the old socket has under way would be in the way of the next dump.
-                if let Ok(handle) = connect() {
-                    *self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = handle;
-                }
+                self.reconnect();
                 Err(NetError::Silent {
                     what: what.into(),
                     patience: self.patience,
@@ -62,11 +66,20 @@ impl Net {
         }
     }
 
+    /// Another connection for what follows. Where there is none to be had, the next failure tries again.
+    fn reconnect(&self) {
+        if let Ok(handle) = connect() {
+            *self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = handle;
+        }
+    }
+
     /// Everything that a request asks for; begun anew for as long as it is interrupted, within reason.
     pub(super) async fn dump(&self, what: &str, request: &RouteNetlinkMessage) -> Result<Dump, NetError> {
         let mut attempt = 1;
         loop {
-            let dump = self.bounded(what, self.dump_once(request)).await?;
+            let dump = self
+                .bounded(what, self.answers(request, NLM_F_REQUEST | NLM_F_DUMP))
+                .await?;
             if dump.whole || attempt == ATTEMPTS {
                 return Ok(dump);
             }
@@ -74,9 +87,10 @@ impl Net {
         }
     }
 
-    async fn dump_once(&self, request: &RouteNetlinkMessage) -> Result<Dump, rtnetlink::Error> {
+    /// All answers to one request.
+    async fn answers(&self, request: &RouteNetlinkMessage, flags: u16) -> Result<Dump, rtnetlink::Error> {
         let mut message = NetlinkMessage::from(request.clone());
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.header.flags = flags;
         let mut answers = self.handle().request(message)?;
         let mut dump = Dump {
             messages: Vec::new(),
@@ -94,22 +108,10 @@ impl Net {
         what: &str,
         request: &RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, NetError> {
-        let once = async {
-            let mut message = NetlinkMessage::from(request.clone());
-            message.header.flags = NLM_F_REQUEST;
-            let mut answers = self.handle().request(message)?;
-            let mut dump = Dump {
-                messages: Vec::new(),
-                whole: true,
-            };
-            while let Some(answer) = answers.next().await {
-                dump.add(answer)?;
-            }
-            Ok(dump.messages.pop())
-        };
-        match self.bounded(what, once).await {
+        match self.bounded(what, self.answers(request, NLM_F_REQUEST)).await {
+            Ok(mut answers) => Ok(answers.messages.pop()),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-            other => other,
+            Err(error) => Err(error),
         }
     }
 }
