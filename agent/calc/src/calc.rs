@@ -1,11 +1,13 @@
 //! Records in, changes out: the order in which one flush works.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use felid_model::names::DEFAULT_INTERFACE_PREFIX;
-use felid_model::resolved::{Delta, LocalEndpoint, SetId};
+use felid_model::resolved::{Delta, LocalEndpoint};
 use felid_model::{Kind, Resource, ResourceKey, WorkloadEndpoint};
 
 use crate::active::Versions;
@@ -18,7 +20,6 @@ use crate::members::Members;
 use crate::policies::{Content, Policies};
 use crate::profiles::Profiles;
 use crate::sets::Sets;
-use crate::status::{Problem, Stats};
 use crate::tiers::Tiers;
 
 /// What the calculation must know from the start.
@@ -76,7 +77,10 @@ pub struct Calc {
     members: Members,
     items: HashMap<ResourceKey, ItemId>,
     numbers: Numbers<ItemId>,
+    /// Items that are workload endpoints.
     endpoint_count: usize,
+    /// Items that are host endpoints.
+    host_count: usize,
     /// Endpoints of this node with addresses.
     candidates: BTreeMap<ResourceKey, Arc<WorkloadEndpoint>>,
     interfaces: Claims<Arc<str>>,
@@ -104,6 +108,7 @@ impl Calc {
             items: HashMap::new(),
             numbers: Numbers::new(),
             endpoint_count: 0,
+            host_count: 0,
             candidates: BTreeMap::new(),
             interfaces: Claims::new(),
             addresses: Claims::new(),
@@ -257,10 +262,17 @@ impl Calc {
         let old_profiles = old.map(Bearer::profiles).unwrap_or_default();
         let new_profiles = bearer.as_ref().map(Bearer::profiles).unwrap_or_default();
         self.profiles.bear(id, &old_profiles, &new_profiles);
-        if matches!(key.kind, Kind::WorkloadEndpoint | Kind::Pod) {
-            self.endpoint_count += usize::from(known.is_none());
-            self.endpoint_count -= usize::from(bearer.is_none());
-            self.put_candidate(key, bearer.as_ref(), work);
+        let count = match key.kind {
+            Kind::WorkloadEndpoint | Kind::Pod => {
+                self.put_candidate(key, bearer.as_ref(), work);
+                Some(&mut self.endpoint_count)
+            }
+            Kind::HostEndpoint => Some(&mut self.host_count),
+            _ => None,
+        };
+        if let Some(count) = count {
+            *count += usize::from(known.is_none());
+            *count -= usize::from(bearer.is_none());
         }
         match &bearer {
             Some(_) => {
@@ -390,129 +402,5 @@ impl Calc {
         }
         shared.sweep();
         self.shared = shared;
-    }
-
-    /// A local endpoint, as of the last flush.
-    pub fn endpoint(&self, key: &ResourceKey) -> Option<&Arc<LocalEndpoint>> {
-        self.said.get(key)
-    }
-
-    /// The local endpoints as of the last flush, by key.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<LocalEndpoint>> {
-        self.said.values()
-    }
-
-    /// The sum of all deltas so far.
-    pub fn snapshot(&self) -> Delta {
-        let mut delta = Delta {
-            endpoints: self
-                .said
-                .iter()
-                .map(|(key, endpoint)| (key.clone(), Some(endpoint.clone())))
-                .collect(),
-            ..Delta::default()
-        };
-        self.members.snapshot(&mut delta);
-        delta
-    }
-
-    /// The active sets in words, for people: a selector, a service, the name of a port.
-    pub fn set_texts(&self) -> BTreeMap<SetId, String> {
-        self.sets.texts()
-    }
-
-    /// The policies that select a local endpoint, in any direction and bad ones too, in the order in which they hold.
-    pub fn policies_of(&self, endpoint: &ResourceKey) -> Vec<ResourceKey> {
-        let Some(local) = self.locals.get(endpoint) else {
-            return Vec::new();
-        };
-        self.sources()
-            .in_order(local.id)
-            .into_iter()
-            .map(|(_, entry)| entry.key.clone())
-            .collect()
-    }
-
-    /// Sizes.
-    pub fn stats(&self) -> Stats {
-        let members = self.members.counts();
-        let (profiles, active_profiles) = self.profiles.counts();
-        let mut stats = Stats {
-            local_endpoints: self.said.len(),
-            endpoints: self.endpoint_count,
-            network_sets: self
-                .items
-                .keys()
-                .filter(|key| matches!(key.kind, Kind::NetworkSet | Kind::GlobalNetworkSet))
-                .count(),
-            active_profiles,
-            profiles,
-            tiers: self.tiers.count(),
-            selectors: members.selectors,
-            sets: self.sets.count(),
-            prefixes: members.prefixes,
-            named_ports: members.named_ports,
-            ..Stats::default()
-        };
-        for (_, endpoints) in self.policies.all() {
-            stats.policies += 1;
-            stats.active_policies += usize::from(endpoints > 0);
-        }
-        stats
-    }
-
-    /// What is wrong in the records, as far as it concerns this node; sorted.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for (entry, endpoints) in self.policies.all() {
-            let policy = entry.key.clone();
-            match &entry.content {
-                // A staged policy closes nothing.
-                _ if entry.content.is_staged() => {}
-                Content::Bad(bad) => problems.push(Problem::BadPolicy {
-                    policy,
-                    reason: bad.reason.clone(),
-                    endpoints,
-                }),
-                Content::Good(good) if self.tiers.get(&good.tier).is_none() => {
-                    problems.push(Problem::MissingTier {
-                        policy,
-                        tier: good.tier.clone(),
-                        endpoints,
-                    });
-                }
-                Content::Good(_) => {}
-            }
-        }
-        for (key, candidate) in &self.candidates {
-            let endpoint = || key.clone();
-            let interface: Arc<str> = candidate.interface_name.as_str().into();
-            if let Some(owner) = self.interfaces.winner(&interface).filter(|owner| *owner != key) {
-                problems.push(Problem::InterfaceTaken {
-                    endpoint: endpoint(),
-                    interface,
-                    owner: owner.clone(),
-                });
-                continue;
-            }
-            for (address, owner) in self.lost(candidate) {
-                problems.push(Problem::AddressTaken {
-                    endpoint: endpoint(),
-                    address,
-                    owner,
-                });
-            }
-            for profile in &candidate.profiles {
-                if self.profiles.get(profile).is_none_or(|entry| entry.record.is_none()) {
-                    problems.push(Problem::MissingProfile {
-                        endpoint: endpoint(),
-                        profile: profile.clone(),
-                    });
-                }
-            }
-        }
-        problems.sort();
-        problems.dedup();
-        problems
     }
 }

@@ -32,7 +32,7 @@
 //! - Whatever cannot be decided is closed, never open: a policy that could not be read, or whose tier does not exist, closes the local
 //!   endpoints that it may select; a profile that does not exist denies what comes to it; of two local endpoints with one interface
 //!   the lexically smaller key has it and the other is left out; of two with one address the smaller has it and the other is closed.
-//!   [`Calc::problems`] tells of each.
+//!   [`Calc::problems`] tells of each. A staged policy closes nothing: what keeps it from being judged is told as a warning.
 //!
 //! # Cost
 //!

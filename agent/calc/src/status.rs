@@ -17,6 +17,8 @@ pub struct Stats {
     pub network_sets: usize,
     /// Policies, good and bad ones, that select a local endpoint.
     pub active_policies: usize,
+    /// Staged policies among them.
+    pub staged_policies: usize,
     /// Policies, good and bad ones.
     pub policies: usize,
     /// Profiles whose rules a local endpoint uses.
@@ -45,7 +47,7 @@ pub enum Problem {
         /// Name of the profile.
         profile: String,
     },
-    /// A policy's tier does not exist: the local endpoints that it selects are closed in its directions.
+    /// A policy's tier does not exist: the local endpoints that it selects are closed in its directions. A staged policy is not judged.
     MissingTier {
         /// Policy.
         policy: ResourceKey,
@@ -54,7 +56,7 @@ pub enum Problem {
         /// Number of local endpoints that it selects.
         endpoints: usize,
     },
-    /// A policy cannot be enforced: the local endpoints that it may select are closed.
+    /// A policy cannot be enforced: the local endpoints that it may select are closed. A staged policy is not judged.
     BadPolicy {
         /// Policy.
         policy: ResourceKey,
@@ -83,6 +85,25 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// Whether everything is enforced all the same: a staged policy is only judged.
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Problem::MissingTier { policy, .. } | Problem::BadPolicy { policy, .. } => policy.kind.is_staged(),
+            Problem::MissingProfile { .. } | Problem::InterfaceTaken { .. } | Problem::AddressTaken { .. } => false,
+        }
+    }
+}
+
+/// What becomes of a policy that cannot be enforced or judged.
+fn consequence(policy: &ResourceKey, endpoints: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if policy.kind.is_staged() {
+        write!(f, "it is not judged for {endpoints} local endpoints")
+    } else {
+        write!(f, "{endpoints} local endpoints are closed")
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -97,17 +118,16 @@ impl fmt::Display for Problem {
                 tier,
                 endpoints,
             } => {
-                write!(
-                    f,
-                    "{policy}: tier {tier:?} does not exist; {endpoints} local endpoints are closed"
-                )
+                write!(f, "{policy}: tier {tier:?} does not exist; ")?;
+                consequence(policy, *endpoints, f)
             }
             Problem::BadPolicy {
                 policy,
                 reason,
                 endpoints,
             } => {
-                write!(f, "{policy}: {reason}; {endpoints} local endpoints are closed")
+                write!(f, "{policy}: {reason}; ")?;
+                consequence(policy, *endpoints, f)
             }
             Problem::InterfaceTaken {
                 endpoint,

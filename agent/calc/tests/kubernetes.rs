@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
+use felid_calc::Calc;
 use felid_model::resolved::NamedPortMember;
 use felid_model::*;
 
@@ -125,7 +126,24 @@ fn a_staged_policy_that_cannot_be_read_closes_nothing() {
     })));
     let world = World::of(calc.flush());
     assert_eq!(world.endpoints[&wep_key("w")].ingress.closed, None);
-    assert!(calc.problems().is_empty());
+    let told = |calc: &Calc| -> Vec<(bool, String)> {
+        let problems = calc.problems();
+        problems.iter().map(|one| (one.is_warning(), one.to_string())).collect()
+    };
+    let broken = "StagedGlobalNetworkPolicy/bad: broken; it is not judged for 1 local endpoints";
+    assert_eq!(told(&calc), [(true, broken.to_owned())]);
+    // The same without a tier.
+    calc.apply(enforced(Policy {
+        staged: true,
+        key: key(Kind::StagedGlobalNetworkPolicy, None, "bad"),
+        tier: "t".to_owned(),
+        ..policy(None, "bad", "all()", vec![])
+    }));
+    let world = World::of(calc.flush());
+    assert!(world.endpoints.is_empty(), "nothing changed");
+    let missing = "StagedGlobalNetworkPolicy/bad: tier \"t\" does not exist; it is not judged for 1 local endpoints";
+    assert_eq!(told(&calc), [(true, missing.to_owned())]);
+    assert_eq!((calc.stats().staged_policies, calc.stats().active_policies), (1, 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use common::strategies::resources;
 use common::*;
-use felid_model::{Resource, ResourceKey};
+use felid_model::{Kind, Resource, ResourceKey};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ fn check(calc: &mut felid_calc::Calc, world: &mut World, records: &Records) {
     assert_eq!(stats.prefixes, world.members.len());
     assert_eq!(stats.named_ports, world.named_ports.len());
     assert_eq!(stats.local_endpoints, world.endpoints.len());
+    let sets = records
+        .keys()
+        .filter(|key| matches!(key.kind, Kind::NetworkSet | Kind::GlobalNetworkSet));
+    assert_eq!(stats.network_sets, sets.count());
     let said: Vec<_> = calc.endpoints().cloned().collect();
     assert_eq!(said, world.endpoints.values().cloned().collect::<Vec<_>>());
 }
