@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod flow;
+mod log_rate;
 mod maps;
 mod reason;
 mod scratch;

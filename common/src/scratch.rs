@@ -93,13 +93,13 @@ pub struct LogRecord: 80 {
 
 /// One CPU's share of the rate at which Log rules may tell: the element of the per-CPU array `log_rate`.
 pub struct LogRate: 16 {
-    /// Records that may be written at once.
-    pub tokens: u32,
-    /// Low 32 bits of jiffies when tokens were last added.
+    /// Records that may be written at once, in `hz`-ths of one.
+    pub credit: u32,
+    /// Low 32 bits of jiffies when credit was last added.
     pub at: u32,
     /// Records that were held back or lost since the last one.
     pub missed: u32,
-    /// Whether tokens were ever added.
+    /// Whether credit was ever added.
     pub begun: u32,
 }
 }

@@ -1,6 +1,6 @@
 //! What Log rules tell: a record in the ring buffer `log`, at a bounded rate.
 
-use felid_common::{EGRESS, Event, LOG_INGRESS, LogRate, LogRecord, Scratch, Settings};
+use felid_common::{EGRESS, Event, LOG_INGRESS, LogRecord, Scratch, Settings};
 
 use crate::maps;
 use crate::packet::{count, now};
@@ -13,7 +13,7 @@ pub(crate) fn tell(tuple: &Scratch, endpoint: u32, direction: u32, verdict: u32,
     };
     // SAFETY: this CPU's own element.
     let rate = unsafe { &mut *rate };
-    if !may(rate, settings) {
+    if !rate.take(now(), settings) {
         rate.missed = rate.missed.saturating_add(1);
         count(Event::LogSuppressed);
         return;
@@ -43,36 +43,4 @@ pub(crate) fn tell(tuple: &Scratch, endpoint: u32, direction: u32, verdict: u32,
     record.submit(0);
     rate.missed = 0;
     count(Event::Logged);
-}
-
-/// A bucket of tokens.
-#[inline(always)]
-fn may(rate: &mut LogRate, settings: &Settings) -> bool {
-    let now = now();
-    let burst = settings.log_burst;
-    if rate.begun == 0 {
-        *rate = LogRate {
-            tokens: burst,
-            at: now,
-            missed: 0,
-            begun: 1,
-        };
-    }
-    let passed = now.wrapping_sub(rate.at);
-    let hz = if settings.hz == 0 { 1 } else { settings.hz };
-    let added = u64::from(passed) * u64::from(settings.log_rate) / u64::from(hz);
-    if added != 0 {
-        rate.at = now;
-        let tokens = u64::from(rate.tokens) + added;
-        rate.tokens = if tokens > u64::from(burst) {
-            burst
-        } else {
-            tokens as u32
-        };
-    }
-    if rate.tokens == 0 {
-        return false;
-    }
-    rate.tokens -= 1;
-    true
 }
