@@ -175,8 +175,38 @@ fn commands_ask_through_the_socket() {
         (Some(true), Some("node1"))
     );
     assert_eq!(status["counts"]["localEndpoints"], 1);
+    assert_eq!(status["counts"]["stagedPolicies"], 0);
     let text = servers.felid(&["status"]).out;
     assert!(text.contains("Ready             yes"), "{text}");
+
+    for (event, total) in [("logged", 5), ("log_suppressed", 7), ("log_lost", 1)] {
+        agent.kernel().counted.events.insert(event, total);
+    }
+    // One of another node's, one of a tier that does not exist.
+    for staged in [
+        "{name: elsewhere}\nspec: {selector: app == 'db', ingress: [{action: Deny}]}",
+        "{name: lost}\nspec: {tier: nowhere, selector: app == 'web', ingress: [{action: Deny}]}",
+    ] {
+        agent.send(common::records::updates(&format!(
+            "apiVersion: projectcalico.org/v3\nkind: StagedGlobalNetworkPolicy\nmetadata: {staged}\n"
+        )));
+    }
+    agent.until("taken in", |agent| agent.metrics.updates.get() == 11);
+    let status = servers.json(&["status"]);
+    assert_eq!(status["ready"], true, "a staged policy is no reason against it");
+    assert_eq!(status["counts"]["stagedPolicies"], 1);
+    assert_eq!(
+        status["log"],
+        serde_json::json!({"logged": 5, "suppressed": 7, "lost": 1})
+    );
+    let text = servers.felid(&["status"]).out;
+    for line in [
+        "(2 active here, 1 of them staged)",
+        "Log rules         5 told, 7 suppressed, 1 lost",
+        "warning: StagedGlobalNetworkPolicy/lost: tier \"nowhere\" does not exist",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
 
     let endpoints = servers.json(&["endpoints"]);
     assert_eq!(endpoints[0]["name"], "node1-k8s-web-eth0");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub enum Severity {
     /// Something that the user wrote is not in force as written.
     Error,
-    /// Everything is in force as written; the user should know nevertheless.
+    /// Everything that is enforced is in force as written; the user should know nevertheless.
     Warning,
 }
 
@@ -92,6 +92,11 @@ impl Problem {
             severity: Severity::Warning,
             ..Self::error(reason, InForce::Document)
         }
+    }
+
+    /// It concerns a staged policy, which is only judged: what is enforced is as written.
+    pub(crate) const fn only_warn(&mut self) {
+        self.severity = Severity::Warning;
     }
 
     pub(crate) fn at(mut self, file: &Arc<str>, line: Option<usize>) -> Self {

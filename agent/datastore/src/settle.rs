@@ -7,7 +7,7 @@ use felid_model::{Resource, ResourceKey};
 
 use crate::problem::{InForce, Problem};
 use crate::state::{Entry, Owner, Recall, Record, State};
-use crate::view::{Body, Digest, Doc, FilePath, View};
+use crate::view::{Body, Digest, Doc, FilePath, Hides, View};
 
 impl State {
     /// Decides what is in force for one resource.
@@ -216,6 +216,9 @@ impl State {
                 }
             }
         }
+        if key.kind.is_staged() {
+            problems.iter_mut().for_each(Problem::only_warn);
+        }
         self.set_problems(Owner::Key(key.clone()), problems);
     }
 
@@ -245,11 +248,14 @@ impl State {
                         (None, None) => InForce::Nothing,
                     };
                     let resource = last_good.map(|key| key.to_string());
-                    problems.extend(
-                        doc.findings
-                            .iter()
-                            .map(|f| f.problem(path, resource.clone(), in_force.clone())),
-                    );
+                    let staged = matches!(doc.hides, Some(Hides::Kind(kind)) if kind.is_staged());
+                    problems.extend(doc.findings.iter().map(|finding| {
+                        let mut problem = finding.problem(path, resource.clone(), in_force.clone());
+                        if staged {
+                            problem.only_warn();
+                        }
+                        problem
+                    }));
                 }
             }
             Some(View::Held) | None => {}

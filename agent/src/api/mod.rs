@@ -53,6 +53,8 @@ pub struct Status {
     pub last_programming: Option<Programming>,
     /// How many of what.
     pub counts: Counts,
+    /// What Log rules told since the kernel's programs were first loaded, if it can be read.
+    pub log: Option<Log>,
     /// What is wrong with records, and what holds instead.
     pub problems: Vec<Problem>,
     /// What the planner or the kernel refused, or what else keeps failing.
@@ -79,6 +81,18 @@ pub struct Programming {
     pub total: u64,
 }
 
+/// Packets that matched Log rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Log {
+    /// Told to the agent, which wrote a line each.
+    pub logged: u64,
+    /// Not told because there were too many of them.
+    pub suppressed: u64,
+    /// Not told because the agent did not read fast enough, or was not there.
+    pub lost: u64,
+}
+
 /// How many of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -91,6 +105,7 @@ pub struct Counts {
     pub closed: usize,
     pub policies: usize,
     pub active_policies: usize,
+    pub staged_policies: usize,
     pub profiles: usize,
     pub tiers: usize,
     pub network_sets: usize,

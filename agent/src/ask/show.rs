@@ -43,9 +43,10 @@ pub(super) fn status(status: &Status, wide: bool, out: &mut dyn Write) -> anyhow
     );
     line(out, "Endpoints", endpoints)?;
     let records = format!(
-        "{} ({} active here), {}, {}, {}",
+        "{} ({} active here, {} of them staged), {}, {}, {}",
         count(c.policies, "policy", "policies"),
         c.active_policies,
+        c.staged_policies,
         count(c.profiles, "profile", "profiles"),
         count(c.tiers, "tier", "tiers"),
         count(c.network_sets, "network set", "network sets")
@@ -62,6 +63,10 @@ pub(super) fn status(status: &Status, wide: bool, out: &mut dyn Write) -> anyhow
         count(c.named_ports, "named port", "named ports")
     );
     line(out, "Kernel", kernel)?;
+    if let Some(log) = &status.log {
+        let packets = format!("{} told, {} suppressed, {} lost", log.logged, log.suppressed, log.lost);
+        line(out, "Log rules", packets)?;
+    }
     line(
         out,
         "Metrics",

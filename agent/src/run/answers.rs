@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use felid_calc::Problem;
+use felid_common::Event;
 use felid_compile::listing::listing;
 use felid_compile::program::RuleRef;
 use felid_compile::transaction::ProgramId;
@@ -81,6 +82,7 @@ impl<D: Dataplane> Pipeline<D> {
                 closed: in_state("closed"),
                 policies: calc.policies,
                 active_policies: calc.active_policies,
+                staged_policies: calc.staged_policies,
                 profiles: calc.profiles,
                 tiers: calc.tiers,
                 network_sets: calc.network_sets,
@@ -92,6 +94,7 @@ impl<D: Dataplane> Pipeline<D> {
                 named_ports: planner.named_ports,
                 programs: planner.programs,
             },
+            log: self.log_counts(),
             problems: self.record_problems(),
             failures: self.failures.report(),
             settings: self
@@ -103,6 +106,17 @@ impl<D: Dataplane> Pipeline<D> {
             metrics: self.addresses.metrics(),
             health: self.addresses.health(),
         }
+    }
+
+    /// The same numbers as in the metrics.
+    fn log_counts(&self) -> Option<api::Log> {
+        let counted = self.dataplane.counted().ok()?;
+        let of = |event: Event| counted.events.get(event.name()).copied().unwrap_or(0);
+        Some(api::Log {
+            logged: of(Event::Logged),
+            suppressed: of(Event::LogSuppressed),
+            lost: of(Event::LogLost),
+        })
     }
 
     /// What the datastore found in files, then what the calculation found between records.
@@ -128,7 +142,7 @@ impl<D: Dataplane> Pipeline<D> {
             .into_iter()
             .filter(|problem| !matches!(problem, Problem::BadPolicy { .. }));
         let between = between.map(|problem| api::Problem {
-            severity: "error".to_owned(),
+            severity: if problem.is_warning() { "warning" } else { "error" }.to_owned(),
             reason: problem.to_string(),
             ..api::Problem::default()
         });

@@ -143,6 +143,32 @@ fn a_bad_document_leaves_the_last_good_version_and_the_others() {
 }
 
 #[test]
+fn a_bad_staged_policy_is_a_warning() {
+    let staged = |fields: &str| format!("apiVersion: projectcalico.org/v3\nkind: StagedGlobalNetworkPolicy\n{fields}");
+    let mut watched = Watched::with(&[
+        (
+            "never-good.yaml",
+            &staged("metadata: {name: s}\nspec: {order: never}\n"),
+        ),
+        ("nameless.yaml", &staged("metadata: {}\nspec: {order: 1}\n")),
+        ("later-bad.yaml", &staged("metadata: {name: t}\nspec: {order: 1}\n")),
+        ("twice.yaml", &staged("metadata: {name: t}\nspec: {order: 2}\n")),
+    ]);
+    for file in ["never-good.yaml", "nameless.yaml", "twice.yaml"] {
+        watched.until_wrong(file);
+    }
+    watched.write("later-bad.yaml", &staged("metadata: {name: t}\nspec: {order: never}\n"));
+    watched.until_wrong("later-bad.yaml:4");
+    assert_eq!(watched.problems.errors().count(), 0, "{}", watched.wrong());
+    assert!(
+        watched.wrong().contains("the last good version stays in force"),
+        "{}",
+        watched.wrong()
+    );
+    assert!(watched.wrong().contains("nothing is in force"), "{}", watched.wrong());
+}
+
+#[test]
 fn a_file_that_is_no_longer_text_deletes_nothing() {
     let mut watched = Watched::with(&[("a.yaml", &tier("t", 1))]);
     std::fs::write(watched.path("a.yaml"), b"kind: Tier\n\xff\xfe\0\0").unwrap();
