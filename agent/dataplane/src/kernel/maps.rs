@@ -116,6 +116,29 @@ pub(crate) const NAMES: [&str; 23] = [
     "log_rate",
 ];
 
+/// What a map is made of.
+#[derive(Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    kind: bpf_map_type,
+    key: usize,
+    value: usize,
+    entries: u32,
+}
+
+impl Shape {
+    /// A map whose keys are indices.
+    const fn array(name: &'static str, kind: bpf_map_type, value: usize, entries: u32) -> Self {
+        Self {
+            name,
+            kind,
+            key: 4,
+            value,
+            entries,
+        }
+    }
+}
+
 struct Opener<'a> {
     directory: &'a Path,
     cpus: usize,
@@ -132,14 +155,14 @@ impl Opener<'_> {
         }
     }
 
-    fn open(
-        &mut self,
-        name: &'static str,
-        kind: bpf_map_type,
-        key: usize,
-        value: usize,
-        entries: u32,
-    ) -> Result<RawMap> {
+    fn open(&mut self, shape: Shape) -> Result<RawMap> {
+        let Shape {
+            name,
+            kind,
+            key,
+            value,
+            entries,
+        } = shape;
         let path = self.directory.join(name);
         let values = self.values(kind);
         match sys::open_pin(&path) {
@@ -176,26 +199,26 @@ impl Opener<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(KernelError::file("open", &path)(error)),
         }
-        self.create(name, kind, key, value, entries)
+        self.create(shape)
     }
 
     /// A new map in the place of an old one, which lives on for the programs that were made for it.
-    fn renew(
-        &mut self,
-        name: &'static str,
-        kind: bpf_map_type,
-        key: usize,
-        value: usize,
-        entries: u32,
-    ) -> Result<RawMap> {
-        let path = self.directory.join(name);
+    fn renew(&self, shape: Shape) -> Result<RawMap> {
+        let path = self.directory.join(shape.name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::file("replace", &path)(error)),
-            _ => self.create(name, kind, key, value, entries),
+            _ => self.create(shape),
         }
     }
 
-    fn create(&self, name: &'static str, kind: bpf_map_type, key: usize, value: usize, entries: u32) -> Result<RawMap> {
+    fn create(&self, shape: Shape) -> Result<RawMap> {
+        let Shape {
+            name,
+            kind,
+            key,
+            value,
+            entries,
+        } = shape;
         let path = self.directory.join(name);
         let flags = if kind == BPF_MAP_TYPE_LPM_TRIE {
             aya_obj::generated::BPF_F_NO_PREALLOC
@@ -222,22 +245,30 @@ impl Maps {
             adopted: false,
         };
         let c = capacities;
-        let mut array = |name, kind, value, entries| opener.open(name, kind, 4, value, entries);
+        let mut array = |name, kind, value, entries| opener.open(Shape::array(name, kind, value, entries));
         let fixed = array("fixed", BPF_MAP_TYPE_PROG_ARRAY, 4, fixed::COUNT)?;
         let policies = array("policies", BPF_MAP_TYPE_PROG_ARRAY, 4, POLICIES)?;
         let epoch = array("epoch", BPF_MAP_TYPE_ARRAY, 4, 1)?;
         let settings = array("settings", BPF_MAP_TYPE_ARRAY, size_of::<Settings>(), 1)?;
         let endpoints = array("endpoints", BPF_MAP_TYPE_ARRAY, size_of::<Endpoint>(), MAX_ENDPOINTS)?;
         let scratch = array("scratch", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<Scratch>(), 1)?;
-        let classes = opener.renew("classes", BPF_MAP_TYPE_ARRAY, 4, c.class_words() * 8, c.classes)?;
-        let mut array = |name, kind, value, entries| opener.open(name, kind, 4, value, entries);
         let drops = array("drops", BPF_MAP_TYPE_PERCPU_ARRAY, 8, DROP_REASONS)?;
         let events = array("events", BPF_MAP_TYPE_PERCPU_ARRAY, 8, EVENTS)?;
         let counters = array("counters", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_COUNTERS)?;
         // Used by the programs only, through their pins, and the ring by whoever reads it.
         array("log_rate", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<LogRate>(), 1)?;
-        opener.open("log", BPF_MAP_TYPE_RINGBUF, 0, 0, LOG_BYTES)?;
-        let mut table = |name, kind, key, value, entries| opener.open(name, kind, key, value, entries);
+        let row = c.class_words() * 8;
+        let classes = opener.renew(Shape::array("classes", BPF_MAP_TYPE_ARRAY, row, c.classes))?;
+        let mut table = |name, kind, key, value, entries| {
+            opener.open(Shape {
+                name,
+                kind,
+                key,
+                value,
+                entries,
+            })
+        };
+        table("log", BPF_MAP_TYPE_RINGBUF, 0, 0, LOG_BYTES)?;
         let (hash, lru, lpm) = (BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_LPM_TRIE);
         let (key4, key6) = (size_of::<FlowKeyV4>(), size_of::<FlowKeyV6>());
         let flow = size_of::<Flow>();
