@@ -1,6 +1,10 @@
-//! Packets as bytes, for test runs of the kernel programs: every field can be set, checksums of IPv4 and L4 are right unless asked otherwise.
+//! Packets to be changed and taken apart, for test runs of the kernel programs: a [`Frame`] with its payload, of which every field can be set.
+//! Checksums of IPv4 and L4 are right unless asked otherwise.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
+
+use felid_lab::frames::Frame;
+pub use felid_lab::frames::{checksum, fragment_header};
 
 /// FIN, SYN, RST, ACK.
 pub const FIN: u8 = 1;
@@ -138,108 +142,30 @@ impl Craft {
         self.icmp(kind, 0, [id[0], id[1], 0, 1], &[0; 8])
     }
 
-    fn checked(mut self, protocol: u8, mut payload: Vec<u8>, at: usize) -> Self {
-        let mut sum = vec![];
-        if protocol != 1 {
-            match (self.src, self.dst) {
-                (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                    sum.extend(src.octets());
-                    sum.extend(dst.octets());
-                }
-                (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                    sum.extend(src.octets());
-                    sum.extend(dst.octets());
-                }
-                _ => {}
-            }
-            sum.extend([0, protocol]);
-            sum.extend((payload.len() as u16).to_be_bytes());
+    fn checked(self, protocol: u8, payload: Vec<u8>, at: usize) -> Self {
+        let payload = self.frame().checked(protocol, payload, at);
+        self.raw(protocol, payload)
+    }
+
+    fn frame(&self) -> Frame {
+        Frame {
+            ttl: self.hops,
+            options: self.options.clone(),
+            extensions: self.extensions.clone(),
+            fragment: self.fragment,
+            ..Frame::new(self.from, self.to, self.src, self.dst)
         }
-        sum.extend(&payload);
-        let checksum = checksum(&sum);
-        payload[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-        self.protocol = protocol;
-        self.payload = payload;
-        self
     }
 
     /// The bytes.
     pub fn build(&self) -> Vec<u8> {
-        let mut frame = Vec::new();
-        frame.extend(self.to);
-        frame.extend(self.from);
-        match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                frame.extend([0x08, 0x00]);
-                frame.extend(self.v4(src, dst));
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                frame.extend([0x86, 0xdd]);
-                frame.extend(self.v6(src, dst));
-            }
-            _ => {}
-        }
-        frame
+        self.frame().ip(self.protocol, &self.payload)
     }
 
     /// The IP packet alone, as it stands inside an ICMP error.
     pub fn ip(&self) -> Vec<u8> {
         self.build().split_off(14)
     }
-
-    fn v4(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
-        let header = 20 + self.options.len();
-        let mut ip = vec![0x40 | (header / 4) as u8, 0];
-        ip.extend(((header + self.payload.len()) as u16).to_be_bytes());
-        ip.extend(self.fragment.0.to_be_bytes());
-        ip.extend(self.fragment.1.to_be_bytes());
-        ip.extend([self.hops, self.protocol, 0, 0]);
-        ip.extend(src.octets());
-        ip.extend(dst.octets());
-        ip.extend(&self.options);
-        let checksum = checksum(&ip);
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        ip.extend(&self.payload);
-        ip
-    }
-
-    fn v6(&self, src: Ipv6Addr, dst: Ipv6Addr) -> Vec<u8> {
-        let mut body = Vec::new();
-        for (n, (_, bytes)) in self.extensions.iter().enumerate() {
-            let mut bytes = bytes.clone();
-            bytes[0] = self.extensions.get(n + 1).map_or(self.protocol, |(next, _)| *next);
-            body.extend(bytes);
-        }
-        body.extend(&self.payload);
-        let first = self.extensions.first().map_or(self.protocol, |(number, _)| *number);
-        let mut ip = vec![0x60, 0, 0, 0];
-        ip.extend((body.len() as u16).to_be_bytes());
-        ip.extend([first, self.hops]);
-        ip.extend(src.octets());
-        ip.extend(dst.octets());
-        ip.extend(body);
-        ip
-    }
-}
-
-/// The Internet checksum.
-pub fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = 0;
-    for pair in bytes.chunks(2) {
-        sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// An IPv6 fragment header: offset in bytes, more fragments, identification.
-pub fn fragment_header(offset: u16, more: bool, identification: u32) -> (u8, Vec<u8>) {
-    let mut bytes = vec![0, 0];
-    bytes.extend((offset | u16::from(more)).to_be_bytes());
-    bytes.extend(identification.to_be_bytes());
-    (44, bytes)
 }
 
 /// An ARP packet for Ethernet and IPv4.

@@ -247,8 +247,8 @@ fn options_extension_headers_and_fragments_do_not_hide_the_port() {
     let mut frame = world.frame(&world.client, v6);
     // Hop-by-hop and destination options, padded.
     frame.extensions = vec![
-        (0, vec![1, 4, 0, 0, 0, 0]),
-        (60, vec![1, 12, 0, 53, 0, 53, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (0, vec![0, 0, 1, 4, 0, 0, 0, 0]),
+        (60, vec![0, 1, 1, 12, 0, 53, 0, 53, 0, 0, 0, 0, 0, 0, 0, 0]),
     ];
     assert!(send(&frame.udp(2000, 53, b"x"), 53));
     assert!(!send(&frame.udp(2000, 54, b"x"), 54));
@@ -270,7 +270,7 @@ fn options_extension_headers_and_fragments_do_not_hide_the_port() {
     // A later fragment whose first one nobody saw.
     let before = world.cluster.dropped("unknown_fragment").unwrap();
     let mut frame = world.frame(&world.client, v4);
-    frame.fragment = Some((777, 64, false));
+    frame.fragment = (777, 64 / 8);
     assert!(!world.arrives(
         &world.client,
         &world.web,

@@ -17,10 +17,10 @@ pub struct Frame {
     pub ttl: u8,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
-    /// IPv6 extension headers: type and body (without the first two bytes; the whole a multiple of eight).
+    /// IPv6 extension headers: number and whole bytes, of which the first (next header) is filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
-    /// IPv4 fragment: identification, offset in bytes, more fragments. For IPv6 add an extension header 44.
-    pub fragment: Option<(u16, u16, bool)>,
+    /// IPv4: identification; flags and offset word. For IPv6 add a [`fragment_header`].
+    pub fragment: (u16, u16),
 }
 
 /// IPv4 or IPv6 header and L4 checksums are right; everything else is as it is told.
@@ -35,7 +35,7 @@ impl Frame {
             ttl: 64,
             options: Vec::new(),
             extensions: Vec::new(),
-            fragment: None,
+            fragment: (0, 0),
         }
     }
 
@@ -85,12 +85,7 @@ impl Frame {
         let [high, low] = identifier.to_be_bytes();
         let mut message = vec![kind, code, 0, 0, high, low, 0, 1];
         message.extend(b"felid...");
-        if self.source.is_ipv6() {
-            return self.with_checksum(58, message, 2);
-        }
-        let checksum = fold(sum(&message));
-        message[2..4].copy_from_slice(&checksum.to_be_bytes());
-        self.ip(1, &message)
+        self.with_checksum(if self.source.is_ipv4() { 1 } else { 58 }, message, 2)
     }
 
     /// UDP-Lite that covers the whole datagram.
@@ -112,38 +107,31 @@ impl Frame {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 frame.extend(0x0800_u16.to_be_bytes());
                 let length = 20 + self.options.len();
-                let (identification, offset, more) = self.fragment.unwrap_or((0, 0, false));
-                let flags = (u16::from(more) << 13) | (offset / 8);
+                let (identification, offset) = self.fragment;
                 let start = frame.len();
                 frame.extend([0x40 | (length / 4) as u8, 0]);
                 frame.extend(((length + body.len()) as u16).to_be_bytes());
                 frame.extend(identification.to_be_bytes());
-                frame.extend(flags.to_be_bytes());
+                frame.extend(offset.to_be_bytes());
                 frame.extend([self.ttl, protocol, 0, 0]);
                 frame.extend(source.octets());
                 frame.extend(destination.octets());
                 frame.extend(&self.options);
-                let sum = fold(sum(&frame[start..]));
-                frame[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+                let checksum = checksum(&frame[start..]);
+                frame[start + 10..start + 12].copy_from_slice(&checksum.to_be_bytes());
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 frame.extend(0x86dd_u16.to_be_bytes());
-                let extensions: usize = self.extensions.iter().map(|(_, body)| 2 + body.len()).sum();
+                let extensions: usize = self.extensions.iter().map(|(_, bytes)| bytes.len()).sum();
                 let first = self.extensions.first().map_or(protocol, |(kind, _)| *kind);
                 frame.extend([0x60, 0, 0, 0]);
                 frame.extend(((extensions + body.len()) as u16).to_be_bytes());
                 frame.extend([first, self.ttl]);
                 frame.extend(source.octets());
                 frame.extend(destination.octets());
-                for (n, (kind, body)) in self.extensions.iter().enumerate() {
+                for (n, (_, bytes)) in self.extensions.iter().enumerate() {
                     frame.push(self.extensions.get(n + 1).map_or(protocol, |(kind, _)| *kind));
-                    // A fragment header has no length; others count eight bytes beyond the first eight.
-                    frame.push(if *kind == 44 {
-                        0
-                    } else {
-                        ((2 + body.len()) / 8 - 1) as u8
-                    });
-                    frame.extend(body);
+                    frame.extend(bytes.iter().skip(1));
                 }
             }
             // Two families: there is no such packet, and this is none.
@@ -154,26 +142,49 @@ impl Frame {
     }
 
     /// Fills the checksum at `at` of an L4 header and builds the packet.
-    fn with_checksum(&self, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
+    fn with_checksum(&self, protocol: u8, body: Vec<u8>, at: usize) -> Vec<u8> {
+        self.ip(protocol, &self.checked(protocol, body, at))
+    }
+
+    /// An L4 header and data with the checksum at `at` filled in, which was zero.
+    pub fn checked(&self, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
         let octets = |address: IpAddr| match address {
             IpAddr::V4(address) => sum(&address.octets()),
             IpAddr::V6(address) => sum(&address.octets()),
         };
-        let pseudo = octets(self.source) + octets(self.destination);
-        let checksum = fold(pseudo + u32::from(protocol) + body.len() as u32 + sum(&body));
+        // ICMP of IPv4 alone knows nothing of the header before it.
+        let pseudo = if protocol == 1 {
+            0
+        } else {
+            octets(self.source) + octets(self.destination) + u64::from(protocol) + body.len() as u64
+        };
+        let checksum = fold(pseudo + sum(&body));
         body[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-        self.ip(protocol, &body)
+        body
     }
 }
 
-fn sum(bytes: &[u8]) -> u32 {
+/// An IPv6 fragment header: offset in bytes, more fragments, identification.
+pub fn fragment_header(offset: u16, more: bool, identification: u32) -> (u8, Vec<u8>) {
+    let mut bytes = vec![0, 0];
+    bytes.extend((offset | u16::from(more)).to_be_bytes());
+    bytes.extend(identification.to_be_bytes());
+    (44, bytes)
+}
+
+/// The Internet checksum.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    fold(sum(bytes))
+}
+
+fn sum(bytes: &[u8]) -> u64 {
     bytes
         .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)))
         .sum()
 }
 
-fn fold(mut sum: u32) -> u16 {
+fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
