@@ -1,13 +1,10 @@
 //! Carrying out a transaction: the idle bank, the switch, the grace period, the other bank.
 
-use std::os::fd::AsFd as _;
-
 use felid_common::{EGRESS, Endpoint, INGRESS, policy_index};
 use felid_compile::transaction::{EndpointChange, Transaction};
 use zerocopy::IntoBytes as _;
 
 use super::Kernel;
-use super::endpoints::Attach;
 use crate::error::{KernelError, Result};
 use crate::sys;
 
@@ -66,12 +63,8 @@ impl Kernel {
         }
         self.epoch = self.epoch.wrapping_add(1);
         self.unfinished = true;
-        let attach = Attach {
-            closed: self.closed.as_fd(),
-            maps: &self.map_fds,
-            directory: &self.directory,
-        };
-        let link_errors = self.endpoints.switch(transaction, &attach);
+        let (endpoints, attach) = self.at_interfaces();
+        let link_errors = endpoints.switch(transaction, &attach);
         Ok(Flip { link_errors })
     }
 

@@ -10,6 +10,7 @@ mod conntrack;
 mod embedded;
 mod endpoints;
 mod expedite;
+mod host;
 mod links;
 mod logged;
 mod maps;
@@ -30,9 +31,7 @@ use felid_common::{ABI_VERSION, Drop, Event};
 use felid_compile::planner::{Adopted, PlannerOptions};
 use felid_compile::program::Program;
 use felid_compile::transaction::{EndpointId, ProgramId};
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::fcntl::Flock;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 pub use apply::{Completed, Flip, grace};
@@ -52,6 +51,7 @@ use crate::sys::RawMap;
 use embedded::Embedded;
 use endpoints::{Attach, Endpoints};
 use expedite::Expedited;
+use host::{check_kernel, lock, mount_bpffs, raise_file_limit};
 use links::Links;
 use maps::Maps;
 use mirror::Mirror;
@@ -118,71 +118,6 @@ pub struct Kernel {
 /// `<bpffs>/felid/v<ABI_VERSION>`.
 fn directory(bpffs: &Path) -> PathBuf {
     bpffs.join("felid").join(format!("v{ABI_VERSION}"))
-}
-
-/// One agent at a time.
-fn lock(path: &Path) -> Result<Flock<File>> {
-    let file = File::open(path).map_err(KernelError::file("open", path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => KernelError::InUse(path.to_owned()),
-        error => KernelError::file("lock", path)(error.into()),
-    })
-}
-
-fn mount_bpffs(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(KernelError::file("create", path))?;
-    let kind = statfs(path)
-        .map_err(|error| KernelError::file("look at", path)(error.into()))?
-        .filesystem_type();
-    if kind == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    mount(Some("bpffs"), path, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .map_err(|error| KernelError::file("mount a bpffs at", path)(error.into()))
-}
-
-/// Refuses kernels that cannot run felid; warns of what makes it slow or unsafe.
-fn check_kernel() -> Result<()> {
-    let name =
-        nix::sys::utsname::uname().map_err(|error| KernelError::call("ask for the kernel's name")(error.into()))?;
-    let release = name.release().to_string_lossy().into_owned();
-    let version = aya::util::KernelVersion::current()
-        .map_err(|error| KernelError::call("ask for the kernel's version")(std::io::Error::other(error.to_string())))?;
-    if version < aya::util::KernelVersion::new(6, 6, 0) {
-        return Err(KernelError::Unsupported {
-            release,
-            missing: "TCX came with Linux 6.6",
-        });
-    }
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    if name.version().to_string_lossy().contains("PREEMPT_RT") || read("/sys/kernel/realtime").trim() == "1" {
-        tracing::warn!(
-            "this is a PREEMPT_RT kernel: packets may interrupt one another between the parts of a program, and verdicts may mix; \
-             run felid on an ordinary kernel"
-        );
-    }
-    if read("/proc/sys/net/core/bpf_jit_enable").trim() == "0" {
-        tracing::warn!("net.core.bpf_jit_enable is 0: programs are interpreted, many times slower");
-    }
-    if read("/proc/sys/net/core/bpf_jit_harden").trim() == "2" {
-        tracing::warn!("net.core.bpf_jit_harden is 2: loading policy programs takes 10 to 20 times as long");
-    }
-    Ok(())
-}
-
-/// Every policy program takes a file descriptor; the usual soft limit of 1024 is soon reached.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-        } else {
-            Ok(())
-        }
-    });
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files: it may not suffice for many distinct policies");
-    }
 }
 
 impl Kernel {
@@ -402,52 +337,38 @@ impl Kernel {
         self.hz
     }
 
+    /// The endpoints, and what is needed to put their programs at interfaces.
+    fn at_interfaces(&mut self) -> (&mut Endpoints, Attach<'_>) {
+        let attach = Attach {
+            closed: self.closed.as_fd(),
+            maps: &self.map_fds,
+            directory: &self.directory,
+        };
+        (&mut self.endpoints, attach)
+    }
+
     /// All interfaces of the host as they are now. Returns what went wrong; the rest has been done.
     pub fn set_links(&mut self, links: Vec<LinkState>) -> Vec<KernelError> {
-        self.endpoints.set_interfaces(
-            links,
-            &Attach {
-                closed: self.closed.as_fd(),
-                maps: &self.map_fds,
-                directory: &self.directory,
-            },
-        )
+        let (endpoints, attach) = self.at_interfaces();
+        endpoints.set_interfaces(links, &attach)
     }
 
     /// One interface that is new, or is not as it was.
     pub fn set_link(&mut self, link: LinkState) -> Vec<KernelError> {
-        self.endpoints.set_interface(
-            link,
-            &Attach {
-                closed: self.closed.as_fd(),
-                maps: &self.map_fds,
-                directory: &self.directory,
-            },
-        )
+        let (endpoints, attach) = self.at_interfaces();
+        endpoints.set_interface(link, &attach)
     }
 
     /// An interface that is gone.
     pub fn link_gone(&mut self, ifindex: u32) -> Vec<KernelError> {
-        self.endpoints.remove_interface(
-            ifindex,
-            &Attach {
-                closed: self.closed.as_fd(),
-                maps: &self.map_fds,
-                directory: &self.directory,
-            },
-        )
+        let (endpoints, attach) = self.at_interfaces();
+        endpoints.remove_interface(ifindex, &attach)
     }
 
     /// Other prefixes of workload interfaces from now on: what has become unknown is closed, the rest let go.
     pub fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Vec<KernelError> {
-        self.endpoints.set_prefixes(
-            prefixes,
-            &Attach {
-                closed: self.closed.as_fd(),
-                maps: &self.map_fds,
-                directory: &self.directory,
-            },
-        )
+        let (endpoints, attach) = self.at_interfaces();
+        endpoints.set_prefixes(prefixes, &attach)
     }
 
     /// Where every endpoint stands.
