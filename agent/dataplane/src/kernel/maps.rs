@@ -156,32 +156,26 @@ impl Opener<'_> {
     }
 
     fn open(&mut self, shape: Shape) -> Result<RawMap> {
-        let Shape {
-            name,
-            kind,
-            key,
-            value,
-            entries,
-        } = shape;
+        let Shape { name, key, .. } = shape;
         let path = self.directory.join(name);
-        let values = self.values(kind);
+        let values = self.values(shape.kind);
         match sys::open_pin(&path) {
             Ok(fd) => {
                 let map = MapData::from_fd(fd)
                     .and_then(|data| RawMap::new(data, values))
                     .map_err(|source| KernelError::Map { name, source })?;
                 let value = if values > 1 {
-                    value.next_multiple_of(8) * values
+                    shape.value.next_multiple_of(8) * values
                 } else {
-                    value
+                    shape.value
                 };
                 if map.key_size() == key && map.value_size() == value {
                     self.adopted = true;
-                    if map.max_entries() != entries {
+                    if map.max_entries() != shape.entries {
                         tracing::warn!(
                             map = name,
                             entries = map.max_entries(),
-                            configured = entries,
+                            configured = shape.entries,
                             "a table keeps the size it was created with until `felid cleanup`"
                         );
                     }
@@ -212,13 +206,7 @@ impl Opener<'_> {
     }
 
     fn create(&self, shape: Shape) -> Result<RawMap> {
-        let Shape {
-            name,
-            kind,
-            key,
-            value,
-            entries,
-        } = shape;
+        let (name, kind) = (shape.name, shape.kind);
         let path = self.directory.join(name);
         let flags = if kind == BPF_MAP_TYPE_LPM_TRIE {
             aya_obj::generated::BPF_F_NO_PREALLOC
@@ -226,7 +214,8 @@ impl Opener<'_> {
             0
         };
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let definition = aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, flags);
+        let definition =
+            aya_obj::Map::new_from_params(kind as u32, size(shape.key), size(shape.value), shape.entries, flags);
         let map = MapData::create(definition, name, None)
             .and_then(|data| RawMap::new(data, self.values(kind)))
             .map_err(|source| KernelError::Map { name, source })?;
