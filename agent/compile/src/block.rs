@@ -84,6 +84,8 @@ pub(crate) enum Patch {
 pub(crate) struct Block {
     pub(crate) ops: Vec<Op>,
     labels: Vec<usize>,
+    /// Labels in the order in which they were bound.
+    bound: Vec<Label>,
     purpose: Purpose,
     /// It tests the peer's class row.
     pub(crate) uses_row: bool,
@@ -116,6 +118,7 @@ impl Block {
         Self {
             ops: Vec::new(),
             labels: Vec::new(),
+            bound: Vec::new(),
             purpose,
             uses_row: false,
             uses_own_row: false,
@@ -211,12 +214,17 @@ impl Block {
         {
             self.ops.pop();
             let end = self.ops.len();
-            for position in self.labels.iter_mut().filter(|position| **position == end + 1) {
-                *position = end;
+            // Those that are bound here already.
+            for bound in self.bound.iter().rev() {
+                match self.labels.get_mut(bound.0) {
+                    Some(position) if *position == end + 1 => *position = end,
+                    _ => break,
+                }
             }
         }
         if let Some(position) = self.labels.get_mut(label.0) {
             *position = self.ops.len();
+            self.bound.push(label);
         }
     }
 

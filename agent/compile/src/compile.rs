@@ -5,19 +5,13 @@
 //! port are tested once for many rules; *emit* writes the tests; *layout* packs blocks of instructions into
 //! chunks that fit the kernel's limits.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use felid_model::resolved::{NamedPortMember, ResolvedPolicy, SetId, SetIds};
 use ipnet::IpNet;
 
-use crate::aside::emit_aside;
-use crate::emit::Emitter;
-use crate::layout::{Emitted, Family, layout};
-use crate::lower::lower;
+use crate::prepare::prepare;
 use crate::program::{Program, Slots};
-use crate::rule::{Lowered, Section};
-use crate::search::{order, search};
 use crate::transaction::CounterName;
 
 /// Which way a policy looks.
@@ -124,9 +118,9 @@ pub enum CompileError {
 }
 
 /// How many times larger than its rules a dispatch may become: fast first, small where that does not fit.
-const EXPANSIONS: [usize; 3] = [6, 3, 1];
+pub(crate) const EXPANSIONS: [usize; 3] = [6, 3, 1];
 
-/// Compiles a policy. Equal decisions give equal programs: nothing in a program names the endpoint.
+/// Compiles a policy: [`prepare`] and [`Prepared::compile`](crate::Prepared::compile) in one.
 pub fn compile(
     policy: &ResolvedPolicy,
     direction: Direction,
@@ -134,101 +128,5 @@ pub fn compile(
     slots: &impl Slots,
     counters: &mut impl Counters,
 ) -> Result<Program, CompileError> {
-    let lowered = lower(policy, direction, own);
-    if let Some(rule) = &lowered.unsupported {
-        return Err(CompileError::SpoofedPorts(rule.clone()));
-    }
-    let (sets, named_port_sets) = lowered.sets();
-    let bits = bits(sets.iter().chain(&named_port_sets), slots)?;
-    let mut result = Err(CompileError::Internal("no way to compile"));
-    for expansion in EXPANSIONS {
-        let families = families(&lowered, direction, &bits, expansion)?;
-        result = layout(&lowered.sites, families, direction, counters);
-        if !matches!(
-            result,
-            Err(CompileError::TooManyChunks { .. } | CompileError::TooLarge { .. })
-        ) {
-            break;
-        }
-    }
-    let (chunks, rules) = result?;
-    Ok(Program {
-        chunks,
-        rules,
-        sets,
-        named_port_sets,
-    })
-}
-
-/// The sets that a program tests on the peer, so that they can be given slots before [`compile`]: those of the peer's address, then those
-/// of its named port, each once. They are in the order in which their slots should be: a program is fastest if the sets of a list of
-/// rules have their slots side by side.
-pub fn sets_tested(policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
-    let lowered = lower(policy, direction, own);
-    let (addresses, named) = lowered.sets();
-    let [expansion, ..] = EXPANSIONS;
-    let mut seen = HashSet::new();
-    let spoofed = lowered.spoofed.iter().flatten().flatten();
-    let sections = lowered.v4.iter().chain(&lowered.v6).chain(spoofed);
-    let sets = sections
-        .flat_map(|section| order(&section.rules, expansion))
-        // Those of the own address, where it is not known, have no order.
-        .chain(&addresses)
-        .chain(&named);
-    sets.filter(|set| seen.insert(*set)).cloned().collect()
-}
-
-/// Bit positions of all sets, checked.
-fn bits<'a>(sets: impl Iterator<Item = &'a SetId>, slots: &impl Slots) -> Result<HashMap<SetId, u32>, CompileError> {
-    // Offsets of loads are signed 16-bit numbers of bytes.
-    let limit = (i16::MAX as u32 + 1) * 8 - 1;
-    sets.map(|set| {
-        let slot = slots.slot(set).ok_or_else(|| CompileError::NoSlot(set.clone()))?;
-        if slot > limit {
-            return Err(CompileError::SlotOutOfRange {
-                set: set.clone(),
-                slot,
-                limit,
-            });
-        }
-        Ok((set.clone(), slot))
-    })
-    .collect()
-}
-
-/// Emits all sections, once for both IP versions where they have the same rules.
-fn families(
-    lowered: &Lowered<'_>,
-    direction: Direction,
-    bits: &HashMap<SetId, u32>,
-    expansion: usize,
-) -> Result<Vec<Family>, CompileError> {
-    let emitter = Emitter {
-        bits,
-        direction,
-        sites: &lowered.sites,
-        candidate: false,
-    };
-    let emit = |sections: &[Section]| -> Result<Family, CompileError> {
-        sections
-            .iter()
-            .map(|section| {
-                Ok(Emitted {
-                    blocks: search(&emitter, &section.rules, expansion)?,
-                    asides: section.asides.iter().map(|aside| emit_aside(*aside)).collect(),
-                    end: section.end,
-                    pass: section.pass,
-                })
-            })
-            .collect::<Result<_, _>>()
-            .map(|sections| Family { sections })
-    };
-    let mut families = vec![emit(&lowered.v4)?];
-    if lowered.v4 != lowered.v6 || lowered.spoofed.is_some() {
-        families.push(emit(&lowered.v6)?);
-    }
-    for sections in lowered.spoofed.iter().flatten() {
-        families.push(emit(sections)?);
-    }
-    Ok(families)
+    prepare(policy, direction, own).compile(slots, counters)
 }

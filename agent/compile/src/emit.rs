@@ -1,10 +1,10 @@
 //! Instructions for segments: dispatch trees, and the rules of each leaf.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
 use felid_common::{CHECK_MULTIPLIER, NamedPort, NamedPortKey, VERDICT_ALLOW, VERDICT_DENY};
-use felid_model::resolved::{ResolvedAction, SetId};
+use felid_model::resolved::ResolvedAction;
 
 use crate::block::{Block, Candidate, Label, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
@@ -16,7 +16,7 @@ use crate::layout::{MAX_CHUNK_BRANCHES, MAX_CHUNK_INSNS};
 use crate::matching::{Test, emit_test, tree};
 use crate::ports::{PortMap, merge_neighbours};
 use crate::program::MapRef;
-use crate::rule::{Outcome, PORT_PROTOCOLS, ProtocolTest, Rule, Site};
+use crate::rule::{Outcome, PORT_PROTOCOLS, ProtocolTest, Rule, SetIndex, Site};
 use crate::segment::{Item, LeafId, Segment, dispatch};
 
 /// Rules that are skipped together.
@@ -27,7 +27,7 @@ const RULES_PER_WORD: usize = 4;
 /// What all segments of a program share.
 pub(crate) struct Emitter<'a> {
     /// Slots of sets.
-    pub(crate) bits: &'a HashMap<SetId, u32>,
+    pub(crate) bits: &'a [u32],
     pub(crate) direction: Direction,
     pub(crate) sites: &'a [Site<'a>],
     /// A rule that matches is noted, since one that is looked for later may stand before it.
@@ -362,12 +362,7 @@ impl Emitter<'_> {
         let mut words: BTreeMap<i16, u32> = BTreeMap::new();
         let mut length = 0;
         for rule in items.iter().take(GROUP).map_while(|item| rules.get(item.rule)) {
-            let places = || {
-                rule.sets
-                    .iter()
-                    .filter_map(|set| self.bits.get(set))
-                    .map(|slot| bit(*slot))
-            };
+            let places = || rule.sets.iter().filter_map(|set| self.slot(*set)).map(bit);
             let Some((offset, bit)) = places()
                 .find(|(offset, _)| words.contains_key(offset))
                 .or_else(|| places().next())
@@ -410,7 +405,7 @@ impl Emitter<'_> {
     }
 
     /// What is left to test, cheap and telling tests first. The peer is known to be in a set.
-    pub(crate) fn tests<'r>(&self, rule: &'r Rule, item: &Item, known: Option<&SetId>) -> Vec<Test<'r>> {
+    pub(crate) fn tests<'r>(&self, rule: &'r Rule, item: &Item, known: Option<SetIndex>) -> Vec<Test<'r>> {
         let (own, peer) = match self.direction {
             Direction::Ingress => (scratch!(dst), scratch!(src)),
             Direction::Egress => (scratch!(src), scratch!(dst)),
@@ -424,7 +419,11 @@ impl Emitter<'_> {
             (NAMED_ROW, rule.services.as_slice(), rule.not_named.as_slice()),
             (OWN_ROW, rule.own_sets.as_slice(), rule.own_not_sets.as_slice()),
         ] {
-            let wanted = self.words(wanted.iter().filter(|set| row != ROW || Some(*set) != known));
+            let is_known = |set: &SetIndex| row == ROW && Some(*set) == known;
+            if unwanted.is_empty() && wanted.iter().all(is_known) {
+                continue;
+            }
+            let wanted = self.words(wanted.iter().filter(|set| !is_known(set)));
             let mut masks = wanted.clone();
             for (offset, mask) in self.words(unwanted.iter()) {
                 *masks.entry(offset).or_default() |= mask;
@@ -482,11 +481,16 @@ impl Emitter<'_> {
         tests
     }
 
+    /// The slot of a set.
+    pub(crate) fn slot(&self, set: SetIndex) -> Option<u32> {
+        self.bits.get(set as usize).copied()
+    }
+
     /// Offsets of 32-bit words in a class row, and bits in them.
-    fn words<'s>(&self, sets: impl Iterator<Item = &'s SetId>) -> BTreeMap<i16, u32> {
+    fn words<'s>(&self, sets: impl Iterator<Item = &'s SetIndex>) -> BTreeMap<i16, u32> {
         let mut words = BTreeMap::new();
-        for slot in sets.filter_map(|set| self.bits.get(set)) {
-            let (offset, bit) = bit(*slot);
+        for slot in sets.filter_map(|set| self.slot(*set)) {
+            let (offset, bit) = bit(slot);
             *words.entry(offset).or_default() |= 1 << bit;
         }
         words

@@ -7,7 +7,7 @@
 //! A rule is in the index of ports, or of addresses, only if it covers few intervals there: the intervals' lists together are at most a
 //! few times as long as the rules, whatever these are. A rule that needs nothing else to match may cover any number: it ends the lists.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -50,19 +50,20 @@ pub(crate) fn partition(rules: &[&Rule], items: Vec<Item>, axes: Axes, expansion
                 .enumerate()
                 .filter(|(_, item)| item.destination == Some(place))
             {
-                axis.add(index, ports(rules, item), ported(item), rules);
+                let rule = rules.get(item.rule).copied();
+                let certain = rule.is_some_and(|rule| ported(item).is_certain(rule));
+                axis.add(index, port_ranges(rule, item), certain);
             }
             axis.measure(expansion, &mut by_port);
         }
     }
     if axes.nets {
         let mut axis = Axis::default();
-        let mut add = |(index, item): (usize, &Item)| axis.add(index, nets(rules, item), netted(item), rules);
-        items
-            .iter()
-            .enumerate()
-            .filter(|(_, item)| has_nets(rules, item))
-            .for_each(&mut add);
+        for (index, item) in items.iter().enumerate().filter(|(_, item)| has_nets(rules, item)) {
+            let rule = rules.get(item.rule).copied();
+            let certain = rule.is_some_and(|rule| netted(item).is_certain(rule));
+            axis.add(index, net_ranges(rule), certain);
+        }
         axis.measure(expansion, &mut by_net);
     }
     let mut parts = Parts::default();
@@ -98,75 +99,78 @@ fn has_nets(rules: &[&Rule], item: &Item) -> bool {
     item.nets && rules.get(item.rule).is_some_and(|rule| !rule.nets.is_empty())
 }
 
-/// First and last of each interval.
-pub(crate) type Ranges = Vec<(u128, u128)>;
+/// First and last of an interval.
+pub(crate) type Range = (u128, u128);
 
 /// The destination ports of an item.
-pub(crate) fn ports(rules: &[&Rule], item: &Item) -> Ranges {
-    let ports = item
-        .destination
-        .and_then(|place| rules.get(item.rule)?.ports.get(place)?.as_ref());
+pub(crate) fn port_ranges<'r>(rule: Option<&'r Rule>, item: &Item) -> impl Iterator<Item = Range> + use<'r> {
+    let ports = item.destination.and_then(|place| rule?.ports.get(place)?.as_ref());
     let ranges = ports.into_iter().flat_map(|ports| ports.dst.yes.ranges());
-    ranges
-        .map(|(first, last)| (u128::from(*first), u128::from(*last)))
-        .collect()
+    ranges.map(|(first, last)| (u128::from(*first), u128::from(*last)))
 }
 
 /// The networks of an item.
-pub(crate) fn nets(rules: &[&Rule], item: &Item) -> Ranges {
+pub(crate) fn net_ranges<'r>(rule: Option<&'r Rule>) -> impl Iterator<Item = Range> + use<'r> {
     let number = |address| match address {
         IpAddr::V4(address) => u128::from(u32::from(address)),
         IpAddr::V6(address) => u128::from(address),
     };
-    let range = |net: &IpNet| (number(net.network()), number(net.broadcast()));
-    rules
-        .get(item.rule)
-        .into_iter()
-        .flat_map(|rule| &rule.nets)
-        .map(range)
-        .collect()
+    let range = move |net: &IpNet| (number(net.network()), number(net.broadcast()));
+    rule.into_iter().flat_map(|rule| &rule.nets).map(range)
 }
 
 /// Rules along one axis.
 #[derive(Default)]
 struct Axis {
     members: Vec<Member>,
+    /// Those of all members, one after the other.
+    ranges: Vec<Range>,
 }
 
 struct Member {
     index: usize,
-    ranges: Ranges,
+    /// Number of ranges.
+    ranges: usize,
     /// It always matches where it is found.
     certain: bool,
 }
 
 impl Axis {
-    fn add(&mut self, index: usize, ranges: Ranges, found: Item, rules: &[&Rule]) {
-        let certain = rules.get(found.rule).is_some_and(|rule| found.is_certain(rule));
+    fn add(&mut self, index: usize, ranges: impl Iterator<Item = Range>, certain: bool) {
+        let before = self.ranges.len();
+        self.ranges.extend(ranges);
+        let ranges = self.ranges.len() - before;
         self.members.push(Member { index, ranges, certain });
     }
 
     /// For each member that this axis is good for: how many rules it is tested with at most.
     fn measure(&self, expansion: usize, out: &mut [Option<usize>]) {
-        let mut bounds: Vec<u128> = self
-            .members
-            .iter()
-            .flat_map(|member| &member.ranges)
-            .flat_map(|(first, last)| [Some(*first), last.checked_add(1)])
-            .flatten()
-            .collect();
+        let ends = |(first, last): &Range| [Some(*first), last.checked_add(1)];
+        let mut bounds: Vec<u128> = self.ranges.iter().flat_map(ends).flatten().collect();
         bounds.sort_unstable();
         bounds.dedup();
-        let place = |bound: u128| bounds.partition_point(|known| *known < bound);
-        let places: Vec<Vec<(usize, usize)>> = self
-            .members
-            .iter()
-            .map(|member| {
-                let end = |last: u128| last.checked_add(1).map_or(bounds.len(), place);
-                let places = member.ranges.iter().map(|(first, last)| (place(*first), end(*last)));
-                places.collect()
-            })
-            .collect();
+        // Most lists are in order: then the next bound is the one to be found.
+        let mut next = 0;
+        let mut place = |bound: u128| {
+            if bounds.get(next) != Some(&bound) {
+                next = bounds.partition_point(|known| *known < bound);
+            }
+            next += 1;
+            next - 1
+        };
+        let mut all_places: Vec<(usize, usize)> = Vec::with_capacity(self.ranges.len());
+        for (first, last) in &self.ranges {
+            let first = place(*first);
+            let end = last.checked_add(1).map_or(bounds.len(), &mut place);
+            all_places.push((first, end));
+        }
+        let mut rest = all_places.as_slice();
+        let mut places: Vec<&[(usize, usize)]> = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let (own, others) = rest.split_at_checked(member.ranges).unwrap_or_default();
+            places.push(own);
+            rest = others;
+        }
         let covers: Vec<usize> = places
             .iter()
             .map(|places| places.iter().map(|(first, end)| end - first).sum())
@@ -186,7 +190,7 @@ impl Axis {
             if member.certain || *covers > most {
                 continue;
             }
-            for (first, end) in places {
+            for (first, end) in *places {
                 for (at, by) in [(first, 1), (end, -1)] {
                     if let Some(change) = change.get_mut(*at) {
                         *change += by;
@@ -227,17 +231,22 @@ pub(crate) struct Keyed {
     pub(crate) leaves: Vec<Vec<Item>>,
 }
 
-/// Sweeps along the axis. `found`: the item once it was found there.
-pub(crate) fn sweep(rules: &[&Rule], items: &[Item], ranges: &[Ranges], found: fn(&Item) -> Item) -> Keyed {
-    let mut events: BTreeMap<u128, (Vec<usize>, Vec<usize>)> = BTreeMap::from([(0, Default::default())]);
-    for (index, ranges) in ranges.iter().enumerate() {
-        for (first, last) in ranges {
-            events.entry(*first).or_default().1.push(index);
-            if let Some(after) = last.checked_add(1) {
-                events.entry(after).or_default().0.push(index);
-            }
+/// Sweeps along the axis of these ranges. `found`: the item once it was found there.
+pub(crate) fn sweep<R: Iterator<Item = Range>>(
+    rules: &[&Rule],
+    items: &[Item],
+    ranges: impl Fn(&Item) -> R,
+    found: fn(&Item) -> Item,
+) -> Keyed {
+    // Where something ends (first) or begins.
+    let mut events: Vec<(u128, bool, usize)> = Vec::with_capacity(2 * items.len());
+    for (index, item) in items.iter().enumerate() {
+        for (first, last) in ranges(item) {
+            events.push((first, true, index));
+            events.extend(last.checked_add(1).map(|after| (after, false, index)));
         }
     }
+    events.sort_unstable();
     let found: Vec<Item> = items.iter().map(found).collect();
     let certain = |index: usize| {
         let item = found.get(index)?;
@@ -245,13 +254,22 @@ pub(crate) fn sweep(rules: &[&Rule], items: &[Item], ranges: &[Ranges], found: f
     };
     let mut leaves: HashMap<Vec<usize>, LeafId> = HashMap::from([(Vec::new(), 0)]);
     let mut keyed = Keyed {
-        intervals: Vec::with_capacity(events.len()),
+        intervals: Vec::with_capacity(events.len() + 1),
         leaves: vec![Vec::new()],
     };
     let mut active = BTreeSet::new();
-    for (at, (ended, begun)) in events {
-        ended.iter().for_each(|index| _ = active.remove(index));
-        active.extend(begun);
+    if events.first().is_none_or(|(at, ..)| *at != 0) {
+        keyed.intervals.push((0, 0));
+    }
+    for events in events.chunk_by(|one, other| one.0 == other.0) {
+        let at = events.first().map_or(0, |(at, ..)| *at);
+        for (_, begins, index) in events {
+            if *begins {
+                active.insert(*index);
+            } else {
+                active.remove(index);
+            }
+        }
         let mut leaf = Vec::new();
         for &index in &active {
             leaf.push(index);

@@ -12,13 +12,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::aside::emit_aside;
 use crate::assemble::Assembler;
 use felid_model::resolved::ResolvedAction;
 
 use crate::block::{After, Block, BlockId, Patch, Purpose, Ref, Target};
 use crate::compile::{CompileError, Counters, Direction};
 use crate::program::{Chunk, RuleRef, table_id};
-use crate::rule::{End, Site, SiteId};
+use crate::rule::{End, Section, Site, SiteId};
 use crate::transaction::CounterName;
 
 /// Instructions of a chunk: jumps reach 32,767 instructions, and the verifier's work stays far below its limit.
@@ -36,6 +37,18 @@ const FRAME_INSNS: usize = 80;
 #[derive(Debug, Default)]
 pub(crate) struct Family {
     pub(crate) sections: Vec<Emitted>,
+}
+
+impl Emitted {
+    /// The section, given the blocks of its rules.
+    pub(crate) fn new(blocks: Vec<Block>, section: &Section) -> Self {
+        Self {
+            blocks,
+            asides: section.asides.iter().map(|aside| emit_aside(*aside)).collect(),
+            end: section.end,
+            pass: section.pass,
+        }
+    }
 }
 
 /// A section as instructions.

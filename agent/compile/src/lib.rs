@@ -21,6 +21,7 @@ mod matching;
 mod member;
 pub mod planner;
 mod ports;
+mod prepare;
 pub mod program;
 mod prune;
 pub mod reference;
@@ -34,5 +35,6 @@ mod terms;
 pub mod testing;
 pub mod transaction;
 
-pub use compile::{CompileError, Counters, Direction, Own, compile, sets_tested};
+pub use compile::{CompileError, Counters, Direction, Own, compile};
 pub use describe::protocol_name;
+pub use prepare::{Prepared, prepare};

@@ -17,11 +17,11 @@ use crate::describe::describe;
 use crate::ports::PortSet;
 use crate::prune::prune;
 use crate::rule::{
-    Aside, End, Lowered, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site, SiteId,
-    What,
+    Aside, End, Lowered, Names, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site,
+    SiteId, What,
 };
 use crate::spoofed::{gate, names_source_ports, spoofed_site};
-use crate::terms::{contradict, icmp_terms, peer_port_term, sorted};
+use crate::terms::{contradict, icmp_terms, peer_port_term};
 
 /// Partially evaluates a policy.
 pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &Own) -> Lowered<'a> {
@@ -36,9 +36,8 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
         });
         return Lowered {
             sites,
-            v4: closed.clone(),
-            v6: closed,
-            spoofed,
+            families: families(closed.clone(), closed, spoofed),
+            names: Vec::new(),
             unsupported: None,
         };
     }
@@ -70,7 +69,8 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
         "default-deny",
     ));
 
-    let family = |v4: bool| {
+    let mut names = Names::default();
+    let mut family = |v4: bool| {
         let addresses: BTreeMap<IpAddr, &SetIds> = own
             .addresses
             .iter()
@@ -80,41 +80,64 @@ pub(crate) fn lower<'a>(policy: &'a ResolvedPolicy, direction: Direction, own: &
         if addresses.is_empty() {
             return vec![Section::judging(Vec::new(), End::Verdict(no_address))];
         }
-        let view = View {
+        let mut view = View {
             direction,
             v4,
             addresses: Some(addresses),
             own,
+            names: &mut names,
         };
-        prune(all_sections(&view, &tiers, Vec::new()))
+        prune(all_sections(&mut view, &tiers, Vec::new()))
     };
-    let (v4, v6) = (family(true), family(false));
+    let v4 = family(true);
+    if !spoofs && alike(&tiers, own) {
+        return Lowered {
+            families: vec![v4],
+            names: names.list,
+            sites,
+            unsupported: None,
+        };
+    }
+    let v6 = family(false);
     let mut unsupported = None;
     let spoofed = spoofs.then(|| {
         let rules = tiers.iter().flat_map(|(lists, _)| lists).flat_map(|list| &list.rules);
         unsupported = rules.map(|(_, rule)| *rule).find(names_source_ports).map(describe);
         let site = spoofed_site(&mut sites);
         [true, false].map(|v4| {
-            let view = View {
+            let mut view = View {
                 direction,
                 v4,
                 addresses: None,
                 own,
+                names: &mut names,
             };
-            prune(all_sections(&view, &tiers, vec![gate(own, v4, site)]))
+            prune(all_sections(&mut view, &tiers, vec![gate(own, v4, site)]))
         })
     });
     Lowered {
         sites,
-        v4,
-        v6,
-        spoofed,
+        families: families(v4, v6, spoofed),
+        names: names.list,
         unsupported,
     }
 }
 
+/// See [`Lowered::families`].
+fn families(v4: Vec<Section>, v6: Vec<Section>, spoofed: Option<[Vec<Section>; 2]>) -> Vec<Vec<Section>> {
+    match spoofed {
+        Some(spoofed) => [v4, v6].into_iter().chain(spoofed).collect(),
+        None if v4 == v6 => vec![v4],
+        None => vec![v4, v6],
+    }
+}
+
 /// All sections of an IP version, behind those that are given.
-fn all_sections(view: &View<'_>, tiers: &[(Vec<List<'_>>, End)], mut sections: Vec<Section>) -> Vec<Section> {
+fn all_sections<'a>(
+    view: &mut View<'a, '_>,
+    tiers: &[(Vec<List<'a>>, End)],
+    mut sections: Vec<Section>,
+) -> Vec<Section> {
     for (lists, end) in tiers {
         view.tier(lists, *end, &mut sections);
     }
@@ -185,18 +208,39 @@ fn lists<'a>(policies: &'a [ResolvedRules], tier: Option<&'a Arc<str>>, sites: &
     out
 }
 
+fn sides(direction: Direction, rule: &ResolvedRule) -> (&ResolvedSide, &ResolvedSide) {
+    match direction {
+        Direction::Ingress => (&rule.destination, &rule.source),
+        Direction::Egress => (&rule.source, &rule.destination),
+    }
+}
+
+/// Whether both IP versions come out the same, for certain: rules say nothing of versions, and the own addresses are alike.
+fn alike(tiers: &[(Vec<List<'_>>, End)], own: &Own) -> bool {
+    let [(one, sets), (other, other_sets)] = own.addresses.as_slice() else {
+        return false;
+    };
+    let speaks = |side: &ResolvedSide| !(side.nets.is_empty() && side.not_nets.is_empty());
+    let mut rules = tiers.iter().flat_map(|(lists, _)| lists).flat_map(|list| &list.rules);
+    one.is_ipv4() != other.is_ipv4()
+        && sets == other_sets
+        && own.ports.is_empty()
+        && !rules.any(|(_, rule)| rule.ip_version.is_some() || speaks(&rule.source) || speaks(&rule.destination))
+}
+
 /// One IP version of one endpoint.
-struct View<'a> {
+struct View<'a, 'o> {
     direction: Direction,
     v4: bool,
     /// `None`: the own address is not known.
-    addresses: Option<BTreeMap<IpAddr, &'a SetIds>>,
-    own: &'a Own,
+    addresses: Option<BTreeMap<IpAddr, &'o SetIds>>,
+    own: &'o Own,
+    names: &'o mut Names<'a>,
 }
 
-impl View<'_> {
+impl<'a> View<'a, '_> {
     /// The sections of a tier, or of all profiles.
-    fn tier(&self, lists: &[List<'_>], end: End, sections: &mut Vec<Section>) {
+    fn tier(&mut self, lists: &[List<'a>], end: End, sections: &mut Vec<Section>) {
         let first = sections.len();
         let mut open = Vec::new();
         let mut aside = |open: &mut Vec<Rule>, rules: Vec<Rule>, asides: Vec<Aside>| {
@@ -218,14 +262,14 @@ impl View<'_> {
                 continue;
             }
             for &(site, rule) in &list.rules {
-                let mut rules = self.lower_rule(site, rule);
-                match rule.action {
-                    ResolvedAction::Log => {
-                        rules.iter_mut().for_each(|rule| rule.outcome = Outcome::Aside(0));
-                        aside(&mut open, rules, vec![Aside::Log(site)]);
-                    }
-                    _ => open.append(&mut rules),
+                if rule.action != ResolvedAction::Log {
+                    self.lower_rule(site, rule, &mut open);
+                    continue;
                 }
+                let mut rules = Vec::new();
+                self.lower_rule(site, rule, &mut rules);
+                rules.iter_mut().for_each(|rule| rule.outcome = Outcome::Aside(0));
+                aside(&mut open, rules, vec![Aside::Log(site)]);
             }
         }
         sections.push(Section::judging(open, end));
@@ -236,10 +280,11 @@ impl View<'_> {
     }
 
     /// What a staged policy counts: one aside for each action.
-    fn staged(&self, list: &List<'_>) -> (Vec<Rule>, Vec<Aside>) {
+    fn staged(&mut self, list: &List<'a>) -> (Vec<Rule>, Vec<Aside>) {
         let (mut out, mut asides, mut actions) = (Vec::new(), Vec::new(), Vec::new());
         for &(site, rule) in list.rules.iter().filter(|(_, rule)| rule.action != ResolvedAction::Log) {
-            let mut rules = self.lower_rule(site, rule);
+            let mut rules = Vec::new();
+            self.lower_rule(site, rule, &mut rules);
             if rules.is_empty() {
                 continue;
             }
@@ -256,32 +301,31 @@ impl View<'_> {
     }
 
     /// The rule for each group of own addresses that see it alike; nothing where it cannot match.
-    fn lower_rule(&self, site: SiteId, rule: &ResolvedRule) -> Vec<Rule> {
+    fn lower_rule(&mut self, site: SiteId, rule: &'a ResolvedRule, out: &mut Vec<Rule>) {
         let Some(known) = &self.addresses else {
-            return self.unknown(site, rule).into_iter().collect();
+            out.extend(self.unknown(site, rule));
+            return;
         };
-        let (own, peer) = self.sides(rule);
-        let mine: Vec<IpAddr> = known
-            .iter()
-            .filter(|(a, sets)| self.own_matches(own, **a, sets))
-            .map(|(a, _)| *a)
-            .collect();
+        let (own, peer) = sides(self.direction, rule);
+        let matches = |(address, sets): &(&IpAddr, &&SetIds)| self.own_matches(own, **address, sets);
+        let mine: Vec<IpAddr> = known.iter().filter(matches).map(|(address, _)| *address).collect();
+        let all = known.len();
         if mine.is_empty() {
-            return Vec::new();
+            return;
         }
         let Some(mut template) = self.template(site, rule) else {
-            return Vec::new();
+            return;
         };
         let peer_term = peer_port_term(peer);
         if peer_term.named.is_empty() {
             template.named = Vec::new();
         }
         // Only named ports tell own addresses apart that the rest of the rule does not.
-        let groups = if own.named_ports.is_empty() && own.not_named_ports.is_empty() && own.service_ports.is_empty() {
+        let mut groups: Vec<(PortsOf, Vec<IpAddr>)> = Vec::new();
+        if own.named_ports.is_empty() && own.not_named_ports.is_empty() && own.service_ports.is_empty() {
             let ports = self.ports(&template, own, &peer_term, None);
-            vec![(ports, mine)]
+            groups.push((ports, mine));
         } else {
-            let mut groups: Vec<(PortsOf, Vec<IpAddr>)> = Vec::new();
             for address in mine {
                 let ports = self.ports(&template, own, &peer_term, Some(address));
                 match groups.iter_mut().find(|(other, _)| *other == ports) {
@@ -289,11 +333,8 @@ impl View<'_> {
                     None => groups.push((ports, vec![address])),
                 }
             }
-            groups
-        };
-        let all = known.len();
+        }
         let last = groups.len() - 1;
-        let mut rules = Vec::with_capacity(groups.len());
         for (index, (ports, addresses)) in groups.into_iter().enumerate() {
             if !template.portless && ports.iter().all(Option::is_none) {
                 continue;
@@ -309,14 +350,13 @@ impl View<'_> {
             }
             rule.ports = ports;
             rule.own = (addresses.len() < all).then(|| addresses.into_iter().map(IpNet::from).collect());
-            rules.push(rule);
+            out.push(rule);
         }
-        rules
     }
 
     /// The rule for an own address that is not known: what it says of it is left to test.
-    fn unknown(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
-        let (own, peer) = self.sides(rule);
+    fn unknown(&mut self, site: SiteId, rule: &'a ResolvedRule) -> Option<Rule> {
+        let (own, peer) = sides(self.direction, rule);
         let mut out = self.template(site, rule)?;
         let peer_term = peer_port_term(peer);
         if peer_term.named.is_empty() {
@@ -329,8 +369,8 @@ impl View<'_> {
         if out.own_not_nets.iter().any(|net| net.prefix_len() == 0) {
             return None;
         }
-        out.own_sets = sorted(&own.sets);
-        out.own_not_sets = sorted(&own.not_sets);
+        out.own_sets = self.names.sorted(&own.sets);
+        out.own_not_sets = self.names.sorted(&own.not_sets);
         if contradict(&out.own_sets, &out.own_not_sets) {
             return None;
         }
@@ -345,7 +385,7 @@ impl View<'_> {
     }
 
     /// The peer's side of a rule, with port terms still open.
-    fn template(&self, site: SiteId, rule: &ResolvedRule) -> Option<Rule> {
+    fn template(&mut self, site: SiteId, rule: &'a ResolvedRule) -> Option<Rule> {
         if rule
             .ip_version
             .is_some_and(|version| version != if self.v4 { 4 } else { 6 })
@@ -358,14 +398,17 @@ impl View<'_> {
             (None, Some(Protocol(not))) => ProtocolTest::Not(not),
             (None, None) => ProtocolTest::Any,
         };
-        let (own, peer) = self.sides(rule);
+        let (own, peer) = sides(self.direction, rule);
         let nets = self.family_nets(&peer.nets)?;
         let not_nets = self.family_nets(&peer.not_nets)?;
         if not_nets.iter().any(|net| net.prefix_len() == 0) {
             return None;
         }
-        let (sets, not_sets) = (sorted(&peer.sets), sorted(&peer.not_sets));
-        let (services, not_named) = (sorted(&peer.service_ports), sorted(&peer.not_named_ports));
+        let (sets, not_sets) = (self.names.sorted(&peer.sets), self.names.sorted(&peer.not_sets));
+        let (services, not_named) = (
+            self.names.sorted(&peer.service_ports),
+            self.names.sorted(&peer.not_named_ports),
+        );
         if contradict(&sets, &not_sets) || contradict(&services, &not_named) {
             return None;
         }
@@ -400,17 +443,10 @@ impl View<'_> {
             not_nets,
             sets,
             not_sets,
-            named: sorted(&peer.named_ports),
+            named: self.names.sorted(&peer.named_ports),
             not_named,
             services,
         })
-    }
-
-    fn sides<'r>(&self, rule: &'r ResolvedRule) -> (&'r ResolvedSide, &'r ResolvedSide) {
-        match self.direction {
-            Direction::Ingress => (&rule.destination, &rule.source),
-            Direction::Egress => (&rule.source, &rule.destination),
-        }
     }
 
     /// The networks of this IP version; `None` if there are networks, but none of this version.
@@ -418,13 +454,10 @@ impl View<'_> {
         if nets.is_empty() {
             return Some(Vec::new());
         }
-        let mine: Vec<IpNet> = nets
-            .iter()
-            .filter(|net| net.addr().is_ipv4() == self.v4)
-            .map(IpNet::trunc)
-            .collect();
-        if mine.is_empty() {
-            return None;
+        let mine = nets.iter().filter(|net| net.addr().is_ipv4() == self.v4);
+        let mine: Vec<IpNet> = mine.map(IpNet::trunc).collect();
+        if mine.len() < 2 {
+            return (!mine.is_empty()).then_some(mine);
         }
         let mut mine = IpNet::aggregate(&mine);
         mine.sort_unstable();
@@ -493,9 +526,7 @@ impl View<'_> {
             .iter()
             .map(|set| PortSet::of(named(std::slice::from_ref(set))));
         PortTerm {
-            yes: services.fold(within.without(&outside), |ports, service| {
-                ports.without(&service.complement())
-            }),
+            yes: services.fold(within.without(&outside), |ports, service| ports.intersection(&service)),
             named: PortSet::default(),
         }
     }

@@ -3,9 +3,7 @@
 //! In: a list of rules with a set each. Out: blocks that go through the words in the order of the rules; where a bit is set, its rules are
 //! tested. Where the words take several blocks, a block in front looks at 64 bits at once and leads to the first of them that matters.
 
-use std::collections::{BTreeMap, HashMap};
-
-use felid_model::resolved::SetId;
+use std::collections::BTreeMap;
 
 use crate::block::{Block, Purpose, Ref, Target};
 use crate::compile::CompileError;
@@ -13,7 +11,7 @@ use crate::emit::{Emitter, bit};
 use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::matching::Test;
-use crate::rule::ProtocolTest;
+use crate::rule::{ProtocolTest, SetIndex};
 use crate::search::{BLOCK_INSNS, Search};
 use crate::segment::{Item, cost};
 
@@ -26,20 +24,22 @@ const FEW_WORDS: usize = 4;
 impl Search<'_> {
     /// The half words of the class row that find these rules, in the order of their first rules.
     pub(crate) fn words(&self, items: &[Item]) -> Vec<Word> {
-        let mut users: HashMap<&SetId, usize> = HashMap::new();
+        let mut users = vec![0_usize; self.emitter.bits.len()];
         for set in items
             .iter()
             .filter_map(|item| self.rules.get(item.rule))
             .flat_map(|rule| &rule.sets)
         {
-            *users.entry(set).or_default() += 1;
+            if let Some(users) = users.get_mut(*set as usize) {
+                *users += 1;
+            }
         }
         let mut words: BTreeMap<u32, Word> = BTreeMap::new();
         for (position, item) in items.iter().enumerate() {
             let sets = self.rules.get(item.rule).into_iter().flat_map(|rule| &rule.sets);
             // The rarest set tells most.
-            let set = sets.min_by_key(|set| users.get(set).copied().unwrap_or_default());
-            let Some((set, slot)) = set.and_then(|set| Some((set, *self.emitter.bits.get(set)?))) else {
+            let set = sets.min_by_key(|set| users.get(**set as usize).copied().unwrap_or_default());
+            let Some((set, slot)) = set.and_then(|set| Some((*set, self.emitter.slot(*set)?))) else {
                 continue;
             };
             let (offset, bit) = bit(slot);
@@ -51,7 +51,7 @@ impl Search<'_> {
                 in_order: true,
             });
             word.mask |= 1 << bit;
-            word.rules.push((position, item.clone(), set.clone(), 1 << bit));
+            word.rules.push((position, item.clone(), set, 1 << bit));
         }
         let mut words: Vec<Word> = words.into_values().flat_map(Word::split).collect();
         let ends = |word: &Word| {
@@ -202,7 +202,7 @@ impl Search<'_> {
             } else {
                 self.emitter.success(block, rule)
             };
-            let tests: Vec<Test<'_>> = self.emitter.tests(rule, item, Some(set));
+            let tests: Vec<Test<'_>> = self.emitter.tests(rule, item, Some(*set));
             if tests.is_empty() {
                 block.branch(isa::jump32_imm(Cond::Set, VALUE, *mask as i32), success);
                 continue;
@@ -232,7 +232,7 @@ pub(crate) struct Word {
     offset: i16,
     mask: u32,
     /// Position in the list, the rule, the set and its bit.
-    rules: Vec<(usize, Item, SetId, u32)>,
+    rules: Vec<(usize, Item, SetIndex, u32)>,
     /// No rule of a later word stands before one of this word.
     pub(crate) in_order: bool,
 }

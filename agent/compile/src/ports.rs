@@ -1,34 +1,36 @@
 //! Sets of ports, and functions from ports to values, as sorted disjoint intervals.
 
+use std::borrow::Cow;
+
 /// A set of ports: sorted, disjoint, not adjacent, inclusive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PortSet(Vec<(u16, u16)>);
+pub(crate) struct PortSet(Cow<'static, [(u16, u16)]>);
 
 impl PortSet {
     /// Every port.
     pub(crate) fn all() -> Self {
-        Self(vec![(0, u16::MAX)])
+        Self(Cow::Borrowed(&[(0, u16::MAX)]))
     }
 
     /// Union of ranges in any order; reversed ranges are empty.
     pub(crate) fn of(ranges: impl IntoIterator<Item = (u16, u16)>) -> Self {
         let mut sorted: Vec<_> = ranges.into_iter().filter(|(first, last)| first <= last).collect();
         sorted.sort_unstable();
-        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
-        for (first, last) in sorted {
-            match merged.last_mut() {
-                Some(previous) if u32::from(first) <= u32::from(previous.1) + 1 => previous.1 = previous.1.max(last),
-                _ => merged.push((first, last)),
+        sorted.dedup_by(|later, earlier| {
+            let joined = u32::from(later.0) <= u32::from(earlier.1) + 1;
+            if joined {
+                earlier.1 = earlier.1.max(later.1);
             }
-        }
-        Self(merged)
+            joined
+        });
+        Self(sorted.into())
     }
 
     /// All ports that are not in this set.
     pub(crate) fn complement(&self) -> Self {
         let mut rest = Vec::with_capacity(self.0.len() + 1);
         let mut next = 0u32;
-        for &(first, last) in &self.0 {
+        for &(first, last) in self.ranges() {
             if next < u32::from(first) {
                 rest.push((next as u16, first - 1));
             }
@@ -37,7 +39,7 @@ impl PortSet {
         if next <= u32::from(u16::MAX) {
             rest.push((next as u16, u16::MAX));
         }
-        Self(rest)
+        Self(rest.into())
     }
 
     /// Ports of this set that are not in the other.
@@ -45,9 +47,17 @@ impl PortSet {
         if other.is_empty() {
             return self.clone();
         }
-        let mut parts = self.complement();
-        parts.0.extend_from_slice(&other.0);
-        Self::of(parts.0).complement()
+        let outside = self.complement();
+        Self::of([outside.ranges(), other.ranges()].concat()).complement()
+    }
+
+    /// Ports of both sets.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        if self.is_all() {
+            other.clone()
+        } else {
+            self.without(&other.complement())
+        }
     }
 
     /// Whether no port is in it.
@@ -57,7 +67,7 @@ impl PortSet {
 
     /// Whether every port is in it.
     pub(crate) fn is_all(&self) -> bool {
-        self.0 == [(0, u16::MAX)]
+        *self.0 == [(0, u16::MAX)]
     }
 
     /// Number of ranges.

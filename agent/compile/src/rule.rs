@@ -1,5 +1,6 @@
 //! Rules after partial evaluation: what is left to ask of the peer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use felid_common::protocol::{SCTP, TCP, UDP};
@@ -76,6 +77,9 @@ impl Site<'_> {
 
 /// Index of a [`Site`].
 pub(crate) type SiteId = usize;
+
+/// Index of a set in [`Lowered::names`]: what a program tests is compared and sorted often, and names are long.
+pub(crate) type SetIndex = u32;
 
 /// What remains of the rule's `protocol` and `notProtocol`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,8 +158,8 @@ pub(crate) struct Rule {
     /// It is none of these.
     pub(crate) own_not_nets: Vec<IpNet>,
     /// Sets of the own address, where it is not known.
-    pub(crate) own_sets: Vec<SetId>,
-    pub(crate) own_not_sets: Vec<SetId>,
+    pub(crate) own_sets: Vec<SetIndex>,
+    pub(crate) own_not_sets: Vec<SetIndex>,
     /// What it says of ports.
     pub(crate) ports: PortsOf,
     /// Whether it can match packets without ports.
@@ -167,13 +171,13 @@ pub(crate) struct Rule {
     pub(crate) nets: Vec<IpNet>,
     pub(crate) not_nets: Vec<IpNet>,
     /// Sets of the peer's address.
-    pub(crate) sets: Vec<SetId>,
-    pub(crate) not_sets: Vec<SetId>,
+    pub(crate) sets: Vec<SetIndex>,
+    pub(crate) not_sets: Vec<SetIndex>,
     /// Sets of the peer's named port: in one of these, where a [`PortTerm`] asks; always in none of those.
-    pub(crate) named: Vec<SetId>,
-    pub(crate) not_named: Vec<SetId>,
+    pub(crate) named: Vec<SetIndex>,
+    pub(crate) not_named: Vec<SetIndex>,
     /// Sets of the peer's port: in all of these. Packets without ports are in none.
-    pub(crate) services: Vec<SetId>,
+    pub(crate) services: Vec<SetIndex>,
 }
 
 impl Rule {
@@ -280,39 +284,67 @@ impl Section {
     }
 }
 
-/// Both IP versions of a policy after partial evaluation.
+/// A policy after partial evaluation.
 pub(crate) struct Lowered<'a> {
     pub(crate) sites: Vec<Site<'a>>,
-    pub(crate) v4: Vec<Section>,
-    pub(crate) v6: Vec<Section>,
-    /// Likewise both, for sources that are not the endpoint's own, if there may be any.
-    pub(crate) spoofed: Option<[Vec<Section>; 2]>,
-    /// A rule that cannot be judged for such sources.
+    /// One family of sections, if both IP versions have the same; else IPv4 and IPv6, and then both again for sources that are not the
+    /// endpoint's own, if there may be any.
+    pub(crate) families: Vec<Vec<Section>>,
+    /// Every set that rules name.
+    pub(crate) names: Vec<&'a SetId>,
+    /// A rule that cannot be judged for sources that are not the endpoint's own.
     pub(crate) unsupported: Option<String>,
 }
 
 impl Lowered<'_> {
-    /// Address sets and named-port sets that are tested on the peer.
-    pub(crate) fn sets(&self) -> (SetIds, SetIds) {
-        let spoofed = || self.spoofed.iter().flatten().flatten();
-        let rules = || {
-            self.v4
-                .iter()
-                .chain(&self.v6)
-                .chain(spoofed())
-                .flat_map(|section| &section.rules)
+    /// Of each of [`Self::names`], whether it is tested on the peer: of its address, and of its named port.
+    pub(crate) fn tested(&self) -> [Vec<bool>; 2] {
+        let mut tested = [vec![false; self.names.len()], vec![false; self.names.len()]];
+        let [addresses, named] = &mut tested;
+        let mark = |tested: &mut Vec<bool>, lists: [&[SetIndex]; 4]| {
+            for index in lists.into_iter().flatten() {
+                if let Some(tested) = tested.get_mut(*index as usize) {
+                    *tested = true;
+                }
+            }
         };
-        let sets = rules()
-            .flat_map(|rule| {
-                rule.sets
-                    .iter()
-                    .chain(&rule.not_sets)
-                    .chain(&rule.own_sets)
-                    .chain(&rule.own_not_sets)
-            })
-            .cloned()
-            .collect();
-        let named = rules().flat_map(|rule| rule.named.iter().chain(&rule.not_named).chain(&rule.services));
-        (sets, named.cloned().collect())
+        for rule in self.families.iter().flatten().flat_map(|section| &section.rules) {
+            mark(
+                addresses,
+                [&rule.sets, &rule.not_sets, &rule.own_sets, &rule.own_not_sets],
+            );
+            mark(named, [&rule.named, &rule.not_named, &rule.services, &[]]);
+        }
+        tested
+    }
+
+    /// The names of sets that are marked.
+    pub(crate) fn named(&self, marked: &[bool]) -> SetIds {
+        let names = self.names.iter().zip(marked).filter(|(_, marked)| **marked);
+        names.map(|(name, _)| (*name).clone()).collect()
+    }
+}
+
+/// Gives sets their indices.
+#[derive(Default)]
+pub(crate) struct Names<'a> {
+    pub(crate) list: Vec<&'a SetId>,
+    indices: HashMap<&'a SetId, SetIndex>,
+}
+
+impl<'a> Names<'a> {
+    /// Each set once, in order.
+    pub(crate) fn sorted(&mut self, sets: &'a [SetId]) -> Vec<SetIndex> {
+        let mut sets: Vec<SetIndex> = sets.iter().map(|set| self.index(set)).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        sets
+    }
+
+    fn index(&mut self, set: &'a SetId) -> SetIndex {
+        *self.indices.entry(set).or_insert_with(|| {
+            self.list.push(set);
+            (self.list.len() - 1) as SetIndex
+        })
     }
 }

@@ -6,7 +6,7 @@
 //! - *ports*, *networks*: a balanced tree over the intervals leads to the rules that matter there; where those are many, they are taken
 //!   apart again by what is left. A tree that is too large for one block has a root that leads to others, which may be in other chunks:
 //!   a packet goes through one of them;
-//! - *sets* ([`crate::member`]): the class row has the sets of a list side by side in the order of the rules ([`order`] asks the planner for that), so a word
+//! - *sets* ([`crate::member`]): the class row has the sets of a list side by side in the order of the rules ([`Plan::order`] asks the planner for that), so a word
 //!   of it answers 64 rules at once. Only where the peer is a member, rules are tested. If the bits are in another order, the words are
 //!   gone through all the same, and the first rule found is noted;
 //! - the *rest* is cut into segments.
@@ -16,16 +16,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use felid_model::resolved::SetId;
-
 use crate::block::{After, Block, Purpose, Ref, Target};
 use crate::compile::{CompileError, Direction};
 use crate::emit::Emitter;
 use crate::frame::{SCRATCH, VALUE, scratch};
-use crate::index::{Axes, Keyed, Parts, nets, netted, partition, ported, ports, sweep};
+use crate::index::{Axes, Keyed, Parts, net_ranges, netted, partition, port_ranges, ported, sweep};
 use crate::isa::{self, Cond, Size};
 use crate::matching::{address_tree, tree};
-use crate::rule::{PORT_PROTOCOLS, Rule};
+use crate::rule::{PORT_PROTOCOLS, Rule, SetIndex};
 use crate::segment::{Item, LeafId, cost, segments};
 
 /// Rules from which on a list is taken apart.
@@ -35,11 +33,44 @@ const LONG_MIXED: usize = 160;
 /// Estimated instructions of a block of a tree, and of tests of sets.
 pub(crate) const BLOCK_INSNS: usize = 2_500;
 
+/// How the rules of a section are looked for.
+pub(crate) struct Plan {
+    /// What the section is taken apart into, and the rules that no part takes; `None` = it is not to be taken apart.
+    parts: Option<(Parts, Vec<usize>)>,
+}
+
+impl Plan {
+    pub(crate) fn new(rules: &[Rule], expansion: usize) -> Self {
+        Self {
+            parts: take_apart(rules, expansion),
+        }
+    }
+
+    /// The order in which the section's sets are best laid out in class rows; some more than once.
+    pub(crate) fn order<'r>(&self, rules: &'r [Rule]) -> impl Iterator<Item = SetIndex> + 'r {
+        let listed = self
+            .parts
+            .as_ref()
+            .map(|(parts, _)| parts.listed(rules))
+            .unwrap_or_default();
+        let listed = listed.into_iter().filter_map(|index| rules.get(index));
+        // Sets by which rules are found first, all others after them.
+        let wanted = listed.flat_map(|rule| &rule.sets);
+        let all = rules.iter().flat_map(|rule| rule.sets.iter().chain(&rule.not_sets));
+        wanted.chain(all).copied()
+    }
+}
+
 /// The blocks of a section.
-pub(crate) fn search(emitter: &Emitter<'_>, rules: &[Rule], expansion: usize) -> Result<Vec<Block>, CompileError> {
+pub(crate) fn search(
+    emitter: &Emitter<'_>,
+    rules: &[Rule],
+    expansion: usize,
+    plan: Plan,
+) -> Result<Vec<Block>, CompileError> {
     let mut out = Vec::new();
-    let all: Vec<&Rule> = rules.iter().collect();
-    if let Some((parts, others)) = take_apart(&all, expansion) {
+    if let Some((parts, others)) = plan.parts {
+        let all: Vec<&Rule> = rules.iter().collect();
         let mut search = Search {
             emitter: Emitter { ..*emitter },
             rules: &all,
@@ -48,6 +79,7 @@ pub(crate) fn search(emitter: &Emitter<'_>, rules: &[Rule], expansion: usize) ->
             names: 0,
         };
         let name = search.name();
+        let others = others.into_iter().filter_map(|index| rules.get(index)).collect();
         search.parts(parts, others, ALL, name, None)?;
         out = search.blocks;
     } else {
@@ -63,60 +95,32 @@ const ALL: Axes = Axes {
     nets: true,
 };
 
-/// The parts of a section, and the rules that no part takes; `None` = it is not to be taken apart.
-fn take_apart<'r>(rules: &[&'r Rule], expansion: usize) -> Option<(Parts, Vec<&'r Rule>)> {
+fn take_apart(rules: &[Rule], expansion: usize) -> Option<(Parts, Vec<usize>)> {
     if rules.len() < LONG {
         return None;
     }
-    let items: Vec<Option<Item>> = rules.iter().enumerate().map(|(n, rule)| Item::plain(n, rule)).collect();
-    let mut parts = partition(rules, items.iter().flatten().cloned().collect(), ALL, expansion);
-    let rest = std::mem::take(&mut parts.rest);
-    let mut left: Vec<bool> = items.iter().map(Option::is_none).collect();
-    for item in rest {
+    let mut left = vec![false; rules.len()];
+    let mut items = Vec::with_capacity(rules.len());
+    for ((index, rule), left) in rules.iter().enumerate().zip(&mut left) {
+        match Item::plain(index, rule) {
+            Some(item) => items.push(item),
+            None => *left = true,
+        }
+    }
+    let all: Vec<&Rule> = rules.iter().collect();
+    let mut parts = partition(&all, items, ALL, expansion);
+    for item in std::mem::take(&mut parts.rest) {
         if let Some(left) = left.get_mut(item.rule) {
             *left = true;
         }
     }
-    let others: Vec<&Rule> = rules
-        .iter()
+    let others: Vec<usize> = (0..)
         .zip(left)
         .filter(|(_, left)| *left)
-        .map(|(rule, _)| *rule)
+        .map(|(index, _)| index)
         .collect();
     let count = parts.count() + usize::from(!others.is_empty());
     (others.len() < rules.len() && (count == 1 || rules.len() >= LONG_MIXED)).then_some((parts, others))
-}
-
-/// The order in which a section's sets are best laid out in class rows.
-pub(crate) fn order(rules: &[Rule], expansion: usize) -> Vec<&SetId> {
-    let all: Vec<&Rule> = rules.iter().collect();
-    let Some((parts, _)) = take_apart(&all, expansion) else {
-        return rules
-            .iter()
-            .flat_map(|rule| rule.sets.iter().chain(&rule.not_sets))
-            .collect();
-    };
-    let first_port = |item: &Item| ports(&all, item).first().map_or(0, |range| range.0);
-    let mut company: HashMap<u128, usize> = HashMap::new();
-    for item in parts.ports.iter().flatten() {
-        *company.entry(first_port(item)).or_default() += 1;
-    }
-    // Where many rules share a port, their sets find them, so those go together; everything else stays in the order of the rules, which
-    // is good for other lists and other versions of this one, too.
-    let crowded = |item: &Item| Some(first_port(item)).filter(|port| company.get(port).is_some_and(|n| *n >= LONG));
-    let mut items: Vec<(Option<u128>, usize)> = Vec::new();
-    for item in parts.ports.iter().flatten() {
-        items.push((crowded(item), item.rule));
-    }
-    items.extend(parts.nets.iter().chain(&parts.sets).map(|item| (None, item.rule)));
-    items.sort_unstable();
-    let order: Vec<usize> = items.into_iter().map(|(_, rule)| rule).collect();
-    let listed = order.iter().filter_map(|index| rules.get(*index));
-    // Sets by which rules are found first, all others after them.
-    let wanted = listed.flat_map(|rule| &rule.sets);
-    wanted
-        .chain(rules.iter().flat_map(|rule| rule.sets.iter().chain(&rule.not_sets)))
-        .collect()
 }
 
 impl Parts {
@@ -124,6 +128,29 @@ impl Parts {
         let ports = self.ports.iter().any(|items| !items.is_empty());
         let others = [&self.nets, &self.sets, &self.rest];
         usize::from(ports) + others.iter().filter(|items| !items.is_empty()).count()
+    }
+
+    /// The rules that parts have, in the order in which their sets should be.
+    fn listed(&self, rules: &[Rule]) -> Vec<usize> {
+        let first_port = |item: &Item| {
+            port_ranges(rules.get(item.rule), item)
+                .next()
+                .map_or(0, |range| range.0)
+        };
+        let mut company: HashMap<u128, usize> = HashMap::new();
+        for item in self.ports.iter().flatten() {
+            *company.entry(first_port(item)).or_default() += 1;
+        }
+        // Where many rules share a port, their sets find them, so those go together; everything else stays in the order of the rules,
+        // which is good for other lists and other versions of this one, too.
+        let crowded = |item: &Item| Some(first_port(item)).filter(|port| company.get(port).is_some_and(|n| *n >= LONG));
+        let mut items: Vec<(Option<u128>, usize)> = Vec::new();
+        for item in self.ports.iter().flatten() {
+            items.push((crowded(item), item.rule));
+        }
+        items.extend(self.nets.iter().chain(&self.sets).map(|item| (None, item.rule)));
+        items.sort_unstable();
+        items.into_iter().map(|(_, rule)| rule).collect()
     }
 }
 
@@ -189,8 +216,9 @@ impl Search<'_> {
         }
         if !parts.nets.is_empty() {
             let (this, after) = next(self);
-            let ranges: Vec<_> = parts.nets.iter().map(|item| nets(self.rules, item)).collect();
-            let keyed = sweep(self.rules, &parts.nets, &ranges, netted);
+            let rules = self.rules;
+            let ranges = |item: &Item| net_ranges(rules.get(item.rule).copied());
+            let keyed = sweep(rules, &parts.nets, ranges, netted);
             self.keyed(&keyed, Key::Address, Axes { nets: false, ..axes }, this, after)?;
         }
         if !sets.is_empty() {
@@ -289,8 +317,9 @@ impl Search<'_> {
         block.jump(Target::Next);
         self.push(block, name, after);
         for (way, items) in ways {
-            let ranges: Vec<_> = items.iter().map(|item| ports(self.rules, item)).collect();
-            let keyed = sweep(self.rules, items, &ranges, ported);
+            let rules = self.rules;
+            let ranges = |item: &Item| port_ranges(rules.get(item.rule).copied(), item);
+            let keyed = sweep(rules, items, ranges, ported);
             self.keyed(&keyed, Key::Port, axes, way, after)?;
         }
         Ok(())

@@ -2,10 +2,10 @@
 
 use felid_common::protocol::{ICMP, ICMPV6};
 use felid_model::IcmpMatch;
-use felid_model::resolved::{ResolvedRule, ResolvedSide, SetId};
+use felid_model::resolved::{ResolvedRule, ResolvedSide};
 
 use crate::ports::PortSet;
-use crate::rule::{PortTerm, ProtocolTest};
+use crate::rule::{PortTerm, ProtocolTest, SetIndex};
 
 /// What is left to ask of ICMP type and code; `None` = the rule never matches.
 pub(crate) fn icmp_terms(
@@ -32,7 +32,11 @@ pub(crate) fn icmp_terms(
 
 /// What a rule says of the peer's port.
 pub(crate) fn peer_port_term(side: &ResolvedSide) -> PortTerm {
-    let allowed = PortSet::of(side.not_ports.iter().copied()).complement();
+    let allowed = if side.not_ports.is_empty() {
+        PortSet::all()
+    } else {
+        PortSet::of(side.not_ports.iter().copied()).complement()
+    };
     if side.ports.is_empty() && side.named_ports.is_empty() {
         return PortTerm {
             yes: allowed,
@@ -40,7 +44,7 @@ pub(crate) fn peer_port_term(side: &ResolvedSide) -> PortTerm {
         };
     }
     let numbers = PortSet::of(side.ports.iter().copied());
-    let yes = allowed.without(&numbers.complement());
+    let yes = allowed.intersection(&numbers);
     let named = if side.named_ports.is_empty() {
         PortSet::default()
     } else {
@@ -49,15 +53,7 @@ pub(crate) fn peer_port_term(side: &ResolvedSide) -> PortTerm {
     PortTerm { yes, named }
 }
 
-/// Each set once, in order.
-pub(crate) fn sorted(sets: &[SetId]) -> Vec<SetId> {
-    let mut sets = sets.to_vec();
-    sets.sort_unstable();
-    sets.dedup();
-    sets
-}
-
 /// Whether nothing can be in all of these and in none of those, because a set is among both. Both are sorted.
-pub(crate) fn contradict(wanted: &[SetId], unwanted: &[SetId]) -> bool {
+pub(crate) fn contradict(wanted: &[SetIndex], unwanted: &[SetIndex]) -> bool {
     wanted.iter().any(|set| unwanted.binary_search(set).is_ok())
 }

@@ -13,7 +13,7 @@ use felid_compile::reference::Packet;
 use felid_compile::stub::{Hook, stub};
 use felid_compile::testing::{NumberedCounters, World};
 use felid_compile::transaction::EndpointId;
-use felid_compile::{CompileError, Direction, compile, sets_tested};
+use felid_compile::{CompileError, Direction, compile, prepare};
 use felid_model::resolved::{
     NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
     SetIds,
@@ -396,9 +396,9 @@ fn endpoints_that_decide_alike_share_a_program() {
     );
     assert_ne!(build(&policy, &one), build(&policy, &fourth));
     // Sets of the endpoint's own side are not tested at run time, nor are those of rules that never match.
-    assert_eq!(sets_tested(&policy, Direction::Ingress, &one.own()), [set(0)]);
+    assert_eq!(prepare(&policy, Direction::Ingress, &one.own()).sets(), [set(0)]);
     assert_eq!(
-        sets_tested(&policy, Direction::Ingress, &fourth.own()),
+        prepare(&policy, Direction::Ingress, &fourth.own()).sets(),
         [set(0), set(1)]
     );
     let program = build(&policy, &fourth);

@@ -7,6 +7,7 @@ use super::compiler::Compiler;
 use super::counters::{CounterTable, Recorder};
 use super::policy::Input;
 use super::sets::{SetNo, Sets};
+use crate::prepare::prepare;
 use crate::program::Program;
 use crate::transaction::{CounterName, ProgramId};
 
@@ -90,7 +91,8 @@ impl Programs {
             return Err(reason.clone());
         }
         let (policy, own) = (&input.policy, input.own.for_compiler());
-        let tested = compiler.sets_tested(&policy.resolved, policy.direction, &own);
+        let prepared = prepare(&policy.resolved, policy.direction, &own);
+        let tested = prepared.sets();
         if tested.len() > sets.capacity() {
             // It would not fit if it were alone, so it must not be in the way of the others.
             let (tested, room) = (tested.len(), sets.capacity());
@@ -109,7 +111,7 @@ impl Programs {
             table: &mut self.counters,
             used: BTreeSet::new(),
         };
-        let program = match compiler.compile(&policy.resolved, policy.direction, &own, &*sets, &mut recorder) {
+        let program = match compiler.compile(prepared, &*sets, &mut recorder) {
             Ok(program) => program,
             Err(error) => {
                 let reason: Arc<str> = error.to_string().into();

@@ -8,7 +8,7 @@ use felid_compile::planner::Compiler;
 use felid_compile::program::{Program, Slots};
 use felid_compile::reference::{Packet, evaluate};
 use felid_compile::testing::{Rng, Shape, World};
-use felid_compile::{CompileError, Counters, Direction, Own, compile, sets_tested};
+use felid_compile::{CompileError, Counters, Direction, Prepared};
 use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolicy, ResolvedSide, SetId, SetIds};
 use felid_model::{Kind, Protocol, ResourceKey};
 use ipnet::IpNet;
@@ -26,22 +26,16 @@ pub(crate) fn is_broken(policy: &ResolvedPolicy) -> bool {
 }
 
 impl Compiler for Picky {
-    fn sets_tested(&self, policy: &ResolvedPolicy, direction: Direction, own: &Own) -> Vec<SetId> {
-        sets_tested(policy, direction, own)
-    }
-
     fn compile(
         &self,
-        policy: &ResolvedPolicy,
-        direction: Direction,
-        own: &Own,
+        prepared: Prepared<'_>,
         slots: &impl Slots,
         counters: &mut impl Counters,
     ) -> Result<Program, CompileError> {
-        if is_broken(policy) {
+        if is_broken(prepared.policy()) {
             return Err(CompileError::Internal("broken"));
         }
-        compile(policy, direction, own, slots, counters)
+        prepared.compile(slots, counters)
     }
 }
 

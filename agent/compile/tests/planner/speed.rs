@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felid_compile::planner::{Adopted, Planner, PlannerOptions};
-use felid_model::resolved::{Delta, ResolvedAction, SetIds};
+use felid_model::Protocol;
+use felid_model::resolved::{Delta, ResolvedAction, ResolvedRule, SetIds};
 use ipnet::IpNet;
 
 use crate::build::{endpoint, endpoints, policy, rule, set, side};
@@ -128,5 +129,69 @@ fn speed() {
             planner.plan().unwrap().unwrap();
             planner.retired();
         });
+    }
+}
+
+/// A list of rules for ingress that differ in what is asked for.
+fn long_list(count: usize, [selectors, ports, nets]: [bool; 3], changed: bool) -> Vec<ResolvedRule> {
+    let one = |n: usize| {
+        let mut source = side(&[], &[]);
+        if selectors {
+            source.sets.push(set(&format!("group{n}of{count}")));
+        }
+        if nets {
+            let net = format!("100.{}.{}.0/24", 64 + (n >> 8), n & 0xff);
+            source.nets.push(net.parse().unwrap());
+        }
+        let mut destination = side(&[], &[]);
+        if ports {
+            let port = 20_000 + n as u16;
+            destination.ports.push((port, port));
+        }
+        let action = match changed && n == 0 {
+            true => ResolvedAction::Deny,
+            false => ResolvedAction::Allow,
+        };
+        ResolvedRule {
+            index: n as u32,
+            protocol: Some(Protocol(6)),
+            ..rule(action, source, destination)
+        }
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+#[ignore = "measures: cargo test --release -p felid-compile --test planner -- --ignored --nocapture"]
+fn long_lists() {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(10);
+    for (name, shape) in [
+        ("selectors and ports", [true, true, false]),
+        ("selectors", [true, false, false]),
+        ("ports", [false, true, false]),
+        ("nets", [false, false, true]),
+        ("all", [true, true, true]),
+    ] {
+        let options = PlannerOptions {
+            max_slots: 65_536,
+            ..PlannerOptions::default()
+        };
+        let mut planner = Planner::new(options, Adopted::default());
+        let (mut best, mut size) = (Duration::MAX, (0, 0));
+        for round in 0..rounds {
+            let policy = policy("default", long_list(10_000, shape, round % 2 == 1));
+            planner.update(&endpoints([endpoint("e", &["10.65.0.2", "fd00:65::2"], &policy)]));
+            let start = Instant::now();
+            let plan = planner.plan().unwrap().unwrap();
+            best = best.min(start.elapsed());
+            planner.retired();
+            let chunks = || plan.new_programs.values().flat_map(|program| &program.chunks);
+            size = (chunks().count(), chunks().map(|chunk| chunk.insns.len()).sum());
+            assert!(planner.problems().next().is_none());
+        }
+        println!(
+            "10,000 rules with {name}: {best:?}; {} instructions in {} chunks",
+            size.1, size.0
+        );
     }
 }
