@@ -1,6 +1,6 @@
 //! One chunk: its entry, its blocks, its ends; jumps are resolved here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use felid_common::{VERDICT_ALLOW, VERDICT_DENY, fixed};
 use felid_model::resolved::ResolvedAction;
@@ -9,7 +9,7 @@ use crate::block::{Block, BlockId, Label, Op, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
 use crate::frame::{CTX, ENTRY, FRAME, KEY_SLOT, NAMED_ROW, OWN_ROW_SLOT, ROW, SCRATCH, VALUE, look_up_row, scratch};
 use crate::isa::{self, Cond, Size};
-use crate::layout::{Blocks, Table};
+use crate::layout::{Blocks, Placed, Table};
 use crate::program::{Chunk, Insn, MapRef, Note};
 
 /// `TCX_DROP`.
@@ -23,15 +23,20 @@ pub(crate) struct Assembler<'a> {
     entries: &'a [Vec<BlockId>],
     direction: Direction,
     chunk: usize,
-    ops: Vec<Op>,
-    /// Block (or `None` = entry and tail) of the instruction at each of `ops`, to resolve labels.
-    owners: Vec<Option<BlockId>>,
-    /// Where blocks begin.
+    /// Where its blocks begin.
     bases: BTreeMap<BlockId, usize>,
+    /// Where the stub of each site is, if there is one.
+    stubs: Vec<Option<usize>>,
     /// Where other targets are.
     places: BTreeMap<Target, usize>,
-    /// What follows the blocks, and where it begins.
-    tail: Option<(usize, Block)>,
+}
+
+/// What a chunk consists of: entry, blocks, ends.
+struct Piece<'a> {
+    base: usize,
+    ops: &'a [Op],
+    block: &'a Block,
+    placed: Option<&'a Placed>,
 }
 
 impl<'a> Assembler<'a> {
@@ -43,7 +48,6 @@ impl<'a> Assembler<'a> {
         direction: Direction,
         chunk: usize,
     ) -> Self {
-        let (ops, owners, bases, places, tail) = Default::default();
         Self {
             blocks,
             table,
@@ -51,26 +55,62 @@ impl<'a> Assembler<'a> {
             entries,
             direction,
             chunk,
-            ops,
-            owners,
-            bases,
-            places,
-            tail,
+            bases: BTreeMap::new(),
+            stubs: vec![None; table.sites()],
+            places: BTreeMap::new(),
         }
     }
 
     pub(crate) fn assemble(mut self, chunks: &[Vec<BlockId>]) -> Result<Chunk, CompileError> {
         let ids = chunks.get(self.chunk).map(Vec::as_slice).unwrap_or_default();
-        self.entry(ids);
+        let blocks = self.blocks;
+        let entry = self.entry(ids);
+        let mut wanted: Vec<Target> = entry.ops.iter().filter_map(|op| op.target).collect();
+        let mut base = entry.ops.len();
+        let mut pieces = vec![Piece {
+            base: 0,
+            ops: &entry.ops,
+            block: &entry,
+            placed: None,
+        }];
         for (index, id) in ids.iter().enumerate() {
-            self.block(*id, ids.get(index + 1).copied());
+            let Some(placed) = blocks.placed.get(*id) else { continue };
+            wanted.extend(&placed.ways);
+            let following = ids.get(index + 1).map(|id| Target::Block(*id));
+            let ops = match placed.block.ops.split_last() {
+                // A last jump that leads to the following block is left out.
+                Some((last, rest))
+                    if last.insn.code == isa::JA
+                        && following.is_some()
+                        && last.target.map(|target| placed.resolve(target)) == following =>
+                {
+                    rest
+                }
+                _ => &placed.block.ops,
+            };
+            self.bases.insert(*id, base);
+            pieces.push(Piece {
+                base,
+                ops,
+                block: &placed.block,
+                placed: Some(placed),
+            });
+            base += ops.len();
         }
-        self.ends()?;
-        self.finish()
+        wanted.sort_unstable();
+        wanted.dedup();
+        let ends = self.ends(wanted, base)?;
+        pieces.push(Piece {
+            base,
+            ops: &ends.ops,
+            block: &ends,
+            placed: None,
+        });
+        self.finish(&pieces, base + ends.ops.len())
     }
 
     /// Looks up what the blocks need, and goes to the first of them.
-    fn entry(&mut self, ids: &[BlockId]) {
+    fn entry(&self, ids: &[BlockId]) -> Block {
         let uses = |test: fn(&Block) -> bool| {
             ids.iter()
                 .filter_map(|id| self.blocks.placed.get(*id))
@@ -129,39 +169,12 @@ impl<'a> Assembler<'a> {
             }
         }
         block.jump(Target::Drop);
-        self.append(block.ops.iter().copied(), None);
+        block
     }
 
-    fn append(&mut self, ops: impl Iterator<Item = Op>, owner: Option<BlockId>) {
-        let before = self.ops.len();
-        self.ops.extend(ops);
-        self.owners.extend((before..self.ops.len()).map(|_| owner));
-    }
-
-    /// A block, without its last jump where that leads to the following block.
-    fn block(&mut self, id: BlockId, following: Option<BlockId>) {
-        let Some(placed) = self.blocks.placed.get(id) else {
-            return;
-        };
-        self.bases.insert(id, self.ops.len());
-        let ops = placed.block.ops.iter().map(|op| Op {
-            target: op.target.map(|t| placed.resolve(t)),
-            ..*op
-        });
-        self.append(ops, Some(id));
-        let falls = self.ops.last().is_some_and(|op| {
-            op.insn.code == isa::JA && following.is_some() && op.target == following.map(Target::Block)
-        });
-        if falls {
-            self.ops.pop();
-            self.owners.pop();
-        }
-    }
-
-    /// Verdicts, exits, and the ways out.
-    fn ends(&mut self) -> Result<(), CompileError> {
-        let wanted: BTreeSet<Target> = self.ops.iter().filter_map(|op| op.target).collect();
-        let (mut judge, mut leave) = (Vec::new(), Vec::new());
+    /// Verdicts, exits, and the ways out, which follow the blocks.
+    fn ends(&mut self, wanted: Vec<Target>, base: usize) -> Result<Block, CompileError> {
+        let mut leave = Vec::new();
         let mut judges = false;
         let mut ends: BTreeMap<usize, Label> = BTreeMap::new();
         // One block for all of it: labels need one owner.
@@ -171,12 +184,14 @@ impl<'a> Assembler<'a> {
             match target {
                 Target::Verdict(site) => {
                     let (rule, end) = self.table.get(site)?;
-                    places.push((target, out.ops.len()));
+                    if let Some(stub) = self.stubs.get_mut(site) {
+                        *stub = Some(base + out.ops.len());
+                    }
                     out.set_purpose(Purpose::Site(site));
                     out.op(isa::store_imm(Size::W, SCRATCH, scratch!(rule), rule as i32));
                     let label = *ends.entry(end).or_insert_with(|| out.label());
                     out.jump(Target::Label(label));
-                    judge.push(site);
+                    judges = true;
                 }
                 Target::Judge => judges = true,
                 Target::Block(id) if !self.bases.contains_key(&id) => leave.push(id),
@@ -199,7 +214,7 @@ impl<'a> Assembler<'a> {
             out.op(isa::store_imm(Size::W, SCRATCH, scratch!(counter), *counter as i32));
             out.jump(Target::Label(judged));
         }
-        if !judge.is_empty() || judges {
+        if judges {
             out.bind(judged);
             places.push((Target::Judge, out.ops.len()));
             out.op(isa::mov_imm(3, fixed::JUDGED as i32));
@@ -234,64 +249,69 @@ impl<'a> Assembler<'a> {
         places.push((Target::Drop, out.ops.len()));
         out.op(isa::mov_imm(0, DROP));
         out.op(isa::exit());
-        let base = self.ops.len();
         self.places
             .extend(places.into_iter().map(|(target, place)| (target, base + place)));
-        self.append(out.ops.iter().copied(), None);
-        self.tail = Some((base, out));
-        Ok(())
+        Ok(out)
     }
 
     /// Resolves jumps, collects map references and notes.
-    fn finish(self) -> Result<Chunk, CompileError> {
+    fn finish(self, pieces: &[Piece<'_>], length: usize) -> Result<Chunk, CompileError> {
         let mut chunk = Chunk::default();
-        for (index, (op, owner)) in self.ops.iter().zip(&self.owners).enumerate() {
-            let mut insn: Insn = op.insn;
-            if let Some(target) = op.target {
-                let place = self
-                    .resolve(target, *owner)
-                    .ok_or(CompileError::Internal("a jump to nowhere"))?;
-                let distance = place as i64 - (index as i64 + 1);
-                insn.off = i16::try_from(distance).map_err(|_| CompileError::Internal("a jump too far"))?;
-                if distance < 0 {
-                    return Err(CompileError::Internal("a jump backwards"));
+        chunk.insns.reserve_exact(length);
+        for piece in pieces {
+            for op in piece.ops {
+                let insn = self.instruction(piece, op, chunk.insns.len())?;
+                if let Some(map) = op.map {
+                    chunk.maps.push((chunk.insns.len(), map));
                 }
-            }
-            match op.patch {
-                Some(Patch::Rule(site)) => insn.imm = self.table.get(site)?.0 as i32,
-                Some(Patch::Counter(site)) => {
-                    let counter = self.table.counters.get(self.table.get(site)?.1);
-                    insn.imm = *counter.ok_or(CompileError::Internal("a count without a counter"))? as i32;
+                let note = match op.purpose {
+                    Purpose::Frame(words) => Note::Frame(words),
+                    Purpose::Site(site) => Note::Rule(self.table.get(site)?.0),
+                };
+                let index = chunk.insns.len();
+                match chunk.notes.last_mut() {
+                    Some((range, last)) if *last == note => range.end = index + 1,
+                    _ => chunk.notes.push((index..index + 1, note)),
                 }
-                Some(Patch::Table) => insn.imm = self.table.id as i32,
-                None => {}
-            }
-            if let Some(map) = op.map {
-                chunk.maps.push((index, map));
-            }
-            chunk.insns.push(insn);
-            let note = match op.purpose {
-                Purpose::Frame(words) => Note::Frame(words),
-                Purpose::Site(site) => Note::Rule(self.table.get(site)?.0),
-            };
-            match chunk.notes.last_mut() {
-                Some((range, last)) if *last == note => range.end = index + 1,
-                _ => chunk.notes.push((index..index + 1, note)),
+                chunk.insns.push(insn);
             }
         }
         Ok(chunk)
     }
 
-    fn resolve(&self, target: Target, owner: Option<BlockId>) -> Option<usize> {
-        match (target, owner) {
-            (Target::Label(label), Some(id)) => {
-                Some(self.bases.get(&id)? + self.blocks.placed.get(id)?.block.position(label)?)
+    /// The instruction at this place.
+    fn instruction(&self, piece: &Piece<'_>, op: &Op, index: usize) -> Result<Insn, CompileError> {
+        let mut insn = op.insn;
+        if let Some(target) = op.target {
+            let place = self
+                .resolve(target, piece)
+                .ok_or(CompileError::Internal("a jump to nowhere"))?;
+            let distance = place as i64 - (index as i64 + 1);
+            insn.off = i16::try_from(distance).map_err(|_| CompileError::Internal("a jump too far"))?;
+            if distance < 0 {
+                return Err(CompileError::Internal("a jump backwards"));
             }
-            (Target::Label(label), None) => {
-                let (base, block) = self.tail.as_ref()?;
-                Some(base + block.position(label)?)
+        }
+        match op.patch {
+            Some(Patch::Rule(site)) => insn.imm = self.table.get(site)?.0 as i32,
+            Some(Patch::Counter(site)) => {
+                let counter = self.table.counters.get(self.table.get(site)?.1);
+                insn.imm = *counter.ok_or(CompileError::Internal("a count without a counter"))? as i32;
             }
-            (Target::Block(id), _) => self.bases.get(&id).or_else(|| self.places.get(&target)).copied(),
+            Some(Patch::Table) => insn.imm = self.table.id as i32,
+            None => {}
+        }
+        Ok(insn)
+    }
+
+    fn resolve(&self, target: Target, piece: &Piece<'_>) -> Option<usize> {
+        if let Target::Label(label) = target {
+            return Some(piece.base + piece.block.position(label)?);
+        }
+        let target = piece.placed.map_or(target, |placed| placed.resolve(target));
+        match target {
+            Target::Verdict(site) => self.stubs.get(site).copied().flatten(),
+            Target::Block(id) => self.bases.get(&id).or_else(|| self.places.get(&target)).copied(),
             _ => self.places.get(&target).copied(),
         }
     }

@@ -5,19 +5,21 @@ use std::fmt::Write as _;
 use felid_common::protocol;
 use felid_model::Protocol;
 use felid_model::resolved::{ResolvedAction, ResolvedRule, ResolvedSide, SetId};
+use ipnet::IpNet;
 
 /// How many nets, sets or ports of one list are named before "and n more".
 const SHOWN: usize = 4;
 
 /// `Allow IPv4 TCP from s:abc to 10.0.0.0/8 ports 80, 8080-8090`.
 pub(crate) fn describe(rule: &ResolvedRule) -> String {
-    let mut text = match rule.action {
+    // Long lists have many rules, and most are about so long.
+    let mut text = String::with_capacity(64);
+    text.push_str(match rule.action {
         ResolvedAction::Allow => "Allow",
         ResolvedAction::Deny => "Deny",
         ResolvedAction::Pass => "Pass",
         ResolvedAction::Log => "Log",
-    }
-    .to_owned();
+    });
     if let Some(version) = rule.ip_version {
         let _ = write!(text, " IPv{version}");
     }
@@ -33,11 +35,8 @@ pub(crate) fn describe(rule: &ResolvedRule) -> String {
     if let Some(icmp) = rule.not_icmp {
         let _ = write!(text, " not ICMP {icmp}");
     }
-    for (word, side) in [("from", &rule.source), ("to", &rule.destination)] {
-        let terms = side_terms(side);
-        if !terms.is_empty() {
-            let _ = write!(text, " {word} {terms}");
-        }
+    for (word, side) in [(" from", &rule.source), (" to", &rule.destination)] {
+        side_terms(&mut text, word, side);
     }
     text
 }
@@ -55,38 +54,58 @@ pub fn protocol_name(protocol: Protocol) -> String {
     }
 }
 
-fn side_terms(side: &ResolvedSide) -> String {
-    let names = |sets: &[SetId]| sets.iter().map(|set| set.0.to_string()).collect::<Vec<_>>();
-    let ports = |ranges: &[(u16, u16)], named: &[SetId]| {
-        let numbers = ranges
-            .iter()
-            .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
-        numbers.chain(names(named)).collect::<Vec<_>>()
-    };
-    let nets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut terms = Vec::new();
-    let mut term = |word: &str, items: Vec<String>, joint: &str| {
-        if items.is_empty() {
-            return;
+/// Adds what is said of a side, behind the word.
+fn side_terms(text: &mut String, word: &str, side: &ResolvedSide) {
+    let before = text.len();
+    text.push_str(word);
+    let start = text.len();
+    term(text, "", " and ", side.sets.iter().map(name));
+    term(text, "not ", " or ", side.not_sets.iter().map(name));
+    term(text, "", ", ", side.nets.iter().map(Part::Net));
+    term(text, "not ", ", ", side.not_nets.iter().map(Part::Net));
+    let named = side.named_ports.iter().map(name);
+    term(text, "ports ", ", ", side.ports.iter().map(ports).chain(named));
+    let named = side.not_named_ports.iter().map(name);
+    term(text, "not ports ", ", ", side.not_ports.iter().map(ports).chain(named));
+    term(text, "services ", " and ", side.service_ports.iter().map(name));
+    if text.len() == start {
+        text.truncate(before);
+    }
+}
+
+/// One of a list.
+enum Part<'a> {
+    Name(&'a str),
+    Net(&'a IpNet),
+    Ports(u16, u16),
+}
+
+fn name(set: &SetId) -> Part<'_> {
+    Part::Name(&set.0)
+}
+
+fn ports((first, last): &(u16, u16)) -> Part<'_> {
+    Part::Ports(*first, *last)
+}
+
+fn term<'a>(text: &mut String, word: &str, joint: &str, mut parts: impl Iterator<Item = Part<'a>>) {
+    for (index, part) in parts.by_ref().take(SHOWN).enumerate() {
+        if index == 0 {
+            text.push(' ');
+            text.push_str(word);
+        } else {
+            text.push_str(joint);
         }
-        let more = items.len().saturating_sub(SHOWN);
-        let mut text = items
-            .iter()
-            .take(SHOWN)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(joint);
-        if more > 0 {
-            let _ = write!(text, " and {more} more");
-        }
-        terms.push(format!("{word}{text}"));
-    };
-    term("", names(&side.sets), " and ");
-    term("not ", names(&side.not_sets), " or ");
-    term("", nets(&side.nets), ", ");
-    term("not ", nets(&side.not_nets), ", ");
-    term("ports ", ports(&side.ports, &side.named_ports), ", ");
-    term("not ports ", ports(&side.not_ports, &side.not_named_ports), ", ");
-    term("services ", names(&side.service_ports), " and ");
-    terms.join(" ")
+        // Writing to a string cannot fail.
+        let _ = match part {
+            Part::Name(name) => text.write_str(name),
+            Part::Net(net) => write!(text, "{net}"),
+            Part::Ports(first, last) if first == last => write!(text, "{first}"),
+            Part::Ports(first, last) => write!(text, "{first}-{last}"),
+        };
+    }
+    let more = parts.count();
+    if more > 0 {
+        let _ = write!(text, " and {more} more");
+    }
 }

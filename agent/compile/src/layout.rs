@@ -69,9 +69,30 @@ pub(crate) struct Placed {
     pass: Target,
     /// The section's first aside.
     asides: BlockId,
+    /// Where its jumps lead outside of it, each once.
+    pub(crate) ways: Vec<Target>,
+    branches: usize,
 }
 
 impl Placed {
+    fn new(block: Block, next: Target, pass: Target, asides: BlockId) -> Self {
+        let mut placed = Self {
+            branches: block.branches(),
+            block,
+            next,
+            pass,
+            asides,
+            ways: Vec::new(),
+        };
+        let targets = placed.block.ops.iter().filter_map(|op| op.target);
+        let outside = targets.filter(|target| !matches!(target, Target::Label(_)));
+        let mut ways: Vec<Target> = outside.map(|target| placed.resolve(target)).collect();
+        ways.sort_unstable();
+        ways.dedup();
+        placed.ways = ways;
+        placed
+    }
+
     pub(crate) fn resolve(&self, target: Target) -> Target {
         match target {
             Target::Next => self.next,
@@ -79,14 +100,6 @@ impl Placed {
             Target::Aside(number) => Target::Block(self.asides + number),
             other => other,
         }
-    }
-
-    fn targets(&self) -> impl Iterator<Item = Target> + '_ {
-        self.block
-            .ops
-            .iter()
-            .filter_map(|op| op.target)
-            .map(|target| self.resolve(target))
     }
 }
 
@@ -173,12 +186,7 @@ fn place(families: Vec<Family>) -> Blocks {
                         *target = find(name);
                     }
                 }
-                placed.push(Placed {
-                    block,
-                    next,
-                    pass,
-                    asides,
-                });
+                placed.push(Placed::new(block, next, pass, asides));
             }
         }
     }
@@ -193,7 +201,13 @@ fn live(blocks: &Blocks) -> Vec<BlockId> {
         if let Target::Block(id) = target
             && seen.insert(id)
         {
-            open.extend(blocks.placed.get(id).into_iter().flat_map(Placed::targets));
+            open.extend(
+                blocks
+                    .placed
+                    .get(id)
+                    .into_iter()
+                    .flat_map(|placed| placed.ways.iter().copied()),
+            );
         }
     }
     seen.into_iter().collect()
@@ -202,8 +216,8 @@ fn live(blocks: &Blocks) -> Vec<BlockId> {
 /// The rule table, and what each deciding site writes.
 pub(crate) struct Table {
     rules: Vec<RuleRef>,
-    /// Site -> index of the rule, and of what it ends in.
-    sites: BTreeMap<SiteId, (u32, usize)>,
+    /// Of each site: index of the rule, and of what it ends in.
+    sites: Vec<Option<(u32, usize)>>,
     /// The different ends: what is counted and said.
     pub(crate) ends: Vec<CounterName>,
     /// What tells it apart from others.
@@ -214,51 +228,63 @@ pub(crate) struct Table {
 
 impl Table {
     fn new(sites: &[Site<'_>], blocks: &Blocks, live: &[BlockId]) -> Self {
-        let mut found: BTreeSet<SiteId> = BTreeSet::new();
-        let mut verdict = |target: Target| {
-            if let Target::Verdict(site) = target {
-                found.insert(site);
+        // Rules that only hand on have a line, too.
+        let mut lines: Vec<Line> = vec![Line::None; sites.len()];
+        let mut mark = |site: SiteId, line: Line| {
+            if let Some(known) = lines.get_mut(site) {
+                *known = line.max(*known);
             }
         };
-        blocks.starts.iter().copied().for_each(&mut verdict);
-        for placed in live.iter().filter_map(|id| blocks.placed.get(*id)) {
-            placed.targets().for_each(&mut verdict);
-        }
-        // Rules that only hand on have a line, too.
-        let ops = || {
-            let placed = live.iter().filter_map(|id| blocks.placed.get(*id));
-            placed.flat_map(|placed| &placed.block.ops)
+        let mut verdict = |target: &Target| {
+            if let Target::Verdict(site) = target {
+                mark(*site, Line::Decides);
+            }
         };
-        found.extend(ops().filter_map(|op| match op.patch {
-            Some(Patch::Counter(site)) => Some(site),
-            _ => None,
-        }));
-        let decide = found.clone();
-        for op in ops() {
-            match op.purpose {
-                Purpose::Site(site) => _ = found.insert(site),
-                Purpose::Frame(_) => {}
+        blocks.starts.iter().for_each(&mut verdict);
+        for placed in live.iter().filter_map(|id| blocks.placed.get(*id)) {
+            placed.ways.iter().for_each(&mut verdict);
+        }
+        for op in live
+            .iter()
+            .filter_map(|id| blocks.placed.get(*id))
+            .flat_map(|placed| &placed.block.ops)
+        {
+            if let Purpose::Site(site) = op.purpose {
+                mark(site, Line::Listed);
+            }
+            if let Some(Patch::Counter(site)) = op.patch {
+                mark(site, Line::Decides);
             }
         }
         let mut table = Table {
-            rules: Vec::new(),
-            sites: BTreeMap::new(),
+            rules: Vec::with_capacity(lines.iter().filter(|line| **line != Line::None).count()),
+            sites: vec![None; sites.len()],
             ends: Vec::new(),
             id: 0,
             counters: Vec::new(),
         };
         let mut ends: BTreeMap<CounterName, usize> = BTreeMap::new();
-        for id in found {
-            let Some(site) = sites.get(id) else { continue };
-            let mut end = 0;
-            if decide.contains(&id) {
-                let name = site.counter();
-                end = *ends.entry(name.clone()).or_insert_with(|| {
-                    table.ends.push(name);
-                    table.ends.len() - 1
-                });
+        let mut last: Option<(&Site<'_>, usize)> = None;
+        for ((site, line), place) in sites.iter().zip(&lines).zip(&mut table.sites) {
+            if *line == Line::None {
+                continue;
             }
-            table.sites.insert(id, (table.rules.len() as u32, end));
+            let mut end = 0;
+            if *line == Line::Decides {
+                // Neighbours mostly end in the same.
+                end = match last.filter(|(other, _)| other.counts_like(site)) {
+                    Some((_, end)) => end,
+                    None => {
+                        let name = site.counter();
+                        *ends.entry(name.clone()).or_insert_with(|| {
+                            table.ends.push(name);
+                            table.ends.len() - 1
+                        })
+                    }
+                };
+                last = Some((site, end));
+            }
+            *place = Some((table.rules.len() as u32, end));
             table.rules.push(RuleRef {
                 key: site.key.cloned(),
                 tier: site.tier.cloned(),
@@ -271,67 +297,105 @@ impl Table {
         table
     }
 
+    /// Number of all sites.
+    pub(crate) fn sites(&self) -> usize {
+        self.sites.len()
+    }
+
     pub(crate) fn get(&self, site: SiteId) -> Result<(u32, usize), CompileError> {
         self.sites
-            .get(&site)
+            .get(site)
             .copied()
+            .flatten()
             .ok_or(CompileError::Internal("a verdict without a rule"))
     }
 }
 
+/// What a site has in the rule table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    None,
+    /// A line.
+    Listed,
+    /// ... and a counter.
+    Decides,
+}
+
 /// Fills chunks, in order.
 fn pack(blocks: &Blocks, live: &[BlockId], table: &Table) -> Vec<Vec<BlockId>> {
-    let mut chunks: Vec<Vec<BlockId>> = vec![Vec::new()];
-    let mut used = Budget::default();
+    let mut chunks: Vec<Vec<BlockId>> = Vec::new();
+    let mut open: Vec<BlockId> = Vec::new();
+    let mut budget = Budget {
+        sites: vec![0; table.sites.len()],
+        targets: vec![0; blocks.placed.len()],
+        ends: vec![0; table.ends.len()],
+        chunk: 1,
+        ..Budget::default()
+    };
     for &id in live {
         let Some(placed) = blocks.placed.get(id) else { continue };
-        let mut with = used.clone();
-        with.add(placed, table);
-        let full = with.insns() > MAX_CHUNK_INSNS + FRAME_INSNS || with.branches > MAX_CHUNK_BRANCHES;
-        if full && chunks.last().is_some_and(|chunk| !chunk.is_empty()) {
-            chunks.push(Vec::new());
-            with = Budget::default();
-            with.add(placed, table);
+        budget.add(placed, table);
+        let full = budget.insns() > MAX_CHUNK_INSNS + FRAME_INSNS || budget.branches > MAX_CHUNK_BRANCHES;
+        if full && !open.is_empty() {
+            chunks.push(std::mem::take(&mut open));
+            budget.restart();
+            budget.add(placed, table);
         }
-        used = with;
-        if let Some(chunk) = chunks.last_mut() {
-            chunk.push(id);
-        }
+        open.push(id);
     }
+    chunks.push(open);
     chunks
 }
 
 /// What a chunk will amount to.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Budget {
-    code: usize,
+    /// Number of the chunk, from 1.
+    chunk: usize,
+    insns: usize,
     branches: usize,
-    sites: BTreeSet<SiteId>,
-    ends: BTreeSet<usize>,
-    /// Where its jumps to other blocks lead, perhaps in other chunks.
-    exits: BTreeSet<BlockId>,
-    blocks: usize,
+    /// The last chunk that has a stub for a site, jumps to a block, or ends in something.
+    sites: Vec<usize>,
+    targets: Vec<usize>,
+    ends: Vec<usize>,
 }
 
 impl Budget {
     fn add(&mut self, placed: &Placed, table: &Table) {
-        self.code += placed.block.ops.len();
-        self.branches += placed.block.branches();
-        self.blocks += 1;
-        for target in placed.targets() {
+        // One more for the choice of the block at which the chunk is entered.
+        self.insns += placed.block.ops.len() + 1;
+        self.branches += placed.branches;
+        let chunk = self.chunk;
+        let mut first = |list: &mut Vec<usize>, index: usize, insns: usize| {
+            if let Some(last) = list.get_mut(index)
+                && *last != chunk
+            {
+                *last = chunk;
+                self.insns += insns;
+            }
+        };
+        for target in &placed.ways {
             match target {
-                Target::Verdict(site) if self.sites.insert(site) => {
-                    self.ends.extend(table.sites.get(&site).map(|(_, end)| *end));
+                // Stubs of two and three instructions, exits of three.
+                Target::Verdict(site) => {
+                    first(&mut self.sites, *site, 2);
+                    if let Ok((_, end)) = table.get(*site) {
+                        first(&mut self.ends, end, 3);
+                    }
                 }
-                Target::Block(id) => _ = self.exits.insert(id),
+                Target::Block(id) => first(&mut self.targets, *id, 3),
                 _ => {}
             }
         }
     }
 
     fn insns(&self) -> usize {
-        // Stubs of two and three instructions, exits of three, and the choice of the block at which it is entered.
-        self.code + 2 * self.sites.len() + 3 * (self.ends.len() + self.exits.len()) + self.blocks + FRAME_INSNS
+        self.insns + FRAME_INSNS
+    }
+
+    fn restart(&mut self) {
+        self.chunk += 1;
+        (self.insns, self.branches) = (0, 0);
     }
 }
 
@@ -366,9 +430,8 @@ fn check_size(
     for (chunk, ids) in chunks.iter().enumerate() {
         for (id, placed) in ids.iter().filter_map(|id| Some((id, blocks.placed.get(*id)?))) {
             let so_far = calls.get(id).copied().unwrap_or_default();
-            placed
-                .targets()
-                .for_each(|target| reach(&mut calls, chunk, so_far, target));
+            let ways = placed.ways.iter();
+            ways.for_each(|target| reach(&mut calls, chunk, so_far, *target));
         }
     }
     let continuations = calls.values().max().copied().unwrap_or_default();
@@ -398,7 +461,7 @@ fn entries(blocks: &Blocks, chunks: &[Vec<BlockId>], home: &BTreeMap<BlockId, us
     blocks.starts.iter().for_each(|start| enter(0, *start));
     for (chunk, ids) in chunks.iter().enumerate() {
         for placed in ids.iter().filter_map(|id| blocks.placed.get(*id)) {
-            placed.targets().for_each(|target| enter(chunk, target));
+            placed.ways.iter().for_each(|target| enter(chunk, *target));
         }
     }
     entries.into_iter().map(|set| set.into_iter().collect()).collect()

@@ -1,5 +1,6 @@
 //! The compiler's output: eBPF instructions with symbolic maps and annotations. Only the dataplane knows file descriptors.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -82,9 +83,15 @@ pub fn table_id(rules: &[RuleRef]) -> u32 {
             hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
         }
     };
+    // Neighbours are mostly of one policy.
+    let mut known: Option<(&ResourceKey, String)> = None;
     for rule in rules {
         if let Some(key) = &rule.key {
-            add(key.to_string().as_bytes());
+            if known.as_ref().is_none_or(|(known, _)| *known != key) {
+                known = Some((key, key.to_string()));
+            }
+            let text = known.as_ref().map(|(_, text)| text.as_str()).unwrap_or_default();
+            add(text.as_bytes());
         }
         if let Some(tier) = &rule.tier {
             add(tier.as_bytes());
@@ -96,7 +103,7 @@ pub fn table_id(rules: &[RuleRef]) -> u32 {
 }
 
 /// A compiled policy of one direction. Equal decisions give equal programs, which endpoints share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     /// Chunk 0 is the entry; the others are reached by tail calls through [`MapRef::Chain`].
     pub chunks: Vec<Chunk>,
@@ -106,6 +113,20 @@ pub struct Program {
     pub sets: SetIds,
     /// Named-port sets whose bits it tests.
     pub named_port_sets: SetIds,
+}
+
+/// Of the instructions only, and quick: programs are long, and those that differ elsewhere are rare.
+impl Hash for Program {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for chunk in &self.chunks {
+            let digest = chunk.insns.iter().fold(0_u64, |digest, insn| {
+                let [code, registers] = [insn.code, insn.dst << 4 | insn.src].map(u64::from);
+                let head = code << 56 | registers << 48 | u64::from(insn.off as u16) << 32;
+                (digest.rotate_left(5) ^ head ^ u64::from(insn.imm as u32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            });
+            state.write_u64(digest);
+        }
+    }
 }
 
 /// Where a set's bit is in class rows.
