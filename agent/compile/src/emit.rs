@@ -8,15 +8,16 @@ use felid_model::resolved::ResolvedAction;
 
 use crate::block::{Block, Candidate, Label, Patch, Purpose, Target};
 use crate::compile::{CompileError, Direction};
+use crate::conditions::bit;
 use crate::frame::{
-    ASIDES, CANDIDATE, CONSTANT, FRAME, NAMED_KEY, NAMED_ROW, OWN_ROW, PASS, ROW, SCRATCH, VALUE, look_up_row, scratch,
+    ASIDES, CANDIDATE, CONSTANT, FRAME, NAMED_KEY, NAMED_ROW, PASS, ROW, SCRATCH, VALUE, look_up_row, scratch,
 };
 use crate::isa::{self, Cond, Size};
 use crate::layout::{MAX_CHUNK_BRANCHES, MAX_CHUNK_INSNS};
 use crate::matching::{Test, emit_test, tree};
 use crate::ports::{PortMap, merge_neighbours};
 use crate::program::MapRef;
-use crate::rule::{Outcome, PORT_PROTOCOLS, ProtocolTest, Rule, SetIndex, Site};
+use crate::rule::{Outcome, PORT_PROTOCOLS, Rule, Site};
 use crate::segment::{Item, LeafId, Segment, dispatch};
 
 /// Rules that are skipped together.
@@ -344,7 +345,7 @@ impl Emitter<'_> {
                 let Some(rule) = rules.get(item.rule) else { continue };
                 block.set_purpose(Purpose::Site(rule.site));
                 let fail = block.label();
-                self.item(block, rule, item, fail);
+                self.item(block, rule, item, fail, items.len() == 1);
                 if item.is_certain(rule) {
                     return;
                 }
@@ -380,126 +381,14 @@ impl Emitter<'_> {
         }
     }
 
-    fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label) {
+    /// `alone`: no other rule is tested with it.
+    fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label, alone: bool) {
         let tests = self.tests(rule, item, None);
         let success = self.success(block, rule);
-        Self::conditions(block, &tests, fail, success);
-    }
-
-    /// Tests of one rule, one after the other.
-    pub(crate) fn conditions(block: &mut Block, tests: &[Test<'_>], fail: Label, success: Target) {
-        let fail = Target::Label(fail);
-        let Some(last) = tests.len().checked_sub(1) else {
-            block.jump(success);
-            return;
-        };
-        for (index, test) in tests.iter().enumerate() {
-            if index == last {
-                emit_test(block, test, success, fail, success, true);
-            } else {
-                let next = block.label();
-                emit_test(block, test, Target::Label(next), fail, success, false);
-                block.bind(next);
-            }
+        if alone {
+            Self::together(block, &tests, fail, success);
+        } else {
+            Self::conditions(block, &tests, fail, success);
         }
     }
-
-    /// What is left to test, cheap and telling tests first. The peer is known to be in a set.
-    pub(crate) fn tests<'r>(&self, rule: &'r Rule, item: &Item, known: Option<SetIndex>) -> Vec<Test<'r>> {
-        let (own, peer) = match self.direction {
-            Direction::Ingress => (scratch!(dst), scratch!(src)),
-            Direction::Egress => (scratch!(src), scratch!(dst)),
-        };
-        let mut tests = Vec::new();
-        if item.protocol != ProtocolTest::Any {
-            tests.push(Test::Protocol(item.protocol));
-        }
-        for (row, wanted, unwanted) in [
-            (ROW, rule.sets.as_slice(), rule.not_sets.as_slice()),
-            (NAMED_ROW, rule.services.as_slice(), rule.not_named.as_slice()),
-            (OWN_ROW, rule.own_sets.as_slice(), rule.own_not_sets.as_slice()),
-        ] {
-            let is_known = |set: &SetIndex| row == ROW && Some(*set) == known;
-            if unwanted.is_empty() && wanted.iter().all(is_known) {
-                continue;
-            }
-            let wanted = self.words(wanted.iter().filter(|set| !is_known(set)));
-            let mut masks = wanted.clone();
-            for (offset, mask) in self.words(unwanted.iter()) {
-                *masks.entry(offset).or_default() |= mask;
-            }
-            for (offset, mask) in masks {
-                let wanted = wanted.get(&offset).copied().unwrap_or_default();
-                tests.push(Test::Bits {
-                    row,
-                    offset,
-                    mask,
-                    wanted,
-                });
-            }
-        }
-        if item.icmp {
-            let known = matches!(item.protocol, ProtocolTest::Is(_));
-            let terms = [(rule.icmp, true), (rule.not_icmp, false)];
-            tests.extend(terms.into_iter().filter_map(|(term, wanted)| {
-                Some(Test::Icmp {
-                    kind: term?,
-                    wanted,
-                    known,
-                })
-            }));
-        }
-        if let Some(addresses) = &rule.own {
-            tests.push(Test::Nets(addresses, own));
-        }
-        if !rule.own_not_nets.is_empty() {
-            tests.push(Test::NotNets(&rule.own_not_nets, own));
-        }
-        if !rule.not_nets.is_empty() {
-            tests.push(Test::NotNets(&rule.not_nets, peer));
-        }
-        if item.nets && !rule.nets.is_empty() {
-            tests.push(Test::Nets(&rule.nets, peer));
-        }
-        let source = item
-            .source
-            .and_then(|index| rule.ports.get(index)?.as_ref())
-            .map(|ports| &ports.src);
-        let destination = item.destination.and_then(|index| rule.ports.get(index)?.as_ref());
-        if let Some(ports) = destination {
-            tests.push(Test::Port(&ports.dst, scratch!(dst_port)));
-        }
-        if let Some(source) = source {
-            tests.push(Test::Port(source, scratch!(src_port)));
-        }
-        if item.named || source.is_some_and(|source| !source.named.is_empty()) {
-            tests.push(Test::AnyBit(
-                NAMED_ROW,
-                self.words(rule.named.iter()).into_iter().collect(),
-            ));
-        }
-        tests
-    }
-
-    /// The slot of a set.
-    pub(crate) fn slot(&self, set: SetIndex) -> Option<u32> {
-        self.bits.get(set as usize).copied()
-    }
-
-    /// Offsets of 32-bit words in a class row, and bits in them.
-    fn words<'s>(&self, sets: impl Iterator<Item = &'s SetIndex>) -> BTreeMap<i16, u32> {
-        let mut words = BTreeMap::new();
-        for slot in sets.filter_map(|set| self.slot(*set)) {
-            let (offset, bit) = bit(slot);
-            *words.entry(offset).or_default() |= 1 << bit;
-        }
-        words
-    }
-}
-
-/// Where the bit of a slot is: byte offset of a 32-bit word in rows of `u64` in host byte order, and the bit in it.
-pub(crate) fn bit(slot: u32) -> (i16, u32) {
-    let half = slot / 32;
-    let half = if cfg!(target_endian = "big") { half ^ 1 } else { half };
-    ((half * 4) as i16, slot % 32)
 }

@@ -8,6 +8,7 @@ mod aside;
 mod assemble;
 mod block;
 mod compile;
+mod conditions;
 mod describe;
 mod emit;
 pub mod explain;

@@ -166,22 +166,27 @@ fn either(block: &mut Block, cond: Cond, value: i32, yes: Target, no: Target, la
     }
 }
 
-/// Jumps if the address at this offset of the scratch is in the network; else goes on.
-fn net_test(block: &mut Block, net: &IpNet, offset: i16, hit: Target) {
+/// The words of an address at this offset of the scratch that a network says something of: offset, value, and mask of what is compared.
+pub(crate) fn net_words(net: &IpNet, offset: i16) -> Vec<(i16, i32, i32)> {
     let (address, mask): (Vec<u8>, Vec<u8>) = match (net.network(), net.netmask()) {
         (IpAddr::V4(address), IpAddr::V4(mask)) => (address.octets().to_vec(), mask.octets().to_vec()),
         (IpAddr::V6(address), IpAddr::V6(mask)) => (address.octets().to_vec(), mask.octets().to_vec()),
-        _ => return,
+        _ => return Vec::new(),
     };
     // Words as they lie in memory, which is as they lie in the packet.
     let word = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or_default();
-    let words: Vec<(i16, i32, i32)> = address
+    address
         .chunks_exact(4)
         .zip(mask.chunks_exact(4))
         .enumerate()
         .map(|(index, (address, mask))| (offset + 4 * index as i16, word(address), word(mask)))
         .filter(|(_, _, mask)| *mask != 0)
-        .collect();
+        .collect()
+}
+
+/// Jumps if the address at this offset of the scratch is in the network; else goes on.
+fn net_test(block: &mut Block, net: &IpNet, offset: i16, hit: Target) {
+    let words = net_words(net, offset);
     let Some((last, front)) = words.split_last() else {
         block.jump(hit);
         return;

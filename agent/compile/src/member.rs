@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::block::{Block, Purpose, Ref, Target};
 use crate::compile::CompileError;
-use crate::emit::{Emitter, bit};
+use crate::conditions::bit;
+use crate::emit::Emitter;
 use crate::frame::{CONSTANT, ROW, SCRATCH, VALUE, scratch};
 use crate::isa::{self, Cond, Size};
 use crate::matching::Test;
@@ -68,18 +69,20 @@ impl Search<'_> {
     }
 
     /// A protocol that all rules name is tested once.
-    pub(crate) fn protocol(&mut self, words: &mut [Word], name: Ref, after: Option<Ref>) -> Ref {
-        let mut rules = words
-            .iter()
-            .flat_map(|word| &word.rules)
-            .map(|(_, item, ..)| item.protocol);
-        let Some(common) = rules.next().filter(|first| rules.all(|other| other == *first)) else {
+    pub(crate) fn protocol<'i>(
+        &mut self,
+        items: impl Iterator<Item = &'i mut Item>,
+        name: Ref,
+        after: Option<Ref>,
+    ) -> Ref {
+        let mut items: Vec<&mut Item> = items.collect();
+        let Some(ProtocolTest::Is(protocol)) = items.first().map(|item| item.protocol) else {
             return name;
         };
-        let ProtocolTest::Is(protocol) = common else {
+        if items.iter().any(|item| item.protocol != ProtocolTest::Is(protocol)) {
             return name;
-        };
-        for (_, item, ..) in words.iter_mut().flat_map(|word| &mut word.rules) {
+        }
+        for item in &mut items {
             item.protocol = ProtocolTest::Any;
         }
         let rest = self.name();
@@ -224,6 +227,14 @@ impl Search<'_> {
         candidates.append(&mut block.candidates);
         block.candidates = candidates;
     }
+}
+
+/// All items.
+pub(crate) fn items(words: &mut [Word]) -> impl Iterator<Item = &mut Item> {
+    words
+        .iter_mut()
+        .flat_map(|word| &mut word.rules)
+        .map(|(_, item, ..)| item)
 }
 
 /// 32 bits of the class row, and the rules that they find.

@@ -23,6 +23,7 @@ use crate::frame::{SCRATCH, VALUE, scratch};
 use crate::index::{Axes, Keyed, Parts, net_ranges, netted, partition, port_ranges, ported, sweep};
 use crate::isa::{self, Cond, Size};
 use crate::matching::{address_tree, tree};
+use crate::member::items;
 use crate::rule::{PORT_PROTOCOLS, Rule, SetIndex};
 use crate::segment::{Item, LeafId, cost, segments};
 
@@ -189,7 +190,7 @@ impl Search<'_> {
     /// One part after the other.
     fn parts(
         &mut self,
-        parts: Parts,
+        mut parts: Parts,
         others: Vec<&Rule>,
         axes: Axes,
         name: Ref,
@@ -218,12 +219,13 @@ impl Search<'_> {
             let (this, after) = next(self);
             let rules = self.rules;
             let ranges = |item: &Item| net_ranges(rules.get(item.rule).copied());
+            let this = self.protocol(parts.nets.iter_mut(), this, after);
             let keyed = sweep(rules, &parts.nets, ranges, netted);
             self.keyed(&keyed, Key::Address, Axes { nets: false, ..axes }, this, after)?;
         }
         if !sets.is_empty() {
             let (this, after) = next(self);
-            let this = self.protocol(&mut sets, this, after);
+            let this = self.protocol(items(&mut sets), this, after);
             self.by_set(&sets, this, after)?;
         }
         if !parts.rest.is_empty() {
