@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use crate::block::{Block, Label, Target};
 use crate::compile::Direction;
 use crate::emit::Emitter;
-use crate::frame::{CONSTANT, NAMED_ROW, OWN_ROW, ROW, SCRATCH, VALUE, scratch};
-use crate::isa::{self, Cond, Size};
+use crate::frame::{NAMED_ROW, OWN_ROW, ROW, scratch};
 use crate::matching::{Test, emit_test, net_words};
 use crate::rule::{ProtocolTest, Rule, SetIndex};
 use crate::segment::Item;
@@ -28,36 +27,6 @@ impl Emitter<'_> {
                 block.bind(next);
             }
         }
-    }
-
-    /// The same for a rule by itself, as good as certain to match where it is found: what is compared with one value each is
-    /// compared with one jump for all of it. The verifier follows every jump both ways, so jumps are what loading costs.
-    pub(crate) fn together(block: &mut Block, tests: &[Test<'_>], fail: Label, success: Target) {
-        let mut values = Vec::new();
-        let mut count = 0;
-        for equal in tests.iter().map_while(equal) {
-            values.extend(equal);
-            count += 1;
-        }
-        let [first, others @ ..] = values.as_slice() else {
-            return Self::conditions(block, tests, fail, success);
-        };
-        let rest = tests.get(count..).unwrap_or_default();
-        if others.is_empty() {
-            return Self::conditions(block, tests, fail, success);
-        }
-        first.difference(block, VALUE);
-        for other in others {
-            other.difference(block, CONSTANT);
-            block.op(isa::or32(VALUE, CONSTANT));
-        }
-        if rest.is_empty() {
-            block.branch(isa::jump32_imm(Cond::Eq, VALUE, 0), success);
-            block.jump(Target::Label(fail));
-            return;
-        }
-        block.branch(isa::jump32_imm(Cond::Ne, VALUE, 0), Target::Label(fail));
-        Self::conditions(block, rest, fail, success);
     }
 
     /// What is left to test, cheap and telling tests first. The peer is known to be in a set.
@@ -134,6 +103,7 @@ impl Emitter<'_> {
                 self.words(rule.named.iter()).into_iter().collect(),
             ));
         }
+        bit_last(&mut tests);
         tests
     }
 
@@ -153,63 +123,24 @@ impl Emitter<'_> {
     }
 }
 
-/// A value that must be equal to another, but for bits that are not looked at.
-struct Equal {
-    size: Size,
-    register: u8,
-    offset: i16,
-    mask: i32,
-    value: i32,
-}
-
-impl Equal {
-    /// Loads what differs: zero if nothing does.
-    fn difference(&self, block: &mut Block, to: u8) {
-        block.uses_row |= self.register == ROW;
-        block.op(isa::load(self.size, to, self.register, self.offset));
-        if self.mask != -1 {
-            block.op(isa::and32_imm(to, self.mask));
-        }
-        if self.value != 0 {
-            block.op(isa::xor32_imm(to, self.value));
-        }
+/// Whether the test is one comparison, and goes on with the next test by falling through.
+fn is_comparison(test: &Test<'_>) -> bool {
+    match test {
+        Test::Protocol(_) | Test::Bits { .. } => true,
+        Test::Nets([net], offset) => net_words(net, *offset).len() == 1,
+        _ => false,
     }
 }
 
-/// The test as comparisons of which all must hold, if it is that.
-fn equal(test: &Test<'_>) -> Option<Vec<Equal>> {
-    match test {
-        Test::Protocol(ProtocolTest::Is(protocol)) => Some(vec![Equal {
-            size: Size::B,
-            register: SCRATCH,
-            offset: scratch!(protocol),
-            mask: -1,
-            value: i32::from(*protocol),
-        }]),
-        Test::Bits {
-            row,
-            offset,
-            mask,
-            wanted,
-        } if *row != OWN_ROW => Some(vec![Equal {
-            size: Size::W,
-            register: *row,
-            offset: *offset,
-            mask: *mask as i32,
-            value: *wanted as i32,
-        }]),
-        Test::Nets([net], offset) => {
-            let words = net_words(net, *offset).into_iter();
-            let equal = words.map(|(offset, value, mask)| Equal {
-                size: Size::W,
-                register: SCRATCH,
-                offset,
-                mask,
-                value,
-            });
-            Some(equal.collect())
-        }
-        _ => None,
+/// The test of one bit needs a jump more where another test follows it: among comparisons, which cost the same, it is the last.
+fn bit_last(tests: &mut [Test<'_>]) {
+    let one_bit =
+        |test: &Test<'_>| matches!(test, Test::Bits { mask, wanted, .. } if mask == wanted && mask.is_power_of_two());
+    if tests.iter().all(is_comparison)
+        && let Some(bit) = tests.iter().position(one_bit)
+        && let Some(end) = tests.get_mut(bit..)
+    {
+        end.rotate_left(1);
     }
 }
 

@@ -345,7 +345,7 @@ impl Emitter<'_> {
                 let Some(rule) = rules.get(item.rule) else { continue };
                 block.set_purpose(Purpose::Site(rule.site));
                 let fail = block.label();
-                self.item(block, rule, item, fail, items.len() == 1);
+                self.item(block, rule, item, fail);
                 if item.is_certain(rule) {
                     return;
                 }
@@ -381,14 +381,9 @@ impl Emitter<'_> {
         }
     }
 
-    /// `alone`: no other rule is tested with it.
-    fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label, alone: bool) {
+    fn item(&self, block: &mut Block, rule: &Rule, item: &Item, fail: Label) {
         let tests = self.tests(rule, item, None);
         let success = self.success(block, rule);
-        if alone {
-            Self::together(block, &tests, fail, success);
-        } else {
-            Self::conditions(block, &tests, fail, success);
-        }
+        Self::conditions(block, &tests, fail, success);
     }
 }

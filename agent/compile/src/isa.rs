@@ -120,16 +120,6 @@ pub(crate) const fn and32_imm(dst: u8, imm: i32) -> Insn {
     insn(0x54, dst, 0, 0, imm)
 }
 
-/// `dst ^= imm`, 32 bits: the upper half becomes zero.
-pub(crate) const fn xor32_imm(dst: u8, imm: i32) -> Insn {
-    insn(0xa4, dst, 0, 0, imm)
-}
-
-/// `dst |= src`, 32 bits: the upper half becomes zero.
-pub(crate) const fn or32(dst: u8, src: u8) -> Insn {
-    insn(0x4c, dst, src, 0, 0)
-}
-
 /// `if dst <cond> imm goto`, 64 bits, immediate sign-extended. The target comes later.
 pub(crate) const fn jump_imm(cond: Cond, dst: u8, imm: i32) -> Insn {
     insn(0x05 | cond as u8, dst, 0, 0, imm)

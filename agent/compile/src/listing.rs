@@ -121,17 +121,15 @@ fn code(index: usize, insn: &Insn, map: Option<MapRef>) -> String {
         class @ (0x04 | 0x07) => {
             let operator = match code & 0xf0 {
                 0x00 => "+=",
-                0x40 => "|=",
                 0x50 => "&=",
                 0x60 => "<<=",
-                0xa0 => "^=",
                 0xb0 => "=",
                 _ => "?=",
             };
             let register = if class == 0x04 { 'w' } else { 'r' };
             match (code & 0x08 != 0, operator) {
                 (true, _) => format!("{register}{dst} {operator} {register}{src}"),
-                (false, "&=" | "^=") => format!("{register}{dst} {operator} {imm:#x}"),
+                (false, "&=") => format!("{register}{dst} {operator} {imm:#x}"),
                 (false, _) => format!("{register}{dst} {operator} {imm}"),
             }
         }

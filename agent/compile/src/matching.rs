@@ -79,6 +79,13 @@ pub(crate) fn emit_test(block: &mut Block, test: &Test<'_>, yes: Target, no: Tar
             let cond = if *wanted { Cond::Eq } else { Cond::Ne };
             either(block, cond, i32::from(value), yes, no, last);
         }
+        Test::Nets([net], offset) if !last => {
+            for (offset, address, mask) in net_words(net, *offset) {
+                load_masked(block, offset, mask);
+                block.branch(isa::jump32_imm(Cond::Ne, VALUE, address), no);
+            }
+            block.jump(yes);
+        }
         Test::Nets(nets, offset) => {
             for net in *nets {
                 net_test(block, net, *offset, yes);

@@ -3,6 +3,7 @@
 
 mod flows;
 mod links;
+mod long_lists;
 mod node;
 mod plane;
 mod restart;

@@ -194,10 +194,6 @@ impl<'a> Machine<'a> {
             }
             0xdc if insn.imm == 64 => self.registers[dst] = Value::Number(self.number(insn.dst).swap_bytes()),
             0x54 => self.registers[dst] = Value::Number(u64::from(self.number(insn.dst) as u32 & insn.imm as u32)),
-            0xa4 => self.registers[dst] = Value::Number(u64::from(self.number(insn.dst) as u32 ^ insn.imm as u32)),
-            0x4c => {
-                self.registers[dst] = Value::Number(u64::from((self.number(insn.dst) | self.number(insn.src)) as u32))
-            }
             0x1f => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_sub(self.number(insn.src))),
             0x27 => self.registers[dst] = Value::Number(self.number(insn.dst).wrapping_mul(insn.imm as i64 as u64)),
             0x77 => self.registers[dst] = Value::Number(self.number(insn.dst) >> insn.imm),
