@@ -9,16 +9,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use felid_model::Protocol;
-use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetId, SetIds};
+use felid_model::resolved::{ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, SetIds};
 use ipnet::IpNet;
 
 use crate::compile::{Direction, Own};
 use crate::describe::describe;
-use crate::ports::PortSet;
 use crate::prune::prune;
 use crate::rule::{
-    Aside, End, Lowered, Names, Outcome, PORT_PROTOCOLS, PortTerm, Ports, PortsOf, ProtocolTest, Rule, Section, Site,
-    SiteId, What,
+    Aside, End, Lowered, Names, Outcome, PORT_PROTOCOLS, PortsOf, ProtocolTest, Rule, Section, Site, SiteId, What,
 };
 use crate::spoofed::{gate, names_source_ports, spoofed_site};
 use crate::terms::{contradict, icmp_terms, peer_port_term};
@@ -229,12 +227,12 @@ fn alike(tiers: &[(Vec<List<'_>>, End)], own: &Own) -> bool {
 }
 
 /// One IP version of one endpoint.
-struct View<'a, 'o> {
-    direction: Direction,
+pub(crate) struct View<'a, 'o> {
+    pub(crate) direction: Direction,
     v4: bool,
     /// `None`: the own address is not known.
     addresses: Option<BTreeMap<IpAddr, &'o SetIds>>,
-    own: &'o Own,
+    pub(crate) own: &'o Own,
     names: &'o mut Names<'a>,
 }
 
@@ -405,10 +403,8 @@ impl<'a> View<'a, '_> {
             return None;
         }
         let (sets, not_sets) = (self.names.sorted(&peer.sets), self.names.sorted(&peer.not_sets));
-        let (services, not_named) = (
-            self.names.sorted(&peer.service_ports),
-            self.names.sorted(&peer.not_named_ports),
-        );
+        let services = self.names.sorted(&peer.service_ports);
+        let not_named = self.names.sorted(&peer.not_named_ports);
         if contradict(&sets, &not_sets) || contradict(&services, &not_named) {
             return None;
         }
@@ -450,7 +446,7 @@ impl<'a> View<'a, '_> {
     }
 
     /// The networks of this IP version; `None` if there are networks, but none of this version.
-    fn family_nets(&self, nets: &[IpNet]) -> Option<Vec<IpNet>> {
+    pub(crate) fn family_nets(&self, nets: &[IpNet]) -> Option<Vec<IpNet>> {
         if nets.is_empty() {
             return Some(Vec::new());
         }
@@ -462,72 +458,5 @@ impl<'a> View<'a, '_> {
         let mut mine = IpNet::aggregate(&mine);
         mine.sort_unstable();
         Some(mine)
-    }
-
-    fn own_matches(&self, side: &ResolvedSide, address: IpAddr, sets: &SetIds) -> bool {
-        let (Some(nets), Some(not_nets)) = (self.family_nets(&side.nets), self.family_nets(&side.not_nets)) else {
-            return false;
-        };
-        (nets.is_empty() || nets.iter().any(|net| net.contains(&address)))
-            && !not_nets.iter().any(|net| net.contains(&address))
-            && side.sets.iter().all(|set| sets.contains(set))
-            && !side.not_sets.iter().any(|set| sets.contains(set))
-    }
-
-    /// The port terms, as this own address sees them; without one: where they do not depend on it.
-    fn ports(&self, rule: &Rule, own: &ResolvedSide, peer_term: &PortTerm, address: Option<IpAddr>) -> PortsOf {
-        let mut out = PortsOf::default();
-        let mut before: Option<Arc<Ports>> = None;
-        for (slot, protocol) in out.iter_mut().zip(PORT_PROTOCOLS) {
-            if peer_term.is_dead() || !rule.protocol.matches(protocol) || rule.icmp.is_some() {
-                continue;
-            }
-            if address.is_none() && before.is_some() {
-                slot.clone_from(&before);
-                continue;
-            }
-            let own_term = self.own_port_term(own, address, protocol);
-            if own_term.is_dead() {
-                continue;
-            }
-            let peer_term = peer_term.clone();
-            *slot = Some(Arc::new(match self.direction {
-                Direction::Ingress => Ports {
-                    src: peer_term,
-                    dst: own_term,
-                },
-                Direction::Egress => Ports {
-                    src: own_term,
-                    dst: peer_term,
-                },
-            }));
-            before.clone_from(slot);
-        }
-        out
-    }
-
-    fn own_port_term(&self, side: &ResolvedSide, address: Option<IpAddr>, protocol: u8) -> PortTerm {
-        let named = |names: &[SetId]| {
-            let ports = self.own.ports.iter().filter(|(member, sets)| {
-                Some(member.address) == address
-                    && member.protocol.0 == protocol
-                    && names.iter().any(|name| sets.contains(name))
-            });
-            ports.map(|(member, _)| (member.port, member.port)).collect::<Vec<_>>()
-        };
-        let within = if side.ports.is_empty() && side.named_ports.is_empty() {
-            PortSet::all()
-        } else {
-            PortSet::of(side.ports.iter().copied().chain(named(&side.named_ports)))
-        };
-        let outside = PortSet::of(side.not_ports.iter().copied().chain(named(&side.not_named_ports)));
-        let services = side
-            .service_ports
-            .iter()
-            .map(|set| PortSet::of(named(std::slice::from_ref(set))));
-        PortTerm {
-            yes: services.fold(within.without(&outside), |ports, service| ports.intersection(&service)),
-            named: PortSet::default(),
-        }
     }
 }
