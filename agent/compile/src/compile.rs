@@ -1,9 +1,10 @@
 //! The way in: a resolved policy of one endpoint and direction becomes a [`Program`].
 //!
-//! The steps, each a module of its own: *lower* decides the endpoint's own side and drops what cannot match; *index* takes long lists
-//! apart by what their rules can be found by, and *search* writes the ways to find them; *segment* groups the rest so that protocol and
-//! port are tested once for many rules; *emit* writes the tests; *layout* packs blocks of instructions into
-//! chunks that fit the kernel's limits.
+//! The steps, each a module of its own: *prepare* goes through them, and stops where the planner hands out slots; *lower* decides the
+//! endpoint's own side and drops what cannot match; *index* takes long lists apart by what their rules can be found by, and *search*
+//! writes the ways to find them; *segment* groups the rest so that protocol and port are tested once for many rules; *emit* and
+//! *conditions* write the tests; *layout* packs blocks of instructions into chunks that fit the kernel's limits, and *assemble* writes
+//! those out.
 
 use std::net::IpAddr;
 
