@@ -94,8 +94,17 @@ pub struct Side: 12 {
     pub generation: u32,
 }
 
+/// Under which external address one end of a flow is known to the other.
+pub struct Shown: 8 {
+    /// Index into `nats`.
+    pub index: u32,
+    /// [`crate::Nat::id`] of that element when the flow began; 0 = this end is known by its own address. Once the element has another id, the
+    /// translation is gone, and the flow with it.
+    pub id: u32,
+}
+
 /// What is known of one flow. "Original" is the direction of its first packet.
-pub struct Flow: 48 {
+pub struct Flow: 64 {
     /// [`FlowKeyV4::check`] or [`FlowKeyV6::check`] of the key. The kernel may reuse a deleted element at once, so a pointer that
     /// was looked up may have become another flow: verified after reading and before writing.
     pub check: u64,
@@ -118,6 +127,10 @@ pub struct Flow: 48 {
     /// many jiffies after `last_seen` (a second) the fast programs take packets; the next one goes through the slow program, which renews
     /// `last_seen` or finds the flow expired.
     pub handshake_or_fresh: u32,
+    /// How the originator is shown to the responder.
+    pub original_nat: Shown,
+    /// How the responder is shown to the originator.
+    pub reply_nat: Shown,
 }
 }
 

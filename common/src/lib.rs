@@ -20,7 +20,7 @@ pub use reason::*;
 pub use scratch::*;
 
 /// Version of everything pinned in bpffs: names, keys, values and meanings. It is part of the pin directory's name.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Derives zerocopy's traits for user space on `#[repr(C)]` types and asserts their size.
 macro_rules! shared {

@@ -28,6 +28,8 @@ pub mod fixed {
     pub const RELATED: u32 = 5;
     /// ARP, neighbour discovery and multicast listener discovery, both hooks.
     pub const NEIGHBOUR: u32 = 6;
+    /// Writes translated addresses into a packet that was judged, and delivers it; both hooks.
+    pub const TRANSLATE: u32 = 7;
     /// Size of the array.
     pub const COUNT: u32 = 8;
 }
@@ -36,9 +38,9 @@ pub mod fixed {
 pub const POLICIES: u32 = 4 * MAX_ENDPOINTS;
 
 /// How many continuations (chunks after the first) one policy program may have. The kernel follows 33 tail calls a packet: the stub,
-/// the fast and the slow program, two policies of one entry and these, and `JUDGED` after each.
+/// the fast and the slow program, two policies of one entry and these, `JUDGED` after each, and `TRANSLATE`.
 pub const MAX_CONTINUATIONS: u32 = 13;
-const _: () = assert!(6 + 2 * MAX_CONTINUATIONS <= 33);
+const _: () = assert!(7 + 2 * MAX_CONTINUATIONS <= 33);
 
 /// Index into `policies`. An empty element means: drop, counted as [`crate::Drop::NoPolicy`].
 #[inline(always)]
@@ -179,6 +181,28 @@ pub struct Settings: 64 {
     pub reserved: [u32; 3],
 }
 
+/// A 1:1 translation, element of the array `nats`: a hash table that user space fills, see [`nat_slot`]. An element with `id` 0 says nothing
+/// (but [`NAT_PASSED`]). Only `id` and `flags` of an element that programs may be reading are changed; another translation is written, with
+/// `id` 0, a grace period after the last one's `id` became 0, and then its `id`: so programs need not fear to read half of each.
+pub struct Nat: 64 {
+    /// What it is found by, network byte order (IPv4: first word, the others zero): the external address, or with [`NAT_OUT`] the internal one.
+    pub address: [u32; 4],
+    /// The other one of the two; with [`NAT_OUT`] the external address that flows from the internal one are shown under.
+    pub other: [u32; 4],
+    /// Identity, never reused; 0 = not in force.
+    pub id: u32,
+    /// `NAT_*` bits.
+    pub flags: u32,
+    /// Index of the endpoint whose address is the internal one.
+    pub endpoint: u32,
+    /// Its id.
+    pub endpoint_id: u32,
+    /// With [`NAT_OUT`]: index of the translation of the external address, an element of this array.
+    pub out: u32,
+    /// Unused, zero.
+    pub reserved: [u32; 3],
+}
+
 /// Key of `fragments_v4`: a datagram whose first fragment was seen at this endpoint and hook.
 #[derive(Hash, PartialOrd, Ord)]
 pub struct FragmentKeyV4: 20 {
@@ -237,6 +261,25 @@ pub struct Sweep: 16 {
     /// Unused, zero (the kernel takes the first 14 bytes for an Ethernet header).
     pub reserved: u32,
 }
+}
+
+/// Elements of the array `nats`; a power of two.
+pub const MAX_NATS: u32 = 8192;
+/// How many elements, from [`nat_slot`] on and around the end, may hold an address's translation.
+pub const NAT_PROBES: u32 = 8;
+
+/// In [`Nat::flags`]: IPv6.
+pub const NAT_V6: u32 = 1;
+/// In [`Nat::flags`]: found by the internal address; says under which external one outgoing flows are shown.
+pub const NAT_OUT: u32 = 2;
+/// In [`Nat::flags`]: the search goes on behind this element, even if it says nothing.
+pub const NAT_PASSED: u32 = 4;
+
+/// Where in `nats` the search for an address begins. It goes on until an element without [`NAT_PASSED`], at most [`NAT_PROBES`] of them.
+#[inline(always)]
+pub const fn nat_slot(address: &[u32; 4]) -> u32 {
+    let sum = fold(fold(0, join(address[0], address[1])), join(address[2], address[3]));
+    (fold(sum, 0) >> 40) as u32 & (MAX_NATS - 1)
 }
 
 /// Odd; generated programs multiply by it as an immediate, which is sign-extended.
@@ -324,3 +367,8 @@ pub const SETTING_ALLOW_VXLAN: u32 = 4;
 pub const SETTING_NETS_V4: u32 = 8;
 /// Likewise IPv6.
 pub const SETTING_NETS_V6: u32 = 16;
+/// There are elements in `nats`.
+pub const SETTING_NATS: u32 = 32;
+/// Flows from an address that has an external one are shown under it, unless they go to the host, to a local endpoint or to what
+/// `cluster_v4` and `cluster_v6` (LPM; the value says nothing) cover.
+pub const SETTING_NAT_OUTBOUND: u32 = 64;

@@ -62,6 +62,13 @@ Drop {
     ConntrackFull = "conntrack_full",
     /// Destination of a packet towards a workload is not the endpoint's own address, and the host did not generate it.
     ForeignDestination = "foreign_destination",
+    /// One address and port is in use under its internal and an external address (or under two external ones) by the same peer and port at
+    /// once: the flow that was first goes on.
+    NatCollision = "nat_collision",
+    /// The address translation that the flow began with is gone.
+    NatGone = "nat_gone",
+    /// A workload talks to its own external address, and its interface is none that can be redirected to.
+    NatHairpin = "nat_hairpin",
 }
 }
 

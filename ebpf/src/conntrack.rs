@@ -5,7 +5,7 @@ use core::ptr::addr_of;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use felid_common::{
     Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, ImageV4,
-    ImageV6, NEVER_FRESH, QUERIER_LOW, Settings, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join,
+    ImageV6, NEVER_FRESH, QUERIER_LOW, Settings, Shown, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join,
     join_address, join_ports, protocol,
 };
 
@@ -80,6 +80,22 @@ pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
             endpoint: peek!(flow, ingress.endpoint),
             index: peek!(flow, ingress.index),
             generation: peek!(flow, ingress.generation),
+        }
+    }
+}
+
+/// Reads how one end is shown to the other: the originator or the responder.
+#[inline(always)]
+pub(crate) fn read_shown(flow: *mut Flow, original: bool) -> Shown {
+    if original {
+        Shown {
+            index: peek!(flow, original_nat.index),
+            id: peek!(flow, original_nat.id),
+        }
+    } else {
+        Shown {
+            index: peek!(flow, reply_nat.index),
+            id: peek!(flow, reply_nat.id),
         }
     }
 }
@@ -254,6 +270,8 @@ impl Key {
             ingress: read_side(flow, false),
             created: peek!(flow, created),
             handshake_or_fresh: peek!(flow, handshake_or_fresh),
+            original_nat: read_shown(flow, true),
+            reply_nat: read_shown(flow, false),
         };
         is(flow, self.check).then_some(Hit {
             flow,

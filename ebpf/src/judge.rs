@@ -4,8 +4,8 @@ use core::ptr::addr_of;
 
 use felid_common::{
     Drop, EGRESS, ENDPOINT_FAST, ENDPOINT_SPOOFS, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW,
-    FLOW_REPLIED, Flow, GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Side, TCP_ACK,
-    TCP_RST, TCP_SYN, VERDICT_ALLOW, fixed, policy_index, protocol,
+    FLOW_REPLIED, Flow, GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Shown, Side,
+    TCP_ACK, TCP_RST, TCP_SYN, VERDICT_ALLOW, fixed, policy_index, protocol,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
@@ -390,6 +390,8 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
         ingress: private.ingress,
         created: now,
         handshake_or_fresh: 0,
+        original_nat: Shown::default(),
+        reply_nat: Shown::default(),
     };
     if mode & MODE_REPLACE != 0 {
         // The established table is asked first: an older flow there would hide the new one.

@@ -50,6 +50,7 @@ mod slow;
 mod state;
 mod sweep;
 mod tell;
+mod translate;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -104,6 +105,13 @@ fn related(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn neighbour(ctx: TcContext) -> i32 {
     neighbour::run(Packet::new(ctx.skb.skb))
+}
+
+/// Packets of translated flows, once they may pass.
+#[classifier]
+#[inline(always)]
+fn translate(ctx: TcContext) -> i32 {
+    translate::run(Packet::new(ctx.skb.skb))
 }
 
 /// At interfaces that have the agent's prefix but no endpoint.

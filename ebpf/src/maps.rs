@@ -12,8 +12,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::macros::btf_map;
 use felid_common::{
     ClassPair, DROP_REASONS, Drop, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4,
-    FragmentKeyV6, LOG_BYTES, LogRate, LogRecord, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, POLICIES, Peer,
-    Scratch, Settings, fixed,
+    FragmentKeyV6, LOG_BYTES, LogRate, LogRecord, MAX_COUNTERS, MAX_ENDPOINTS, MAX_NATS, NamedPort, NamedPortKey, Nat,
+    POLICIES, Peer, Scratch, Settings, fixed,
 };
 
 /// The programs of this crate, by their numbers in [`fixed`].
@@ -55,6 +55,22 @@ pub(crate) static NETS_V4: LpmTrie<u32, ClassPair, 65_536> = LpmTrie::new();
 /// IPv6 networks.
 #[btf_map(name = "nets_v6")]
 pub(crate) static NETS_V6: LpmTrie<[u32; 4], ClassPair, 65_536> = LpmTrie::new();
+
+/// Translations, a hash table that user space fills: [`felid_common::nat_slot`].
+#[btf_map(name = "nats")]
+pub(crate) static NATS: Array<Nat, { MAX_NATS as usize }> = Array::new();
+
+/// New flows that were translated, by the index of the external address's translation.
+#[btf_map(name = "nat_flows")]
+pub(crate) static NAT_FLOWS: PerCpuArray<u64, { MAX_NATS as usize }> = PerCpuArray::new();
+
+/// IPv4 networks where workloads are shown under their own addresses.
+#[btf_map(name = "cluster_v4")]
+pub(crate) static CLUSTER_V4: LpmTrie<u32, u32, 1_024> = LpmTrie::new();
+
+/// Likewise IPv6.
+#[btf_map(name = "cluster_v6")]
+pub(crate) static CLUSTER_V6: LpmTrie<[u32; 4], u32, 1_024> = LpmTrie::new();
 
 /// Ports with a name. Read by generated programs only; defined here so that everything is created in one place.
 #[btf_map(name = "named_ports")]
