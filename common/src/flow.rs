@@ -360,6 +360,22 @@ pub const fn join_address(address: [u32; 4]) -> [u64; 2] {
     [join(address[0], address[1]), join(address[2], address[3])]
 }
 
+#[inline(always)]
+const fn split(word: u64) -> (u32, u32) {
+    if cfg!(target_endian = "little") {
+        (word as u32, (word >> 32) as u32)
+    } else {
+        ((word >> 32) as u32, word as u32)
+    }
+}
+
+/// An address of two words as four.
+#[inline(always)]
+pub const fn split_address(address: [u64; 2]) -> [u32; 4] {
+    let ((a, b), (c, d)) = (split(address[0]), split(address[1]));
+    [a, b, c, d]
+}
+
 /// Two ports that follow each other in memory.
 #[inline(always)]
 pub const fn join_ports(first: u16, second: u16) -> u32 {

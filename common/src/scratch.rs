@@ -9,7 +9,7 @@ shared! {
 /// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter`, and
 /// `log_count`, `log_rules` and `log_program` if a Log rule matches, and `spoofed`; it counts in `counters` what staged policies would do; then it tail-calls
 /// `fixed[JUDGED]`. It must not touch anything else, and `skb` stays as it was.
-pub struct Scratch: 160 {
+pub struct Scratch: 176 {
     /// Source address, network byte order (IPv4: first word, the others zero).
     pub src: [u32; 4],
     /// Destination address.
@@ -41,7 +41,7 @@ pub struct Scratch: 160 {
     pub counter: u32,
 
     /// Private to the fixed programs.
-    pub private: [u32; 16],
+    pub private: [u32; 20],
 
     /// Counted by the policy program: Log rules that matched; zero before it runs.
     pub log_count: u32,

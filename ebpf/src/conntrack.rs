@@ -10,9 +10,9 @@ use felid_common::{
 };
 
 use crate::atomic::compare_and_swap;
-use crate::maps;
 use crate::packet::count;
-use crate::state::{Private, QUERY_ASKS, QUERY_NONE, State};
+use crate::state::{Private, QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
+use crate::{maps, nat};
 
 /// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half): they change together, by
 /// compare-and-swap, so that a packet's update and the sweeper's claim exclude each other.
@@ -184,7 +184,8 @@ pub(crate) struct Hit {
 }
 
 impl Key {
-    /// The key of the tuple in the scratch.
+    /// The key of the tuple in the scratch. Who talks to itself has one address on both sides: ports tell the directions apart, and of
+    /// queries, whose ports are the same, the answer.
     #[inline(always)]
     pub(crate) fn new(state: &mut State) -> Self {
         let private = state.private();
@@ -196,13 +197,16 @@ impl Key {
         let tuple = state.tuple();
         if tuple.ip_version == 4 {
             let (mut image, low) = FlowKeyV4::image(tuple.src[0], tuple.dst[0], ports, word);
+            let low = low && (query != QUERY_ANSWERS || tuple.src[0] != tuple.dst[0]);
             image[1] |= querier(query, low);
             Self {
                 low,
                 ..Self::of_v4(image)
             }
         } else {
-            let (mut image, low) = FlowKeyV6::image(join_address(tuple.src), join_address(tuple.dst), ports, word);
+            let (src, dst) = (join_address(tuple.src), join_address(tuple.dst));
+            let (mut image, low) = FlowKeyV6::image(src, dst, ports, word);
+            let low = low && (query != QUERY_ANSWERS || (src[0] ^ dst[0]) | (src[1] ^ dst[1]) != 0);
             image[4] |= querier(query, low);
             Self {
                 low,
@@ -329,13 +333,18 @@ impl Hit {
         )
     }
 
-    /// Claimed by the sweeper, or silent for too long.
+    /// Claimed by the sweeper, or silent for too long. What lost its translation is as good as reset.
     #[inline(always)]
     pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
+        let reset = if nat::holds(self.copy.original_nat) && nat::holds(self.copy.reply_nat) {
+            0
+        } else {
+            TCP_RST
+        };
         self.copy.flags & FLOW_DEAD != 0
             || age(now, self.copy.last_seen)
                 > Flow::timeout(
-                    self.copy.tcp_original,
+                    self.copy.tcp_original | reset,
                     self.copy.tcp_reply,
                     protocol,
                     self.established,

@@ -4,7 +4,7 @@ use core::ptr::addr_of;
 
 use aya_ebpf::bindings::bpf_check_mtu_flags::BPF_MTU_CHK_SEGS;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect_peer};
-use felid_common::{ENDPOINT_FAST, Endpoint};
+use felid_common::{Drop, ENDPOINT_FAST, Endpoint};
 
 use crate::packet::{L3, NEXT, Packet};
 
@@ -49,10 +49,20 @@ pub(crate) fn common(
     target: &Endpoint,
     family: Family,
 ) -> Option<i32> {
-    if !fits(packet, own, target) {
-        return None;
-    }
-    rewrite(data, end, target, family).then(|| redirect(packet, target))
+    prepare(packet, data, end, own, target, family).then(|| redirect(packet, target))
+}
+
+/// The first half of [`common`]: nothing is sent yet. False if the slow program must look closer; then nothing is written.
+#[inline(always)]
+pub(crate) fn prepare(
+    packet: Packet,
+    data: usize,
+    end: usize,
+    own: &Endpoint,
+    target: &Endpoint,
+    family: Family,
+) -> bool {
+    fits(packet, own, target) && rewrite(data, end, target, family)
 }
 
 /// Delivers a packet of a fast flow, whatever its shape. What may not be redirected is left to the host's stack, which routes it and
@@ -63,8 +73,18 @@ pub(crate) fn common(
 /// `bpf_check_mtu` 5.12, `bpf_redirect_peer` 5.10.
 #[inline(always)]
 pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> i32 {
+    if may(packet, own, target, family) {
+        go(packet, target, family)
+    } else {
+        NEXT
+    }
+}
+
+/// Whether [`go`] can deliver the packet.
+#[inline(always)]
+pub(crate) fn may(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> bool {
     if target.flags & ENDPOINT_FAST == 0 {
-        return NEXT;
+        return false;
     }
     if !fits(packet, own, target) {
         let mut mtu = 0;
@@ -79,17 +99,23 @@ pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Fam
             )
         } != 0
         {
-            return NEXT;
+            return false;
         }
     }
+    packet.load::<u8>(family.hops() as u32).is_some_and(|hops| hops > 1)
+}
+
+/// Delivers a packet that [`may`] be.
+#[inline(always)]
+pub(crate) fn go(packet: Packet, target: &Endpoint, family: Family) -> i32 {
     let header = if family == Family::V4 { L3 + 20 } else { L3 + 40 };
     if packet.data() + header > packet.data_end() && !packet.pull(header as u32) {
-        return NEXT;
+        return packet.drop(Drop::Internal);
     }
     if rewrite(packet.data(), packet.data_end(), target, family) {
         redirect(packet, target)
     } else {
-        NEXT
+        packet.drop(Drop::Internal)
     }
 }
 
@@ -126,8 +152,9 @@ fn rewrite(data: usize, end: usize, target: &Endpoint, family: Family) -> bool {
 const _: () = assert!(core::mem::offset_of!(Endpoint, mac).is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Endpoint, host_mac) == core::mem::offset_of!(Endpoint, mac) + 6);
 
+/// The second half of [`common`].
 #[inline(always)]
-fn redirect(packet: Packet, target: &Endpoint) -> i32 {
+pub(crate) fn redirect(packet: Packet, target: &Endpoint) -> i32 {
     packet.set_target(target.ifindex);
     // SAFETY: plain helper call.
     unsafe { bpf_redirect_peer(target.ifindex, 0) as i32 }

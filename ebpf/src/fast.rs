@@ -2,14 +2,16 @@
 //! of the same hook, which begins afresh; so nothing here may decide against a packet.
 
 use felid_common::{
-    EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, Flow,
-    FlowKeyV4, FlowKeyV6, GENERATION_EXEMPT, INGRESS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, fixed, protocol,
+    Drop, EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW,
+    Flow, FlowKeyV4, FlowKeyV6, GENERATION_EXEMPT, INGRESS, NAT_V6, SETTING_NATS, Shown, TCP_ACK, TCP_FIN, TCP_RST,
+    TCP_SYN, fixed, join_address, protocol, split_address,
 };
 
 use crate::conntrack::{Word, key_v4, key_v6};
 use crate::deliver::{self, Family};
-use crate::packet::{L3, NEXT, Packet, now};
-use crate::{conntrack, judge, maps};
+use crate::nat::{self, Number};
+use crate::packet::{L3, NEXT, Packet, now, settings};
+use crate::{conntrack, judge, maps, translate};
 
 /// Runs the fast program of a hook.
 #[inline(always)]
@@ -29,6 +31,14 @@ macro_rules! read {
     ($data:expr, $offset:expr, $ty:ty) => {
         // SAFETY: in the packet (the verifier checks it against the comparison with `data_end`), which is read at any alignment.
         unsafe { (($data + $offset) as *const $ty).read_volatile() }
+    };
+}
+
+/// Writes there.
+macro_rules! write {
+    ($data:expr, $offset:expr, $ty:ty, $value:expr) => {
+        // SAFETY: as in `read`.
+        unsafe { (($data + $offset) as *mut $ty).write_volatile($value) }
     };
 }
 
@@ -60,7 +70,20 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     if odd | u32::from(fragment) | negative(packet.len().wrapping_sub(length + L3 as u32)) != 0 {
         return None;
     }
-    let (src, dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
+    let (mut src, mut dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
+    let (mut from, mut to) = (0, 0);
+    if settings()?.flags & SETTING_NATS != 0 {
+        if let Some((number, nat)) = nat::find(&[dst, 0, 0, 0], 0)
+            && (HOOK == EGRESS || nat.endpoint_id == packet.own_id())
+        {
+            (to, dst) = (number, nat.other[0]);
+        }
+        if HOOK == INGRESS
+            && let Some((number, nat)) = nat::find(&[src, 0, 0, 0], 0)
+        {
+            (from, src) = (number, nat.other[0]);
+        }
+    }
     let (image, low) = FlowKeyV4::image(src, dst, read!(data, L4, u32), u32::from(number));
     let flow = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image))?;
     let found = Found {
@@ -71,6 +94,10 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
         check: FlowKeyV4::check_of(&image),
         family: Family::V4,
         fin,
+        l4: L4,
+        number,
+        from,
+        to,
     };
     found.hit::<HOOK>(low)
 }
@@ -87,8 +114,21 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     if odd | negative(packet.len().wrapping_sub(length + L4 as u32)) != 0 {
         return None;
     }
-    let src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
-    let dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
+    let mut src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
+    let mut dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
+    let (mut from, mut to) = (0, 0);
+    if settings()?.flags & SETTING_NATS != 0 {
+        if let Some((number, nat)) = nat::find(&split_address(dst), NAT_V6)
+            && (HOOK == EGRESS || nat.endpoint_id == packet.own_id())
+        {
+            (to, dst) = (number, join_address(nat.other));
+        }
+        if HOOK == INGRESS
+            && let Some((number, nat)) = nat::find(&split_address(src), NAT_V6)
+        {
+            (from, src) = (number, join_address(nat.other));
+        }
+    }
     let (image, low) = FlowKeyV6::image(src, dst, read!(data, L4, u32), u32::from(number));
     let flow = maps::ESTABLISHED_V6.get_ptr_mut(key_v6(&image))?;
     let found = Found {
@@ -99,6 +139,10 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
         check: FlowKeyV6::check_of(&image),
         family: Family::V6,
         fin,
+        l4: L4,
+        number,
+        from,
+        to,
     };
     found.hit::<HOOK>(low)
 }
@@ -142,6 +186,13 @@ struct Found {
     family: Family,
     /// The TCP flag.
     fin: u32,
+    /// Offset of the L4 header.
+    l4: usize,
+    /// L4 protocol.
+    number: u8,
+    /// Translations by which the packet's addresses were replaced in the key.
+    from: Number,
+    to: Number,
 }
 
 impl Found {
@@ -206,10 +257,76 @@ impl Found {
         if self.fin != 0 && !self.finish::<HOOK, MINE_IS_EGRESS>(word) {
             return None;
         }
+        let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
+        let (from, to) = (
+            conntrack::read_shown(self.flow, original),
+            conntrack::read_shown(self.flow, !original),
+        );
+        if from.id | to.id | self.from | self.to != 0 {
+            let target = (HOOK == EGRESS && state & u32::from(FLOW_FAST) != 0).then_some(theirs);
+            return self.translate::<HOOK>(from, to, own, target);
+        }
         if HOOK == INGRESS || state & u32::from(FLOW_FAST) == 0 {
             return Some(NEXT);
         }
         deliver::common(packet, self.data, self.end, own, theirs, self.family)
+    }
+
+    /// A packet of a flow of which one end has an external address; see [`crate::translate`].
+    #[inline(always)]
+    fn translate<const HOOK: u32>(
+        &self,
+        from: Shown,
+        to: Shown,
+        own: &Endpoint,
+        target: Option<&'static Endpoint>,
+    ) -> Option<i32> {
+        let named = nat::number(to) == self.to && (HOOK == EGRESS || nat::number(from) == self.from);
+        // Whoever talks to itself is left to the slow program.
+        if !named || (from.id != 0 && to.id != 0) {
+            return None;
+        }
+        let shown = if from.id != 0 { from } else { to };
+        let nat = maps::NATS.get(shown.index)?;
+        if nat.id != shown.id {
+            return None;
+        }
+        let (data, end) = (self.data, self.end);
+        let header = if self.family == Family::V4 { L3 + 20 } else { L3 + 40 };
+        if data + header > end {
+            return None;
+        }
+        if let Some(target) = target
+            && !deliver::prepare(self.packet, data, end, own, target, self.family)
+        {
+            return None;
+        }
+        let (source, old, new) = if HOOK == EGRESS && from.id != 0 {
+            (true, &nat.other, &nat.address)
+        } else if (HOOK == EGRESS && target.is_some()) || (HOOK == INGRESS && to.id != 0) {
+            (false, &nat.address, &nat.other)
+        } else {
+            return Some(NEXT);
+        };
+        let difference = translate::difference(old, new);
+        if self.family == Family::V4 {
+            write!(data, L3 + if source { 12 } else { 16 }, u32, new[0]);
+            let sum = read!(data, L3 + 10, u16);
+            write!(data, L3 + 10, u16, translate::changed(sum, difference));
+        } else {
+            let at = L3 + if source { 8 } else { 24 };
+            let new = join_address(*new);
+            write!(data, at, u64, new[0]);
+            write!(data, at + 8, u64, new[1]);
+        }
+        let sum = self.l4 + if self.number == protocol::TCP { 16 } else { 6 };
+        if !translate::correct(self.packet, sum as u32, self.number, difference) {
+            return Some(self.packet.drop(Drop::Internal));
+        }
+        Some(match target {
+            Some(target) => deliver::redirect(self.packet, target),
+            None => NEXT,
+        })
     }
 
     /// Notes a FIN; false if something else was noted meanwhile.

@@ -4,8 +4,8 @@ use core::ptr::addr_of;
 
 use felid_common::{
     Drop, EGRESS, ENDPOINT_FAST, ENDPOINT_SPOOFS, Endpoint, Event, FLOW_CLOSING, FLOW_FAST, FLOW_ORIGINAL_LOW,
-    FLOW_REPLIED, Flow, GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, Settings, Shown, Side,
-    TCP_ACK, TCP_RST, TCP_SYN, VERDICT_ALLOW, fixed, policy_index, protocol,
+    FLOW_REPLIED, Flow, GENERATION_EXEMPT, GENERATION_NONE, INGRESS, SETTING_HOST_REACHABLE, SETTING_NAT_OUTBOUND,
+    SETTING_NATS, Settings, Side, TCP_ACK, TCP_RST, TCP_SYN, VERDICT_ALLOW, fixed, policy_index, protocol,
 };
 
 use crate::conntrack::{EEXIST, Hit, Key};
@@ -17,7 +17,7 @@ use crate::state::{
     MODE_TRANSIENT, MODE_TURNED, MODE_UPDATE, QUERY_ANSWERS, QUERY_ASKS, State,
 };
 use crate::tell::tell;
-use crate::{host, maps};
+use crate::{host, maps, nat};
 
 /// The generation of an endpoint's policy. User space raises it a grace period after the switch of banks, so that no program that still
 /// judges by the old bank can read it: wherever in a program it is read, an old verdict is never stamped as new.
@@ -174,15 +174,26 @@ fn start<const HOOK: u32>(
                 return Err(Drop::ForeignDestination);
             }
         }
+        if state.private().mode & (MODE_TURNED | MODE_FAST | MODE_UPDATE) == 0
+            && settings.flags & SETTING_NATS != 0
+            && is_own(packet, own, mine)
+        {
+            name(state, settings, &ends.dst, packet);
+        }
         if state.private().mode & (MODE_TURNED | MODE_FAST) == 0 {
             let target = local(&ends.dst);
             let mode = host::destination(version, &state.tuple().dst, &ends.dst, target.is_some());
             let private = state.private();
             private.mode |= mode;
             let index = ends.dst.endpoint;
+            // By one of its external addresses: otherwise the packet would not be here.
+            let itself = private.nat_to != 0 && target.is_some() && index == packet.own_index();
+            if itself && own.flags & ENDPOINT_FAST == 0 {
+                return Err(Drop::NatHairpin);
+            }
             if private.mode & MODE_UPDATE == 0
                 && let Some(target) = target
-                && index != packet.own_index()
+                && (index != packet.own_index() || itself)
                 && own.flags & target.flags & ENDPOINT_FAST != 0
                 // Answers to an address that is not the endpoint's own find their way by the host's routes.
                 && is_own(packet, own, mine)
@@ -255,6 +266,24 @@ fn start<const HOOK: u32>(
         policy_index(bank, INGRESS, private.ingress.index)
     };
     Ok(packet.judge_by(policy))
+}
+
+/// Decides under which address a new flow from the workload is shown: to itself always under an external one, since it would not take its own
+/// address for another's.
+#[inline(always)]
+fn name(state: &mut State, settings: &Settings, dst: &Known, packet: Packet) {
+    let version = state.tuple().ip_version;
+    let to = state.tuple().dst;
+    let target = local(dst).is_some();
+    let itself = target && dst.endpoint == packet.own_index() && state.private().nat_to != 0;
+    let outside = settings.flags & SETTING_NAT_OUTBOUND != 0
+        && !target
+        && host::destination(version, &to, dst, false) == MODE_ASK_ROUTE
+        && !nat::in_cluster(version, &to);
+    if itself || outside {
+        let src = state.tuple().src;
+        state.private().nat_from = nat::outgoing(&src, version);
+    }
 }
 
 /// Where every policy program ends.
@@ -335,15 +364,19 @@ fn carry_out(packet: Packet) -> Result<i32, Drop> {
     if mode & MODE_TRANSIENT == 0 {
         commit(&mut state, settings)?;
     }
-    if mode & MODE_FAST == 0 {
-        return Ok(NEXT);
-    }
     let private = state.private();
     let side = if mode & MODE_TURNED != 0 {
         private.egress
     } else {
         private.ingress
     };
+    if private.nat_from | private.nat_to != 0 {
+        private.target = if mode & MODE_FAST != 0 { side.index } else { 0 };
+        return Ok(packet.continue_in(fixed::TRANSLATE));
+    }
+    if mode & MODE_FAST == 0 {
+        return Ok(NEXT);
+    }
     let own = packet.own().ok_or(Drop::UnknownInterface)?;
     match maps::ENDPOINTS.get(side.index) {
         Some(target) if target.id == side.endpoint => {
@@ -370,6 +403,8 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
         count(Event::Rejudged);
         return Ok(());
     }
+    let (from, to) = (nat::shown(private.nat_from)?, nat::shown(private.nat_to)?);
+    let (original_nat, reply_nat) = if turned { (to, from) } else { (from, to) };
     let mut flags = if key.low { FLOW_ORIGINAL_LOW } else { 0 };
     if mode & MODE_FAST != 0 {
         flags |= FLOW_FAST;
@@ -390,8 +425,8 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
         ingress: private.ingress,
         created: now,
         handshake_or_fresh: 0,
-        original_nat: Shown::default(),
-        reply_nat: Shown::default(),
+        original_nat,
+        reply_nat,
     };
     if mode & MODE_REPLACE != 0 {
         // The established table is asked first: an older flow there would hide the new one.
@@ -404,6 +439,8 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
     match key.insert(false, &flow, u64::from(aya_ebpf::bindings::BPF_NOEXIST)) {
         Ok(()) => {
             count(Event::Created);
+            nat::count(original_nat);
+            nat::count(reply_nat);
             Ok(())
         }
         Err(EEXIST) => {
@@ -411,6 +448,9 @@ fn commit(state: &mut State, settings: &Settings) -> Result<(), Drop> {
             if let Some(mut hit) = key.find()
                 && hit.original(&key)
             {
+                if hit.copy.original_nat != original_nat || hit.copy.reply_nat != reply_nat {
+                    return Err(Drop::NatCollision);
+                }
                 renew(&mut hit, &key, private.judged, private.egress, private.ingress);
             }
             Ok(())

@@ -17,6 +17,8 @@
 //!     v
 //!   judged          (judge)                                                     counts, asks the next policy, enters the flow
 //!     v
+//!   translate                                                                   where an end has an external address
+//!     v
 //!   redirect into the other namespace (deliver), or on through the host's stack
 //! ```
 //!
@@ -43,6 +45,7 @@ mod host;
 mod icmp_error;
 mod judge;
 mod maps;
+mod nat;
 mod neighbour;
 mod packet;
 mod parse;

@@ -60,6 +60,10 @@ pub(crate) fn packet(packet: Packet, state: &mut State, hook: u32, endpoint: u32
     private.mode = 0;
     private.pending = 0;
     private.cut = 0;
+    private.nat_from = 0;
+    private.nat_to = 0;
+    private.target = 0;
+    private.quoted = 0;
     if packet.vlan() {
         return Err(Drop::UnknownEthertype);
     }
@@ -289,6 +293,7 @@ fn payload(
         return Err(Drop::Malformed);
     }
     if part.offset != 0 {
+        state.private().l4 = 0;
         fragments::recall(state, endpoint, part)?;
         return Ok(Kind::Flow);
     }

@@ -2,7 +2,7 @@
 
 use felid_common::{
     CB_INDEX, Drop, EGRESS, ENDPOINT_CHECK_MAC, Endpoint, FLOW_FAST, GENERATION_EXEMPT, Settings, Side, TCP_ACK,
-    TCP_SYN, fixed,
+    TCP_RST, TCP_SYN, fixed, protocol,
 };
 
 use crate::conntrack::{Hit, Key};
@@ -13,7 +13,7 @@ use crate::state::{
     JUDGE_EGRESS, JUDGE_INGRESS, MODE_FAST, MODE_OLD_ESTABLISHED, MODE_REPLACE, MODE_TRANSIENT, MODE_TURNED,
     MODE_UPDATE, State,
 };
-use crate::{judge, maps};
+use crate::{judge, maps, nat};
 
 const _: () = assert!(CB_INDEX == 0);
 
@@ -58,6 +58,7 @@ fn flow<const HOOK: u32>(packet: Packet, state: &mut State, own: &'static Endpoi
         return Err(Drop::Tunnel);
     }
     let now = now();
+    nat::arrive::<HOOK>(packet, state, settings);
     let key = Key::new(state);
     if let Some(mut hit) = key.find() {
         let opens = state.private().tcp & (TCP_SYN | TCP_ACK) == TCP_SYN;
@@ -83,6 +84,9 @@ fn known<const HOOK: u32>(
     now: u32,
 ) -> Result<Option<i32>, Drop> {
     let original = hit.original(key);
+    if !same_names::<HOOK>(state, hit, original)? {
+        return Ok(None);
+    }
     let mine_is_egress = (HOOK == EGRESS) == original;
     let (mine, other) = if mine_is_egress {
         (hit.copy.egress, hit.copy.ingress)
@@ -154,7 +158,12 @@ fn known<const HOOK: u32>(
     }
     if pending == 0 {
         hit.track(key, state.private(), original, settings, now);
+        let translated = state.private().nat_from | state.private().nat_to != 0;
         return Ok(Some(match other_endpoint {
+            _ if translated => {
+                state.private().target = if fast { other.index } else { 0 };
+                packet.continue_in(fixed::TRANSLATE)
+            }
             Some(target) if fast => deliver::any(packet, own, target, Family::of(state.tuple().ip_version)),
             _ => NEXT,
         }));
@@ -176,4 +185,33 @@ fn known<const HOOK: u32>(
     private.pending = pending;
     private.mode |= mode;
     judge::again::<HOOK>(packet, state, own, settings).map(Some)
+}
+
+/// Compares the names that a packet of a known flow uses with those that the flow has, and notes the sender's. False: what the flow was known
+/// by is gone, and the packet may begin a new one.
+#[inline(always)]
+fn same_names<const HOOK: u32>(state: &mut State, hit: &Hit, original: bool) -> Result<bool, Drop> {
+    let (from, to) = if original {
+        (hit.copy.original_nat, hit.copy.reply_nat)
+    } else {
+        (hit.copy.reply_nat, hit.copy.original_nat)
+    };
+    let private = state.private();
+    if from.id | to.id | private.nat_from | private.nat_to == 0 {
+        return Ok(true);
+    }
+    if !nat::holds(from) || !nat::holds(to) {
+        let middle = private.word as u8 == protocol::TCP && private.tcp & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN;
+        return if original && !middle {
+            Ok(false)
+        } else {
+            Err(Drop::NatGone)
+        };
+    }
+    let unlike = private.nat_to != nat::number(to) || (HOOK != EGRESS && private.nat_from != nat::number(from));
+    if unlike {
+        return Err(Drop::NatCollision);
+    }
+    private.nat_from = nat::number(from);
+    Ok(true)
 }

@@ -15,7 +15,7 @@ pub(crate) struct Private {
     pub(crate) sequence: u32,
     /// TCP acknowledgement number.
     pub(crate) acknowledged: u32,
-    /// Offset of the L4 header from the start of the packet.
+    /// Offset of the L4 header from the start of the packet; 0 in a fragment other than the first.
     pub(crate) l4: u16,
     /// End of the IP packet, likewise.
     pub(crate) end: u16,
@@ -41,11 +41,22 @@ pub(crate) struct Private {
     pub(crate) cut: u8,
     /// For [`forget`].
     pub(crate) forgotten: u32,
+    /// The packet's sender is one end of a flow that is shown to the other end under an external address: its number, see
+    /// [`crate::nat::Number`]. It is the packet's, so it is not turned.
+    pub(crate) nat_from: u32,
+    /// The packet's receiver, likewise.
+    pub(crate) nat_to: u32,
+    /// Where `translate` delivers the packet: index of an endpoint's record; 0 = on through the host's stack.
+    pub(crate) target: u32,
+    /// Offset of the IP header that an ICMP error quotes; 0 = it is none.
+    pub(crate) quoted: u16,
+    /// Offset of the L4 header behind that.
+    pub(crate) quoted_l4: u16,
     /// Unused.
     pub(crate) reserved_too: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Private>() == 64 && align_of::<Private>() == 4);
+const _: () = assert!(size_of::<Private>() == 80 && align_of::<Private>() == 4);
 
 /// The egress policy of `Private::egress` is to be asked.
 pub(crate) const JUDGE_EGRESS: u8 = 1;

@@ -66,7 +66,7 @@ pub const SETTINGS: Settings = Settings {
 };
 
 /// Programs of the object and where they belong in `fixed`.
-const PROGRAMS: [(&str, Option<u32>); 11] = [
+const PROGRAMS: [(&str, Option<u32>); 12] = [
     ("from_workload", Some(fixed::FROM_WORKLOAD)),
     ("to_workload", Some(fixed::TO_WORKLOAD)),
     ("from_workload_slow", Some(fixed::FROM_WORKLOAD_SLOW)),
@@ -74,6 +74,7 @@ const PROGRAMS: [(&str, Option<u32>); 11] = [
     ("judged", Some(fixed::JUDGED)),
     ("related", Some(fixed::RELATED)),
     ("neighbour", Some(fixed::NEIGHBOUR)),
+    ("translate", Some(fixed::TRANSLATE)),
     ("closed", None),
     ("sweep_v4", None),
     ("sweep_v6", None),
