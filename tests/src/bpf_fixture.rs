@@ -13,8 +13,9 @@ use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use felid_common::{
-    ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, NetKeyV4, NetKeyV6, Peer,
-    QUERIER_LOW, Scratch, Settings, fixed, policy_index, protocol,
+    ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, MAX_NATS, NAT_OUT, NAT_PASSED,
+    NAT_PROBES, NAT_V6, Nat, NetKeyV4, NetKeyV6, Peer, QUERIER_LOW, SETTING_NATS, Scratch, Settings, fixed, nat_slot,
+    policy_index, protocol,
 };
 use felid_compile::program::Insn;
 use felid_dataplane::object;
@@ -300,6 +301,84 @@ impl Fixture {
         Ok(self
             .map("policies")
             .update(index.as_bytes(), program.as_raw_fd().as_bytes())?)
+    }
+
+    /// Translates an external address of an endpoint to an internal one, and shows the internal one under it. Returns the index.
+    pub fn nat(&mut self, n: u32, id: u32, external: &str, internal: &str) -> Result<u32> {
+        let (external, internal) = (external.parse::<IpAddr>()?, internal.parse::<IpAddr>()?);
+        let flags = if external.is_ipv6() { NAT_V6 } else { 0 };
+        let record = Nat {
+            address: words(external),
+            other: words(internal),
+            id,
+            flags,
+            endpoint: n,
+            endpoint_id: Self::record(n).id,
+            ..Nat::default()
+        };
+        let index = self.put_nat(record)?;
+        self.put_nat(Nat {
+            address: record.other,
+            other: record.address,
+            flags: flags | NAT_OUT,
+            out: index,
+            ..record
+        })?;
+        self.set_nat_flags(SETTING_NATS)?;
+        Ok(index)
+    }
+
+    /// Which settings about translation are on, all others as they are at first.
+    pub fn set_nat_flags(&mut self, flags: u32) -> Result<()> {
+        self.set_settings(Settings { flags, ..SETTINGS })
+    }
+
+    /// Writes a translation where programs look for it: over that of the same address, or where none is.
+    pub fn put_nat(&mut self, record: Nat) -> Result<u32> {
+        let mut index = nat_slot(&record.address);
+        for _ in 0..NAT_PROBES {
+            let there = self.nat_at(index)?;
+            let same = there.address == record.address && (there.flags ^ record.flags) & (NAT_V6 | NAT_OUT) == 0;
+            if same || (there.id == 0 && there.address == [0; 4]) {
+                let flags = record.flags | there.flags & NAT_PASSED;
+                self.map("nats")
+                    .update(index.as_bytes(), Nat { flags, ..record }.as_bytes())?;
+                return Ok(index);
+            }
+            let passed = Nat {
+                flags: there.flags | NAT_PASSED,
+                ..there
+            };
+            self.map("nats").update(index.as_bytes(), passed.as_bytes())?;
+            index = (index + 1) % MAX_NATS;
+        }
+        bail!("no room")
+    }
+
+    /// A translation by its index.
+    pub fn nat_at(&self, index: u32) -> Result<Nat> {
+        let bytes = self.map("nats").lookup(index.as_bytes())?.context("no such element")?;
+        Nat::read_from_bytes(&bytes).map_err(|_| anyhow::anyhow!("size of a translation"))
+    }
+
+    /// Flows that were translated by it.
+    pub fn nat_flows(&self, index: u32) -> Result<u64> {
+        self.count("nat_flows", index)
+    }
+
+    /// Networks where workloads are shown under their own addresses.
+    pub fn cluster(&mut self, address: &str, prefix: u32) -> Result<()> {
+        let (name, key) = match address.parse()? {
+            IpAddr::V4(address) => {
+                let address = u32::from_ne_bytes(address.octets());
+                ("cluster_v4", NetKeyV4 { prefix, address }.as_bytes().to_vec())
+            }
+            IpAddr::V6(address) => {
+                let address = words(address.into());
+                ("cluster_v6", NetKeyV6 { prefix, address }.as_bytes().to_vec())
+            }
+        };
+        Ok(self.map(name).update(&key, 1_u32.as_bytes())?)
     }
 
     /// Takes a policy away, in both banks.

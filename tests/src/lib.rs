@@ -11,6 +11,7 @@ pub mod packet_craft;
 pub mod polprog;
 pub mod probe;
 pub mod sockets;
+pub mod sums;
 
 pub use cluster::{Cluster, felid};
 pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, frames, netns, packet, records};
