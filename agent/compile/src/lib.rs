@@ -20,6 +20,7 @@ pub mod listing;
 mod lower;
 mod matching;
 mod member;
+pub mod nat;
 mod own;
 pub mod planner;
 mod ports;
