@@ -4,6 +4,7 @@
 //! gets its routes only once its endpoint's programs are in force, and loses them when the endpoint goes.
 
 mod look;
+mod nats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use felid_compile::planner::Adopted;
-use felid_compile::transaction::{EndpointChange, Transaction};
+use felid_compile::transaction::{EndpointChange, EndpointId, Transaction};
 use felid_model::ResourceKey;
 
 use crate::error::KernelError;
@@ -50,6 +51,7 @@ pub struct Handled {
 /// What an endpoint needs of the host, by the name of its interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
+    id: EndpointId,
     key: ResourceKey,
     addresses: Vec<IpAddr>,
     mac: Option<[u8; 6]>,
@@ -82,6 +84,8 @@ pub struct Dataplane {
     /// Interfaces that have had routes of ours, or may have from an earlier run.
     managed: BTreeSet<u32>,
     host_addresses: BTreeSet<IpAddr>,
+    /// Endpoints whose translations have changed, and whose routes have still to follow.
+    rerouted: BTreeSet<EndpointId>,
     /// Standing failures of routes, neighbours and sysctls, by interface.
     problems: BTreeMap<Arc<str>, Vec<String>>,
     synced: bool,
@@ -107,6 +111,7 @@ impl Dataplane {
             wanted: BTreeMap::new(),
             managed: BTreeSet::new(),
             host_addresses: BTreeSet::new(),
+            rerouted: BTreeSet::new(),
             problems: BTreeMap::new(),
             synced: false,
         };
@@ -134,10 +139,11 @@ impl Dataplane {
         for key in gone {
             names.extend(self.forget(key, None));
         }
-        for change in transaction.endpoints.values() {
+        for (id, change) in &transaction.endpoints {
             let EndpointChange::Set(plan) = change else { continue };
             let endpoint = &plan.endpoint;
             let wanted = Wanted {
+                id: *id,
                 key: endpoint.key.clone(),
                 addresses: endpoint.addresses.clone(),
                 mac: endpoint.mac,
@@ -151,6 +157,7 @@ impl Dataplane {
             self.wanted.insert(name.clone(), wanted);
             names.insert(name.clone());
         }
+        names.extend(self.take_rerouted());
         let first = !std::mem::replace(&mut self.synced, true);
         let interfaces: Vec<u32> = self
             .links
@@ -231,6 +238,7 @@ pub async fn cleanup(bpffs: &Path, prefixes: &[String], route_protocol: u8) -> R
                 ifindex: link.index,
                 interface: link.name.clone(),
                 addresses: Vec::new(),
+                nats: BTreeMap::new(),
                 mac: None,
             };
             errors.extend(net.reconcile(&nothing, link.up).await.errors);

@@ -382,6 +382,7 @@ impl Dataplane {
             ifindex: index,
             interface: link.name.clone(),
             addresses: wanted.map(|wanted| wanted.addresses.clone()).unwrap_or_default(),
+            nats: wanted.map(|wanted| self.kernel.nats_of(wanted.id)).unwrap_or_default(),
             mac: wanted.and_then(|wanted| wanted.mac),
         };
         Some((endpoint, wanted.is_some(), link.up))

@@ -134,7 +134,7 @@ impl Kernel {
             return Ok(());
         }
         let record = Endpoint {
-            reserved: [next, 0],
+            reserved: [next, self.next_nat_id],
             ..Endpoint::default()
         };
         let table = self.endpoints.table().map();
@@ -145,8 +145,27 @@ impl Kernel {
         Ok(())
     }
 
+    /// Likewise the ids of translations, beside it.
+    pub(super) fn write_next_nat_id(&mut self, next: u32) -> Result<()> {
+        if next <= self.next_nat_id {
+            return Ok(());
+        }
+        let record = Endpoint {
+            reserved: [self.next_endpoint_id, next],
+            ..Endpoint::default()
+        };
+        let table = self.endpoints.table().map();
+        table
+            .update(&0_u32.to_ne_bytes(), record.as_bytes())
+            .map_err(KernelError::call("write the map endpoints"))?;
+        self.next_nat_id = next;
+        Ok(())
+    }
+
     /// Second half, after [`grace`]. May be repeated after an error, until it succeeds: only then the next transaction is accepted.
     pub fn complete(&mut self, transaction: &Transaction) -> Result<Completed> {
+        // The grace period before this came after whatever was written before the switch.
+        self.nats.settle();
         if self.unfinished {
             self.revoke()?;
             let idle = u32::from(self.active() == 0);

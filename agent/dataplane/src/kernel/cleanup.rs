@@ -26,6 +26,8 @@ pub struct Inventory {
     pub nets_v6: usize,
     /// Entries of `named_ports`.
     pub named_ports: usize,
+    /// Records of translations in force.
+    pub nats: usize,
     /// Elements of `policies` in use, in each bank.
     pub policies: [usize; 2],
     /// Distinct policy programs loaded.
@@ -76,6 +78,7 @@ impl Kernel {
             nets_v4,
             nets_v6,
             named_ports,
+            nats: self.nats.count()?,
             policies: self.policies.count()?,
             programs: self.generated.loaded().len(),
             chains: count_entries(self.generated.directory())?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use felid_common::{
     FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED,
-    SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Side, Sweep, TCP_FIN, TCP_RST, protocol,
+    SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Shown, Side, Sweep, TCP_FIN, TCP_RST, protocol,
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
@@ -101,6 +101,10 @@ pub struct FlowInfo {
     pub egress: Side,
     /// The responder's.
     pub ingress: Side,
+    /// How the originator is shown to the responder.
+    pub original_nat: Shown,
+    /// How the responder is shown to the originator.
+    pub reply_nat: Shown,
 }
 
 /// What a sweep did.
@@ -260,6 +264,8 @@ fn describe<K: FlowKey>(key: &K, flow: &Flow, table: FlowTable, now: &Now) -> Fl
         fast: flow.flags & FLOW_FAST != 0,
         egress: flow.egress,
         ingress: flow.ingress,
+        original_nat: flow.original_nat,
+        reply_nat: flow.reply_nat,
     }
 }
 

@@ -18,7 +18,8 @@ use crate::error::{KernelError, Result};
 use crate::sys::{self, RawMap};
 
 /// Programs that belong into `fixed`, and where. What others tail-call comes first.
-const FIXED: [(&str, u32); 7] = [
+const FIXED: [(&str, u32); 8] = [
+    ("translate", fixed::TRANSLATE),
     ("judged", fixed::JUDGED),
     ("related", fixed::RELATED),
     ("neighbour", fixed::NEIGHBOUR),

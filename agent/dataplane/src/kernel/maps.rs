@@ -7,8 +7,8 @@ use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type::{self, *};
 use felid_common::{
     ClassPair, DROP_REASONS, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4, FragmentKeyV6,
-    LOG_BYTES, LogRate, MAX_COUNTERS, MAX_ENDPOINTS, NamedPort, NamedPortKey, NetKeyV4, NetKeyV6, POLICIES, Peer,
-    Scratch, Settings, fixed,
+    LOG_BYTES, LogRate, MAX_COUNTERS, MAX_ENDPOINTS, MAX_NATS, NamedPort, NamedPortKey, Nat, NetKeyV4, NetKeyV6,
+    POLICIES, Peer, Scratch, Settings, fixed,
 };
 
 use crate::error::{KernelError, Result};
@@ -61,6 +61,9 @@ impl Capacities {
     }
 }
 
+/// Networks of the cluster, of each family.
+const CLUSTER_PREFIXES: u32 = 1_024;
+
 /// All maps.
 pub(crate) struct Maps {
     pub(crate) fixed: RawMap,
@@ -83,6 +86,10 @@ pub(crate) struct Maps {
     pub(crate) drops: RawMap,
     pub(crate) events: RawMap,
     pub(crate) counters: RawMap,
+    pub(crate) nats: RawMap,
+    pub(crate) nat_flows: RawMap,
+    pub(crate) cluster_v4: RawMap,
+    pub(crate) cluster_v6: RawMap,
     /// Entries of each fragment table, which are used by the programs only, through their pins.
     pub(crate) fragments: u32,
     /// Whether the tables existed before.
@@ -90,7 +97,7 @@ pub(crate) struct Maps {
 }
 
 /// Names of all maps, which are the names of their pins and of the object's maps.
-pub(crate) const NAMES: [&str; 23] = [
+pub(crate) const NAMES: [&str; 27] = [
     "fixed",
     "policies",
     "epoch",
@@ -114,6 +121,10 @@ pub(crate) const NAMES: [&str; 23] = [
     "counters",
     "log",
     "log_rate",
+    "nats",
+    "nat_flows",
+    "cluster_v4",
+    "cluster_v6",
 ];
 
 /// What a map is made of.
@@ -244,6 +255,8 @@ impl Maps {
         let drops = array("drops", BPF_MAP_TYPE_PERCPU_ARRAY, 8, DROP_REASONS)?;
         let events = array("events", BPF_MAP_TYPE_PERCPU_ARRAY, 8, EVENTS)?;
         let counters = array("counters", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_COUNTERS)?;
+        let nats = array("nats", BPF_MAP_TYPE_ARRAY, size_of::<Nat>(), MAX_NATS)?;
+        let nat_flows = array("nat_flows", BPF_MAP_TYPE_PERCPU_ARRAY, 8, MAX_NATS)?;
         // Used by the programs only, through their pins, and the ring by whoever reads it.
         array("log_rate", BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<LogRate>(), 1)?;
         let row = c.class_words() * 8;
@@ -289,6 +302,10 @@ impl Maps {
             drops,
             events,
             counters,
+            nats,
+            nat_flows,
+            cluster_v4: table("cluster_v4", lpm, size_of::<NetKeyV4>(), 4, CLUSTER_PREFIXES)?,
+            cluster_v6: table("cluster_v6", lpm, size_of::<NetKeyV6>(), 4, CLUSTER_PREFIXES)?,
             fragments,
             adopted: opener.adopted,
         })

@@ -15,6 +15,7 @@ mod links;
 mod logged;
 mod maps;
 mod mirror;
+mod nats;
 mod observe;
 mod probe;
 mod programs;
@@ -41,6 +42,7 @@ pub use endpoints::EndpointState;
 pub use links::{Foreign, Role};
 pub use logged::LogReader;
 pub use maps::Capacities;
+pub use nats::NatFlows;
 pub use probe::{Outcome, Probe, Run};
 pub use settings::Settings;
 
@@ -55,6 +57,7 @@ use host::{check_kernel, lock, mount_bpffs, raise_file_limit};
 use links::Links;
 use maps::Maps;
 use mirror::Mirror;
+use nats::Nats;
 use observe::Counters;
 use programs::{Generated, MapFds, Policies};
 use settings::calibrate_hz;
@@ -98,6 +101,8 @@ pub struct Kernel {
     epoch_map: RawMap,
     epoch: u32,
     next_endpoint_id: u32,
+    next_nat_id: u32,
+    nats: Nats,
     fragments: u32,
     settings_map: RawMap,
     settings: Settings,
@@ -138,12 +143,12 @@ impl Kernel {
         let maps = Maps::open(&maps_dir, &config.capacities)?;
         let map_fds = MapFds::new(&maps);
         let epoch = read_word(&maps.epoch, 0)?;
-        let next_endpoint_id = maps
+        let [next_endpoint_id, next_nat_id] = maps
             .endpoints
             .lookup(&0_u32.to_ne_bytes())
             .map_err(KernelError::call("read the map endpoints"))?
             .and_then(|value| felid_common::Endpoint::read_from_bytes(&value).ok())
-            .map_or(0, |record| record.reserved[0]);
+            .map_or([0; 2], |record| record.reserved);
         let old_settings = maps
             .settings
             .lookup(&0_u32.to_ne_bytes())
@@ -162,6 +167,7 @@ impl Kernel {
         let records = Mirror::adopt("endpoints", maps.endpoints, |_, record: &felid_common::Endpoint| {
             record.id == 0
         })?;
+        let nats = Nats::adopt(maps.nats, maps.nat_flows, maps.cluster_v4, maps.cluster_v6, next_nat_id)?;
         let policies = Policies::adopt(maps.policies, !adopted)?;
         let links = Links::adopt(links_dir)?;
         let generated = Generated::adopt(programs_dir)?;
@@ -203,6 +209,8 @@ impl Kernel {
             epoch_map: maps.epoch,
             epoch,
             next_endpoint_id,
+            next_nat_id,
+            nats,
             fragments: maps.fragments,
             settings_map: maps.settings,
             settings: config.settings.clone(),
@@ -305,7 +313,7 @@ impl Kernel {
 
     fn write_settings(&mut self) -> Result<()> {
         let mut value = self.settings.encode(self.hz);
-        value.flags |= self.tables.setting_flags();
+        value.flags |= self.tables.setting_flags() | self.nats.setting_flags();
         // What is left undone survives the agent.
         value.revoking = self.written.revoking | settings::revoked(&self.written, &value);
         self.put_settings(value)

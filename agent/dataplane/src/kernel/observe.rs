@@ -65,7 +65,7 @@ fn named<T: Copy>(map: &RawMap, name: &str, all: &[T]) -> Result<Vec<(T, u64)>> 
 }
 
 /// Calls `visit` with each index and the sum of all CPUs.
-fn each(map: &RawMap, name: &str, mut visit: impl FnMut(u32, u64)) -> Result<()> {
+pub(crate) fn each(map: &RawMap, name: &str, mut visit: impl FnMut(u32, u64)) -> Result<()> {
     map.dump(|key, values| {
         if let Ok(key) = key.try_into() {
             let sum = values

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use felid_common::{EGRESS, INGRESS, SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, SETTING_HOST_REACHABLE};
+use felid_common::{
+    EGRESS, INGRESS, SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, SETTING_HOST_REACHABLE, SETTING_NAT_OUTBOUND,
+};
 
 use crate::error::{KernelError, Result};
 use crate::sys;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub log_rate: u32,
     /// ... at once.
     pub log_burst: u32,
+    /// Workloads that have external addresses are shown under them outside the cluster.
+    pub nat_outbound: bool,
 }
 
 impl Default for Settings {
@@ -56,6 +60,7 @@ impl Default for Settings {
             vxlan_port: 4789,
             log_rate: 100,
             log_burst: 200,
+            nat_outbound: false,
         }
     }
 }
@@ -73,6 +78,7 @@ impl Settings {
             (self.host_reachable, SETTING_HOST_REACHABLE),
             (self.allow_ipip, SETTING_ALLOW_IPIP),
             (self.allow_vxlan, SETTING_ALLOW_VXLAN),
+            (self.nat_outbound, SETTING_NAT_OUTBOUND),
         ] {
             if set {
                 flags |= flag;

@@ -286,14 +286,14 @@ pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
     octets
 }
 
-fn key_v4(net: &Ipv4Net) -> NetKeyV4 {
+pub(crate) fn key_v4(net: &Ipv4Net) -> NetKeyV4 {
     NetKeyV4 {
         prefix: net.prefix_len().into(),
         address: u32::from_ne_bytes(net.network().octets()),
     }
 }
 
-fn key_v6(net: &Ipv6Net) -> NetKeyV6 {
+pub(crate) fn key_v6(net: &Ipv6Net) -> NetKeyV6 {
     NetKeyV6 {
         prefix: net.prefix_len().into(),
         address: words(net.network().octets()),

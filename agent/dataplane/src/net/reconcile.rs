@@ -22,6 +22,8 @@ pub struct EndpointNet {
     pub interface: Arc<str>,
     /// The workload's addresses: a host route for each.
     pub addresses: Vec<IpAddr>,
+    /// Its external addresses, and the address of its own that each stands for: a route by way of that one.
+    pub nats: BTreeMap<IpAddr, IpAddr>,
     /// The workload's MAC address: a permanent neighbour for each address.
     pub mac: Option<[u8; 6]>,
 }
@@ -122,16 +124,24 @@ impl Net {
         mut actual: BTreeMap<IpAddr, RouteMessage>,
         report: &mut Report,
     ) {
-        for address in desired.addresses.iter().copied().filter(|_| up) {
-            if actual.remove(&address).is_none() {
-                let route = self.route(address, desired.ifindex);
-                let what = format!("add route {address} dev {}", desired.interface);
+        // The workload's own first: the others lead by way of them.
+        let own = desired.addresses.iter().map(|address| (*address, None));
+        let external = desired
+            .nats
+            .iter()
+            .map(|(external, internal)| (*external, Some(*internal)));
+        for (address, via) in own.chain(external).filter(|_| up) {
+            let present = actual.remove(&address);
+            if present.is_none_or(|present| gateway(&present) != via) {
+                let route = self.route(address, via, desired.ifindex);
+                let by = via.map_or_else(String::new, |via| format!(" via {via}"));
+                let what = format!("add route {address}{by} dev {}", desired.interface);
                 let added = self.bounded(what, self.handle().route().add(route).replace().execute());
                 report.count(absent(added.await, &[libc::ENODEV, libc::ENETDOWN]), false);
             }
         }
         for (address, message) in actual {
-            if !desired.addresses.contains(&address) {
+            if !desired.addresses.contains(&address) && !desired.nats.contains_key(&address) {
                 let what = format!("delete route {address} dev {}", desired.interface);
                 let deleted = self.bounded(what, self.handle().route().del(message).execute());
                 report.count(absent(deleted.await, &[libc::ESRCH, libc::ENODEV]), true);
@@ -185,16 +195,31 @@ impl Net {
             .collect())
     }
 
-    fn route(&self, address: IpAddr, ifindex: u32) -> RouteMessage {
+    /// A route to one address. `via`: the next hop, for which the host asks although no route leads to a network that it is in.
+    fn route(&self, address: IpAddr, via: Option<IpAddr>, ifindex: u32) -> RouteMessage {
         let protocol = RouteProtocol::from(self.protocol);
-        match address {
-            IpAddr::V4(address) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        match (address, via) {
+            (IpAddr::V4(address), Some(IpAddr::V4(via))) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(address, 32)
+                .gateway(via)
+                .onlink()
+                .output_interface(ifindex)
+                .protocol(protocol)
+                .build(),
+            (IpAddr::V6(address), Some(IpAddr::V6(via))) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(address, 128)
+                .gateway(via)
+                .onlink()
+                .output_interface(ifindex)
+                .protocol(protocol)
+                .build(),
+            (IpAddr::V4(address), _) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                 .destination_prefix(address, 32)
                 .output_interface(ifindex)
                 .scope(RouteScope::Link)
                 .protocol(protocol)
                 .build(),
-            IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            (IpAddr::V6(address), _) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
                 .destination_prefix(address, 128)
                 .output_interface(ifindex)
                 .protocol(protocol)
@@ -271,6 +296,15 @@ impl Net {
             })
             .collect())
     }
+}
+
+/// The next hop of a route.
+fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })
 }
 
 /// Whether it was done; `false` for answers that only say that the thing, or its interface, is not there (any more).

@@ -1,0 +1,253 @@
+//! 1:1 translations in the kernel: the table, what is counted, the networks where they do not show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use felid_common::{NetKeyV4, NetKeyV6, SETTING_NATS};
+use felid_compile::nat::{Change, Mapping, Mappings, Table};
+use felid_compile::transaction::EndpointId;
+use ipnet::IpNet;
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use super::Kernel;
+use super::mirror::Mirror;
+use super::observe::each;
+use super::tables::{key_v4, key_v6};
+use crate::error::{KernelError, Result};
+use crate::sys::RawMap;
+
+/// The tables of translations.
+pub(crate) struct Nats {
+    map: RawMap,
+    flows: RawMap,
+    cluster_v4: Mirror<NetKeyV4, u32>,
+    cluster_v6: Mirror<NetKeyV6, u32>,
+    table: Table,
+    /// External addresses in force and what they stand for, by endpoint.
+    by_endpoint: BTreeMap<EndpointId, BTreeMap<IpAddr, IpAddr>>,
+    /// A record is about to come into force.
+    expected: bool,
+}
+
+/// A translation in force and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatFlows {
+    /// The internal address and its endpoint.
+    pub mapping: Mapping,
+    /// Its element of the table, by which flows refer to it ...
+    pub index: u32,
+    /// ... and its id.
+    pub id: u32,
+    /// Flows that began with it.
+    pub flows: u64,
+}
+
+impl Nats {
+    pub(crate) fn adopt(
+        map: RawMap,
+        flows: RawMap,
+        cluster_v4: RawMap,
+        cluster_v6: RawMap,
+        next_id: u32,
+    ) -> Result<Self> {
+        let mut elements = Vec::new();
+        map.dump(|key, value| {
+            if let (Ok(key), Ok(value)) = (u32::read_from_bytes(key), felid_common::Nat::read_from_bytes(value)) {
+                elements.push((key, value));
+            }
+        })
+        .map_err(KernelError::call("read the map nats"))?;
+        let mut nats = Self {
+            map,
+            flows,
+            cluster_v4: Mirror::adopt("cluster_v4", cluster_v4, |_, _| false)?,
+            cluster_v6: Mirror::adopt("cluster_v6", cluster_v6, |_, _| false)?,
+            table: Table::adopt(elements, next_id),
+            by_endpoint: BTreeMap::new(),
+            expected: false,
+        };
+        nats.index();
+        Ok(nats)
+    }
+
+    fn index(&mut self) {
+        self.by_endpoint.clear();
+        for (external, mapping, ..) in self.table.in_force() {
+            let of_endpoint = self.by_endpoint.entry(mapping.endpoint).or_default();
+            of_endpoint.insert(external, mapping.internal);
+        }
+    }
+
+    fn write(&mut self, writes: &[(u32, felid_common::Nat)]) -> Result<()> {
+        for (index, nat) in writes {
+            self.map
+                .update(&index.to_ne_bytes(), nat.as_bytes())
+                .map_err(KernelError::call("write the map nats"))?;
+            self.table.wrote(*index, *nat);
+        }
+        Ok(())
+    }
+
+    /// A grace period has passed since the last write.
+    pub(crate) fn settle(&mut self) {
+        self.table.settle();
+    }
+
+    /// `SETTING_NATS` as it must be now.
+    pub(crate) fn setting_flags(&self) -> u32 {
+        if self.expected || self.table.in_use() {
+            SETTING_NATS
+        } else {
+            0
+        }
+    }
+
+    /// Records in force, read from the kernel.
+    pub(crate) fn count(&self) -> Result<usize> {
+        let mut count = 0;
+        self.map
+            .dump(|_, value| {
+                count += usize::from(felid_common::Nat::read_from_bytes(value).is_ok_and(|nat| nat.id != 0));
+            })
+            .map_err(KernelError::call("read the map nats"))?;
+        Ok(count)
+    }
+}
+
+impl Kernel {
+    /// Ends the translations that are not among these. To be called before a transaction takes something away that they need; the
+    /// transaction's grace period is theirs, too.
+    pub fn retire_nats(&mut self, wanted: &Mappings) -> Result<()> {
+        let ended = self.nats.table.retire(wanted);
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let done = self.nats.write(&ended);
+        self.nats.index();
+        done
+    }
+
+    /// What there is to do for these translations to be those in force, between two transactions: [`Kernel::end_nats`], a grace period
+    /// if that says so, [`Kernel::begin_nats`].
+    pub fn plan_nats(&self, wanted: &Mappings) -> Change {
+        self.nats.table.plan(wanted)
+    }
+
+    /// First half.
+    pub fn end_nats(&mut self, change: &Change) -> Result<()> {
+        let done = self.nats.write(&change.ended);
+        self.nats.index();
+        done
+    }
+
+    /// Second half.
+    pub fn begin_nats(&mut self, change: &Change) -> Result<()> {
+        if change.wait {
+            self.nats.settle();
+        }
+        let done = self.begin(change);
+        self.nats.expected = false;
+        self.nats.index();
+        done?;
+        self.follow_nats_flag()
+    }
+
+    fn begin(&mut self, change: &Change) -> Result<()> {
+        if !change.begun.is_empty() {
+            self.write_next_nat_id(change.next_id)?;
+            self.nats.table.stored(change.next_id);
+            self.nats.expected = true;
+            self.follow_nats_flag()?;
+        }
+        self.nats.write(&change.filled)?;
+        let keys: Vec<u8> = change.counted.iter().flat_map(|index| index.to_ne_bytes()).collect();
+        let zeros = vec![0; change.counted.len() * self.nats.flows.value_size()];
+        self.nats
+            .flows
+            .update_batch(&keys, &zeros)
+            .map_err(|error| KernelError::call("reset the map nat_flows")(error.error))?;
+        self.nats.write(&change.begun)?;
+        self.nats.write(&change.replaced)
+    }
+
+    /// Has the programs look into the table only while there is something in it.
+    fn follow_nats_flag(&mut self) -> Result<()> {
+        if self.written.flags & SETTING_NATS == self.nats.setting_flags() {
+            return Ok(());
+        }
+        self.write_settings()
+    }
+
+    /// Networks where workloads are shown under their own addresses, whatever the setting says.
+    pub fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<()> {
+        let whole: Vec<IpNet> = prefixes.iter().copied().collect();
+        let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
+        for prefix in IpNet::aggregate(&whole) {
+            match prefix {
+                IpNet::V4(net) => drop(v4.insert(key_v4(&net))),
+                IpNet::V6(net) => drop(v6.insert(key_v6(&net))),
+            }
+        }
+        follow(&mut self.nats.cluster_v4, &v4)?;
+        follow(&mut self.nats.cluster_v6, &v6)
+    }
+
+    /// Translations of an endpoint in force: external address -> internal.
+    pub fn nats_of(&self, endpoint: EndpointId) -> BTreeMap<IpAddr, IpAddr> {
+        self.nats.by_endpoint.get(&endpoint).cloned().unwrap_or_default()
+    }
+
+    /// Translations in force, of every endpoint that has some.
+    pub(crate) const fn nats_by_endpoint(&self) -> &BTreeMap<EndpointId, BTreeMap<IpAddr, IpAddr>> {
+        &self.nats.by_endpoint
+    }
+
+    /// Translations in force and how many flows began with each, by external address.
+    pub fn nat_flows(&self) -> Result<BTreeMap<IpAddr, NatFlows>> {
+        let mut nats: BTreeMap<u32, (IpAddr, NatFlows)> = BTreeMap::new();
+        for (external, mapping, index, id) in self.nats.table.in_force() {
+            let nat = NatFlows {
+                mapping,
+                index,
+                id,
+                flows: 0,
+            };
+            nats.insert(index, (external, nat));
+        }
+        if !nats.is_empty() {
+            each(&self.nats.flows, "nat_flows", |index, flows| {
+                if let Some((_, nat)) = nats.get_mut(&index) {
+                    nat.flows = flows;
+                }
+            })?;
+        }
+        Ok(nats.into_values().collect())
+    }
+}
+
+/// Makes a table hold these keys.
+fn follow<K>(table: &mut Mirror<K, u32>, wanted: &BTreeSet<K>) -> Result<()>
+where
+    K: Copy + Ord + zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
+{
+    // What an earlier attempt left undone.
+    table.roll_back(None);
+    let gone: Vec<K> = table
+        .actual()
+        .keys()
+        .filter(|key| !wanted.contains(key))
+        .copied()
+        .collect();
+    // What goes makes room first.
+    for key in gone {
+        table.want(key, None);
+    }
+    table.flush()?;
+    table.reserve(wanted.iter())?;
+    for key in wanted {
+        table.want(*key, Some(1));
+    }
+    table.flush()?;
+    table.commit();
+    Ok(())
+}
