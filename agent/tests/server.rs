@@ -12,7 +12,7 @@ use common::fake::{Running, start};
 use common::records::SHOP;
 use common::{Ran, felid};
 use felid_agent::run::server;
-use felid_common::Side;
+use felid_common::{Shown, Side};
 use felid_dataplane::kernel::{FlowInfo, FlowState, FlowTable};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -115,6 +115,8 @@ fn flow(source: &str, port: u16, state: FlowState) -> FlowInfo {
             index: 1,
             generation: 1,
         },
+        original_nat: Shown::default(),
+        reply_nat: Shown::default(),
     }
 }
 

@@ -311,6 +311,8 @@ pub struct FelixConfiguration {
     pub interface_prefix: Option<Vec<String>>,
     /// `defaultEndpointToHostAction`.
     pub default_endpoint_to_host_action: Option<EndpointToHostAction>,
+    /// `floatingIPs`: whether `ipNATs` are translated.
+    pub floating_ips: Option<bool>,
 }
 
 /// Calico's log levels.

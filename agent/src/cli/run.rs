@@ -43,6 +43,22 @@ pub struct RunArgs {
     /// What workloads' packets to the host get once egress policy allows them: Drop, Return or Accept [default: Drop]
     #[arg(long, value_name = "ACTION", help_heading = "Behaviour")]
     pub default_endpoint_to_host_action: Option<String>,
+    /// Enabled or Disabled: whether ipNATs of workload endpoints are translated [default: Enabled]
+    #[arg(long = "floating-ips", value_name = "Enabled|Disabled", help_heading = "Behaviour")]
+    pub floating_ips: Option<String>,
+    /// Which address workloads with ipNATs show to the world: None (their own) or External [default: None]
+    #[arg(long = "ip-nat-outbound", value_name = "None|External", help_heading = "Behaviour")]
+    pub ip_nat_outbound: Option<String>,
+    /// Networks where they show their own in any case, beside the IPPool records, split at commas
+    #[arg(long = "ip-nat-cluster-cidrs", value_name = "CIDR,...", help_heading = "Behaviour")]
+    pub ip_nat_cluster_cidrs: Option<String>,
+    /// How neighbours learn of external addresses: None (by routing) or ProxyARP (also for IPv6) [default: None]
+    #[arg(
+        long = "external-ip-announcement",
+        value_name = "None|ProxyARP",
+        help_heading = "Behaviour"
+    )]
+    pub external_ip_announcement: Option<String>,
     /// Seconds between checks of routes and neighbours against what they should be; 0 = on events only [default: 90]
     #[arg(long, value_name = "DURATION", help_heading = "Behaviour")]
     pub route_refresh_interval: Option<String>,
@@ -112,6 +128,10 @@ impl RunArgs {
             "metrics-max-policies" metrics_max_policies,
             "interface-prefix" interface_prefix,
             "default-endpoint-to-host-action" default_endpoint_to_host_action,
+            "floating-ips" floating_ips,
+            "ip-nat-outbound" ip_nat_outbound,
+            "ip-nat-cluster-cidrs" ip_nat_cluster_cidrs,
+            "external-ip-announcement" external_ip_announcement,
             "route-refresh-interval" route_refresh_interval,
             "interface-refresh-interval" interface_refresh_interval,
             "rescan-interval" rescan_interval,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{
-    ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Listen, LogFormat, LogLevel, NodeName, Port, Prefixes,
-    Size,
+    Announcement, ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Listen, LogFormat, LogLevel, NatOutbound,
+    Nets, NodeName, Port, Prefixes, Size,
 };
 
 /// Declares the settings: `field: type = name, "other names"..., default`.
@@ -117,6 +117,14 @@ settings! {
     interface_prefix / set_interface_prefix: Prefixes = "interfacePrefix" => Prefixes(vec!["cali".to_owned()]);
     /// Workload to host, after egress policy.
     default_endpoint_to_host_action / set_default_endpoint_to_host_action: HostAction = "defaultEndpointToHostAction" => HostAction::Drop;
+    /// Whether `ipNATs` are translated.
+    floating_ips / set_floating_ips: bool = "floatingIPs" => true;
+    /// Which address workloads with external addresses show to the world.
+    ip_nat_outbound / set_ip_nat_outbound: NatOutbound = "ipNATOutbound" => NatOutbound::None;
+    /// Networks where they show their own in any case, beside `IPPool` records.
+    ip_nat_cluster_cidrs / set_ip_nat_cluster_cidrs: Nets = "ipNATClusterCIDRs" => Nets(Vec::new());
+    /// How others learn of external addresses.
+    external_ip_announcement / set_external_ip_announcement: Announcement = "externalIPAnnouncement" => Announcement::None;
     /// Between checks of routes and neighbours; zero = never.
     route_refresh_interval / set_route_refresh_interval: Duration = "routeRefreshInterval" => Duration::from_secs(90);
     /// Between checks of interfaces and links; zero = never.

@@ -15,7 +15,8 @@ use crate::entry::usage;
 pub use file::read as read_file;
 pub use layer::{Layer, Settings, names};
 pub use value::{
-    ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Listen, LogFormat, LogLevel, format_duration,
+    Announcement, ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Listen, LogFormat, LogLevel, NatOutbound,
+    format_duration,
 };
 
 /// Why a setting cannot be used.
@@ -106,6 +107,7 @@ pub fn from_record(record: &FelixConfiguration) -> Layer {
     let mut layer = Layer::default();
     layer.set_log_severity_screen(record.log_severity_screen.map(LogLevel::from), &place);
     layer.set_interface_prefix(record.interface_prefix.clone().map(value::Prefixes), &place);
+    layer.set_floating_ips(record.floating_ips, &place);
     layer.set_default_endpoint_to_host_action(record.default_endpoint_to_host_action.map(HostAction::from), &place);
     layer
 }

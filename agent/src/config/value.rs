@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use felid_model::{EndpointToHostAction, LogSeverity};
+use ipnet::IpNet;
 
 /// A value that a setting can have.
 pub trait FromSetting: Sized {
@@ -296,6 +297,61 @@ impl FromSetting for HostAction {
             "accept" => Ok(Self::Accept),
             _ => Err("not Drop, Return or Accept".to_owned()),
         }
+    }
+}
+
+/// `ipNATOutbound`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NatOutbound {
+    /// Its own: only answers of flows that others began are translated.
+    None,
+    /// An external one, outside the cluster.
+    External,
+}
+
+impl FromSetting for NatOutbound {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "none" => Ok(Self::None),
+            "external" => Ok(Self::External),
+            _ => Err("not None or External".to_owned()),
+        }
+    }
+}
+
+/// `externalIPAnnouncement`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announcement {
+    /// By others: routers have routes to this host, or learn them from its routing table.
+    None,
+    /// The host answers ARP and neighbour discovery for them.
+    ProxyArp,
+}
+
+impl FromSetting for Announcement {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "none" => Ok(Self::None),
+            "proxyarp" => Ok(Self::ProxyArp),
+            _ => Err("not None or ProxyARP".to_owned()),
+        }
+    }
+}
+
+/// A list of networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nets(pub Vec<IpNet>);
+
+impl FromSetting for Nets {
+    fn from_setting(text: &str) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let net = |item: &str| {
+            let net: Result<IpNet, String> = item
+                .parse()
+                .map_err(|_| format!("{item:?} is not a network such as 10.0.0.0/8"));
+            net.map(|net| net.trunc())
+        };
+        items.map(net).collect::<Result<_, _>>().map(Self)
     }
 }
 

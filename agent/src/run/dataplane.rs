@@ -6,10 +6,14 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use felid_compile::nat::Mappings;
 use felid_compile::transaction::{ProgramId, Transaction};
-use felid_dataplane::kernel::{self, Capacities, Conntrack, EndpointState, FlowCounts, FlowInfo, Settings, SweepStats};
+use felid_dataplane::kernel::{
+    self, Capacities, Conntrack, EndpointState, FlowCounts, FlowInfo, NatFlows, Settings, SweepStats,
+};
 use felid_dataplane::net::Event;
 use felid_dataplane::{Dataplane as Real, DataplaneError, KernelError};
+use ipnet::IpNet;
 
 /// A wait for the end of a grace period.
 pub type Grace = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -77,6 +81,14 @@ pub trait Dataplane: Send + 'static {
     fn epoch(&self) -> u32;
     /// Changes the programs' settings.
     fn set_settings(&mut self, settings: Settings) -> Result<(), String>;
+    /// Ends translations that are not among these; before a transaction takes something away that they need.
+    fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String>;
+    /// Makes these translations those in force, while no transaction is under way. The external addresses for which there is no room.
+    fn set_nats(&mut self, wanted: &Mappings) -> impl Future<Output = Result<BTreeSet<IpAddr>, String>>;
+    /// Networks where workloads show their own addresses.
+    fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String>;
+    /// Translations in force, by external address.
+    fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String>;
     /// Changes the prefixes of workload interfaces.
     fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> impl Future<Output = Seen>;
     /// Where every endpoint stands.
@@ -170,6 +182,26 @@ impl Dataplane for Real {
         self.kernel_mut()
             .set_settings(settings)
             .map_err(|error| error.to_string())
+    }
+
+    fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String> {
+        Real::retire_nats(self, wanted).map_err(|error| error.to_string())
+    }
+
+    async fn set_nats(&mut self, wanted: &Mappings) -> Result<BTreeSet<IpAddr>, String> {
+        // What went wrong with routes stands in `network_problems`.
+        let done = Real::set_nats(self, wanted).await;
+        done.map(|(crowded, _)| crowded).map_err(|error| error.to_string())
+    }
+
+    fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String> {
+        self.kernel_mut()
+            .set_cluster(prefixes)
+            .map_err(|error| error.to_string())
+    }
+
+    fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String> {
+        self.kernel().nat_flows().map_err(|error| error.to_string())
     }
 
     async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {

@@ -18,6 +18,7 @@ pub mod health;
 pub(crate) mod inside;
 pub mod lock;
 pub mod logging;
+mod nats;
 mod others;
 pub mod pipeline;
 pub mod policy_log;
@@ -38,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::{Places, RunArgs};
-use crate::config::{self, DatastoreUrl, HostAction, Settings, Static};
+use crate::config::{self, DatastoreUrl, HostAction, NatOutbound, Settings, Static};
 use crate::entry::Outcome;
 use crate::metrics::Metrics;
 
@@ -129,6 +130,7 @@ pub(crate) fn kernel_settings(settings: &Settings) -> kernel::Settings {
         allow_ipip: settings.allow_ipip,
         allow_vxlan: settings.allow_vxlan,
         vxlan_port: settings.vxlan_port.0,
+        nat_outbound: settings.ip_nat_outbound == NatOutbound::External,
         ..default
     }
 }

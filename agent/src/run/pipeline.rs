@@ -29,6 +29,7 @@ use super::failures::Failures;
 use super::handle::Question;
 use super::health::Health;
 use super::logging::LogHandle;
+use super::nats::Nats;
 use super::policy_log::Tables;
 use super::server::{Stop, stopped};
 
@@ -80,6 +81,8 @@ pub struct Pipeline<D> {
 
     /// FelixConfiguration records by name.
     pub(super) felix: BTreeMap<String, Arc<FelixConfiguration>>,
+    /// Translations.
+    pub(super) nats: Nats,
     pub(super) problems: Arc<Problems>,
     pub(super) failures: Failures,
     pub(super) in_sync: bool,
@@ -213,6 +216,7 @@ impl<D: Dataplane> Pipeline<D> {
             logged,
             health,
             felix: BTreeMap::new(),
+            nats: Nats::default(),
             problems: Arc::default(),
             failures: Failures::default(),
             in_sync: false,
@@ -323,12 +327,18 @@ impl<D: Dataplane> Pipeline<D> {
                     if let Resource::FelixConfiguration(record) = &resource {
                         self.felix.insert(record.key.name.to_string(), Arc::clone(record));
                     }
+                    if let Resource::IpPool(record) = &resource {
+                        self.nats.set_pool(&record.key, Some(record.cidr));
+                    }
                     self.calc.apply(resource);
                     changes += 1;
                 }
                 Update::Delete(key) => {
                     if key.kind == Kind::FelixConfiguration {
                         self.felix.remove(&*key.name);
+                    }
+                    if key.kind == Kind::IpPool {
+                        self.nats.set_pool(&key, None);
                     }
                     self.calc.delete(&key);
                     changes += 1;
@@ -355,6 +365,7 @@ impl<D: Dataplane> Pipeline<D> {
     /// Follows what happened on the host. `everything`: it was looked at as a whole, so what does not fail now fails no more.
     pub(super) fn take_seen(&mut self, seen: Seen, everything: bool) {
         if seen.host_addresses {
+            self.nats.look_again();
             self.planner.set_host_addresses(self.dataplane.host_addresses());
         }
         for (what, errors) in [("interface", seen.interfaces), ("network", seen.network)] {
@@ -372,7 +383,7 @@ impl<D: Dataplane> Pipeline<D> {
     }
 
     /// Routes, neighbours and sysctls that cannot be set.
-    fn report_network(&mut self) {
+    pub(super) fn report_network(&mut self) {
         self.failures
             .set_places("network", self.dataplane.network_problems(), &self.metrics);
     }

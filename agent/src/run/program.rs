@@ -1,5 +1,6 @@
 //! One step of the pipeline: from what has been taken in to what the kernel enforces.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Instant, SystemTime};
 
@@ -28,6 +29,8 @@ impl<D: Dataplane> Pipeline<D> {
             return;
         }
         self.follow_settings().await;
+        // Before the next transaction, or a stream of them would hold new translations up.
+        self.follow_nats().await;
         let began = Instant::now();
         let output = self.calc.flush();
         self.planner.update(&output.delta);
@@ -60,6 +63,7 @@ impl<D: Dataplane> Pipeline<D> {
                 Applied::Replan => {}
             }
         }
+        self.follow_nats().await;
         let problems: Vec<String> = self.planner.problems().map(ToString::to_string).collect();
         self.failures.set_state("program", "", problems, &self.metrics);
     }
@@ -67,6 +71,12 @@ impl<D: Dataplane> Pipeline<D> {
     async fn apply(&mut self, transaction: Transaction) -> Applied {
         let began = Instant::now();
         let loaded = transaction.new_programs.len();
+        if let Err(reason) = self.retire_nats(&transaction) {
+            // Without that, packets would be translated to an address that has become another's.
+            self.planner.abandoned(&BTreeMap::new());
+            self.failures.set("nat", reason, &self.metrics);
+            return Applied::Refused;
+        }
         match self.dataplane.apply(&transaction).await {
             Ok(errors) => {
                 let latency = self
@@ -130,6 +140,9 @@ impl<D: Dataplane> Pipeline<D> {
                     .apply_seconds
                     .observe(under_way.began.elapsed().as_secs_f64());
                 self.planner.retired();
+                if !under_way.transaction.endpoints.is_empty() {
+                    self.nats.look_again();
+                }
                 if std::mem::take(&mut self.starting) {
                     // What reading and planning everything for the first time took is not needed again.
                     drop(tokio::task::spawn_blocking(felid_dataplane::sys::return_free_memory));
@@ -157,7 +170,7 @@ impl<D: Dataplane> Pipeline<D> {
         let settings = self
             .config
             .with_records(node.map(AsRef::as_ref), default.map(AsRef::as_ref));
-        if settings == self.settings && self.told {
+        if settings == self.settings && self.told && !self.nats.cluster_changed() {
             return;
         }
         if settings.log_severity_screen != self.settings.log_severity_screen
@@ -165,6 +178,10 @@ impl<D: Dataplane> Pipeline<D> {
         {
             log.set_level(settings.log_severity_screen);
             tracing::info!("log level is {:?} now", settings.log_severity_screen);
+        }
+        // The networks where nothing changes come before the setting that they limit.
+        if !self.follow_cluster(&settings) {
+            return;
         }
         let programs = super::kernel_settings(&settings);
         // The first time in any case: until then the programs go by what a previous run set.
@@ -177,6 +194,9 @@ impl<D: Dataplane> Pipeline<D> {
         }
         self.told = true;
         self.failures.clear("settings");
+        if settings.floating_ips != self.settings.floating_ips {
+            self.nats.look_again();
+        }
         let prefixes = settings.interface_prefix.clone();
         let renamed = prefixes != self.settings.interface_prefix;
         self.settings = settings;

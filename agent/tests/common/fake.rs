@@ -13,11 +13,15 @@ use felid_agent::run::dataplane::{ApplyError, Counted, Dataplane, FlowSource, Gr
 use felid_agent::run::handle::{Handle, Question};
 use felid_agent::run::health::Health;
 use felid_agent::run::pipeline::{Parts, Pipeline};
+use felid_compile::nat::{Mapping, Mappings};
 use felid_compile::planner::{Adopted, Planner, PlannerOptions};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, ProgramId, Transaction};
-use felid_dataplane::kernel::{Capacities, EndpointState, FlowCounts, FlowInfo, Foreign, Settings, SweepStats};
+use felid_dataplane::kernel::{
+    Capacities, EndpointState, FlowCounts, FlowInfo, Foreign, NatFlows, Settings, SweepStats,
+};
 use felid_dataplane::net::Event;
 use felid_datastore::{Batch, Problems, Update};
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
 /// What the pretended kernel has seen, and what it shall do.
@@ -37,6 +41,14 @@ pub struct State {
     pub settings: Vec<Settings>,
     /// Interface prefixes that were made.
     pub prefixes: Vec<Vec<String>>,
+    /// Translations in force.
+    pub nats: Mappings,
+    /// External addresses for which the kernel has no room.
+    pub crowded: BTreeSet<IpAddr>,
+    /// What became of translations, in order: those that were in force after each call.
+    pub nat_history: Vec<(&'static str, Mappings)>,
+    /// Networks of the cluster.
+    pub cluster: BTreeSet<IpNet>,
     /// Endpoints in force.
     pub endpoints: BTreeMap<EndpointId, EndpointPlan>,
     /// Interfaces that are there.
@@ -128,6 +140,46 @@ impl Dataplane for Fake {
     fn set_settings(&mut self, settings: Settings) -> Result<(), String> {
         lock(&self.state).settings.push(settings);
         Ok(())
+    }
+
+    fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String> {
+        let mut state = lock(&self.state);
+        state
+            .nats
+            .retain(|external, mapping| wanted.get(external) == Some(mapping));
+        let now = state.nats.clone();
+        state.nat_history.push(("retire", now));
+        Ok(())
+    }
+
+    async fn set_nats(&mut self, wanted: &Mappings) -> Result<BTreeSet<IpAddr>, String> {
+        let mut state = lock(&self.state);
+        state.nats.clone_from(wanted);
+        let crowded = state.crowded.clone();
+        state.nats.retain(|external, _| !crowded.contains(external));
+        let now = state.nats.clone();
+        state.nat_history.push(("set", now));
+        Ok(crowded)
+    }
+
+    fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String> {
+        lock(&self.state).cluster.clone_from(prefixes);
+        Ok(())
+    }
+
+    fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String> {
+        let state = lock(&self.state);
+        let one = |(external, mapping): (&IpAddr, &Mapping)| {
+            let index = mapping.endpoint.index;
+            let nat = NatFlows {
+                mapping: *mapping,
+                index,
+                id: 7,
+                flows: 3,
+            };
+            (*external, nat)
+        };
+        Ok(state.nats.iter().map(one).collect())
     }
 
     async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {

@@ -176,9 +176,6 @@ fn ip_nats(spec: &mut Fields<'_>, ip_networks: &[IpNet]) -> Vec<IpNat> {
         }
         fields.finish();
     }
-    if !nats.is_empty() {
-        spec.warn("ipNATs", "not translated by this version yet");
-    }
     nats
 }
 

@@ -35,6 +35,7 @@ pub(super) fn decode(mut root: Fields<'_>) -> Read {
             ("Accept", EndpointToHostAction::Accept),
         ],
     );
+    let floating_ips = one_of(&mut spec, "floatingIPs", &[("Enabled", true), ("Disabled", false)]);
     let prefixes = |text: &str| {
         text.split(',')
             .map(|prefix| prefix.trim().to_owned())
@@ -67,6 +68,7 @@ pub(super) fn decode(mut root: Fields<'_>) -> Read {
             log_severity_screen,
             interface_prefix,
             default_endpoint_to_host_action,
+            floating_ips,
         };
         Resource::FelixConfiguration(configuration.into())
     });

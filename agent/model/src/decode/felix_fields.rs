@@ -1,7 +1,7 @@
 //! Fields of `FelixConfiguration` that Calico knows and felid does not follow.
 
 /// Their names, sorted.
-pub(super) const NOT_FOLLOWED: [&str; 185] = [
+pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "allowIPIPPacketsFromWorkloads",
     "allowVXLANPacketsFromWorkloads",
     "awsSrcDstCheck",
@@ -74,7 +74,6 @@ pub(super) const NOT_FOLLOWED: [&str; 185] = [
     "failsafeOutboundHostPorts",
     "featureDetectOverride",
     "featureGates",
-    "floatingIPs",
     "flowLogsCollectorDebugTrace",
     "flowLogsFlushInterval",
     "flowLogsGoldmaneServer",
