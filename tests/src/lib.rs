@@ -2,6 +2,7 @@
 //! frames, sockets.
 #![forbid(unsafe_code)]
 
+pub mod bench_nat;
 pub mod bench_rules;
 pub mod bpf_fixture;
 mod cluster;

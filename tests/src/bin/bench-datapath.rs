@@ -29,6 +29,7 @@ use felid_model::resolved::{
     Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
 };
 use felid_model::{Kind, ResourceKey};
+use felid_tests::bench_nat::{self, End};
 use felid_tests::bench_rules::{self, Rules, SHAPES, Shape};
 use felid_tests::figures::{Clock, Figure, Passed};
 use felid_tests::frames::Frame;
@@ -197,12 +198,22 @@ impl<'a> Bench<'a> {
                 build = built;
             }
         }
+        figures.insert("translation".into(), self.translation()?);
         println!(
             "\nratios: of established flows to the floor, of new flows to 10 rules; build: one of 10,000 rules is changed"
         );
         figures.insert("new_flow_by".into(), by.into());
         figures.insert("build".into(), json!({ "10000": build }));
         Ok(figures.into())
+    }
+
+    /// Established flows with and without translation.
+    fn translation(&mut self) -> Result<Value> {
+        let [client, server] = self.program(BOTH, false)?.ids;
+        let to = self.servers.first().context("no servers")?;
+        let end = |workload, id, mac| End { workload, id, mac };
+        let (client, server) = (end(self.client, client, MAC), end(to, server, to.mac));
+        bench_nat::measure(&mut self.kernel, &client, &server, PORT, SAMPLES, REPEAT)
     }
 
     /// New flows through lists of all lengths, and what building the longest takes.
