@@ -84,9 +84,6 @@ fn known<const HOOK: u32>(
     now: u32,
 ) -> Result<Option<i32>, Drop> {
     let original = hit.original(key);
-    if !same_names::<HOOK>(state, hit, original)? {
-        return Ok(None);
-    }
     let mine_is_egress = (HOOK == EGRESS) == original;
     let (mine, other) = if mine_is_egress {
         (hit.copy.egress, hit.copy.ingress)
@@ -120,6 +117,9 @@ fn known<const HOOK: u32>(
             }
             return Ok(None);
         }
+    }
+    if !same_names::<HOOK>(state, hit, original)? {
+        return Ok(None);
     }
 
     let fast = HOOK == EGRESS && hit.copy.flags & FLOW_FAST != 0;

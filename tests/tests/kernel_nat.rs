@@ -461,6 +461,20 @@ fn the_first_of_two_names_keeps_the_flow() {
 }
 
 #[test]
+fn what_an_address_did_for_another_endpoint_is_no_collision() {
+    let mut fixture = world();
+    let family = FAMILIES[0];
+    let plain = Kind::Udp.ask(family.outside, family.server);
+    passed_as(&fixture.to_workload(2, UPLINK, &plain.build()).unwrap(), &plain);
+    fixture.endpoint(3, &[family.server]).unwrap();
+    fixture.nat(3, 8, family.external, family.server).unwrap();
+    let outcome = fixture
+        .to_workload(3, UPLINK, &Kind::Udp.ask(family.outside, family.external).build())
+        .unwrap();
+    passed_as(&outcome, &plain);
+}
+
+#[test]
 fn policy_sees_the_internal_address_and_both_sides() {
     let mut fixture = world();
     for family in FAMILIES {
