@@ -4,6 +4,7 @@
 mod flows;
 mod links;
 mod long_lists;
+mod nats;
 mod node;
 mod plane;
 mod restart;

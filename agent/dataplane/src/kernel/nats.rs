@@ -188,8 +188,8 @@ impl Kernel {
                 IpNet::V6(net) => drop(v6.insert(key_v6(&net))),
             }
         }
-        follow(&mut self.nats.cluster_v4, &v4)?;
-        follow(&mut self.nats.cluster_v6, &v6)
+        follow("cluster_v4", &mut self.nats.cluster_v4, &v4)?;
+        follow("cluster_v6", &mut self.nats.cluster_v6, &v6)
     }
 
     /// Translations of an endpoint in force: external address -> internal.
@@ -226,12 +226,21 @@ impl Kernel {
 }
 
 /// Makes a table hold these keys.
-fn follow<K>(table: &mut Mirror<K, u32>, wanted: &BTreeSet<K>) -> Result<()>
+fn follow<K>(name: &'static str, table: &mut Mirror<K, u32>, wanted: &BTreeSet<K>) -> Result<()>
 where
     K: Copy + Ord + zerocopy::IntoBytes + zerocopy::FromBytes + zerocopy::Immutable,
 {
+    let capacity = table.map().max_entries() as usize;
+    if wanted.len() > capacity {
+        return Err(KernelError::Full {
+            table: name,
+            wanted: wanted.len(),
+            capacity,
+        });
+    }
     // What an earlier attempt left undone.
     table.roll_back(None);
+    table.flush()?;
     let gone: Vec<K> = table
         .actual()
         .keys()
@@ -243,7 +252,6 @@ where
         table.want(key, None);
     }
     table.flush()?;
-    table.reserve(wanted.iter())?;
     for key in wanted {
         table.want(*key, Some(1));
     }
