@@ -80,6 +80,7 @@ fn dispatch(places: &Places, command: Command) -> anyhow::Result<Outcome> {
         Command::Status(args) => crate::ask::status(places, &args, out),
         Command::Endpoints(args) => crate::ask::endpoints(places, &args, out),
         Command::Flows(args) => crate::ask::flows(places, &args, out),
+        Command::Nat(args) => crate::ask::nat(places, &args, out),
         Command::Program(args) => crate::ask::program(places, &args, out),
         Command::Cleanup(args) => crate::cleanup::cleanup(places, &args, out),
     };

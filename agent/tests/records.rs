@@ -37,7 +37,7 @@ fn tables_have_calicoctls_columns() {
     );
     assert_eq!(
         lines(&table(&["get", "workloadendpoint", "-A", "-o", "wide"]))[0],
-        "NAMESPACE   NAME                 WORKLOAD   NODE    NETWORKS                  INTERFACE   PROFILES   NATS"
+        "NAMESPACE   NAME                 WORKLOAD   NODE    NETWORKS                  INTERFACE   PROFILES   NATS   ELASTICIPS   HOSTPORTS"
     );
     assert_eq!(
         lines(&table(&["get", "np", "-A", "-o", "wide"])),

@@ -270,7 +270,7 @@ fn the_socket_is_roots_alone() {
 #[test]
 fn without_an_agent_the_commands_say_so() {
     let empty = tempfile::tempdir().unwrap();
-    for command in [&["status"][..], &["endpoints"], &["flows"], &["program", "x"]] {
+    for command in [&["status"][..], &["endpoints"], &["flows"], &["nat"], &["program", "x"]] {
         let ran: Ran = felid(command)
             .arg("--run-dir")
             .arg(empty.path())
@@ -279,5 +279,104 @@ fn without_an_agent_the_commands_say_so() {
             .into();
         assert_eq!(ran.code, Some(1));
         assert!(ran.err.starts_with("felid: no agent runs here: "), "{}", ran.err);
+    }
+}
+
+/// An endpoint that others know by several addresses.
+const KNOWN: &str = "
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: node1-k8s-web-eth0, namespace: shop}
+spec:
+  orchestrator: k8s
+  node: node1
+  pod: web
+  endpoint: eth0
+  ipNetworks: [10.0.0.1/32, 'fd00::1/128']
+  interfaceName: caliweb
+  ipNATs:
+  - {internalIP: 10.0.0.1, externalIP: 203.0.113.10}
+  - {internalIP: 10.0.0.1, externalIP: 192.0.2.1}
+  awsElasticIPs: [198.51.100.7]
+  ports:
+  - {name: http, protocol: TCP, port: 8080, hostPort: 80, hostIP: 192.0.2.1}
+  - {name: dns, protocol: UDP, port: 53}
+";
+
+#[test]
+fn translations_are_listed_beside_those_of_others() {
+    let agent = start(&[]);
+    let servers = serve(&agent);
+    agent.send_all(KNOWN);
+    agent.until("in force", |agent| !agent.kernel().nats.is_empty());
+    let translated = |index, id| FlowInfo {
+        reply_nat: Shown { index, id },
+        ..flow("203.0.113.200", 443, FlowState::Established)
+    };
+    agent.kernel().flows = vec![translated(1, 7), translated(1, 6), flow("10.0.0.9", 80, FlowState::New)];
+    let nats = servers.json(&["nat"]);
+    let field = |name: &str| {
+        nats.as_array()
+            .unwrap()
+            .iter()
+            .map(|nat| nat[name].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        field("external"),
+        ["192.0.2.1", "203.0.113.10", "192.0.2.1:80", "198.51.100.7"]
+    );
+    assert_eq!(field("internal"), ["10.0.0.1", "10.0.0.1", "10.0.0.1:8080", "10.0.0.1"]);
+    assert_eq!(field("by"), ["felid", "felid", "portmap", "AWS"]);
+    assert_eq!(field("state"), ["conflict", "in force", "not felid's", "not felid's"]);
+    assert_eq!(nats[0]["reason"], "the external address is the host's own");
+    assert_eq!((&nats[1]["flows"], &nats[1]["flowsTotal"]), (&1.into(), &3.into()));
+    assert_eq!(
+        (&nats[1]["interface"], &nats[2]["protocol"]),
+        (&"caliweb".into(), &"TCP".into())
+    );
+
+    let table = servers.felid(&["nats", "203.0.113.10"]).out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(
+        lines[1].starts_with("203.0.113.10   10.0.0.1   shop        node1-k8s-web-eth0   caliweb"),
+        "{table}"
+    );
+    assert_eq!(servers.json(&["nat", "caliweb"]).as_array().unwrap().len(), 4);
+    assert_eq!(servers.json(&["nat", "-n", "other"]), Value::Array(Vec::new()));
+    let unknown = servers.felid(&["nat", "203.0.113.11"]);
+    assert_eq!(
+        (unknown.code, unknown.err.as_str()),
+        (Some(1), "felid: nothing is translated for \"203.0.113.11\"\n")
+    );
+
+    let flows = servers.json(&["flows"]);
+    let shown: Vec<_> = flows["flows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flow| flow["destination"]["shownAs"].clone())
+        .collect();
+    assert_eq!(shown, [Value::from("203.0.113.10"), Value::from("gone"), Value::Null]);
+    assert!(servers.felid(&["flows"]).out.contains("destination is 203.0.113.10"));
+    assert_eq!(servers.json(&["flows", "--address", "203.0.113.10"])["total"], 1);
+
+    assert_eq!(
+        servers.json(&["status"])["nat"],
+        serde_json::json!({"inForce": 1, "conflicts": 1})
+    );
+    let text = servers.felid(&["status"]).out;
+    assert!(
+        text.contains("Translations      1 in force, 1 in conflict (felid nat says why)"),
+        "{text}"
+    );
+    let (_, text) = http(servers.metrics, "/metrics");
+    for line in [
+        "felid_nat_mappings{state=\"in_force\"} 1",
+        "felid_nat_mappings{state=\"conflict\"} 1",
+        "felid_nat_flows_total 3",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
     }
 }

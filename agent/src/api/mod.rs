@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/endpoints` | list of [`Endpoint`] |
 //! | `GET /v1/flows?address=&source=&destination=&port=&protocol=&endpoint=&state=&limit=` | [`Flows`] |
+//! | `GET /v1/nat` | list of [`Nat`] |
 //! | `GET /v1/program?endpoint=&direction=` | list of [`ProgramListing`] |
 //!
 //! Errors are `{"error": "..."}` with a status of 4xx (the question is wrong: no such endpoint) or 5xx. Fields may be added, so
@@ -55,6 +56,8 @@ pub struct Status {
     pub counts: Counts,
     /// What Log rules told since the kernel's programs were first loaded, if it can be read.
     pub log: Option<Log>,
+    /// Translations of local endpoints' addresses.
+    pub nat: NatCounts,
     /// What is wrong with records, and what holds instead.
     pub problems: Vec<Problem>,
     /// What the planner or the kernel refused, or what else keeps failing.
@@ -116,6 +119,46 @@ pub struct Counts {
     pub prefixes: usize,
     pub named_ports: usize,
     pub programs: usize,
+}
+
+/// Translations (`ipNATs`) of local endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NatCounts {
+    /// In force.
+    pub in_force: usize,
+    /// Not in force, because of others or of the host.
+    pub conflicts: usize,
+}
+
+/// An address (or a port of the host) by which a local endpoint is known, and who translates it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Nat {
+    /// By which others know it; of a host port `ADDRESS:PORT`.
+    pub external: String,
+    /// What it is translated to: the endpoint's address, of a host port `ADDRESS:PORT`.
+    pub internal: String,
+    /// `TCP`, `UDP`, `SCTP` of a host port; otherwise every protocol is translated.
+    pub protocol: Option<String>,
+    /// Namespace of the endpoint.
+    pub namespace: String,
+    /// Name of the endpoint.
+    pub endpoint: String,
+    /// Its host-side interface.
+    pub interface: String,
+    /// Field of the record: `ipNATs`, `awsElasticIPs`, `ports`.
+    pub field: String,
+    /// Who translates: `felid`, `AWS`, `portmap` (the CNI plugin).
+    pub by: String,
+    /// What felid translates: `in force`, `conflict`, `disabled` (`floatingIPs`) or `pending`; otherwise `not felid's`.
+    pub state: String,
+    /// Why it is not in force.
+    pub reason: Option<String>,
+    /// Flows that began with it since it is in force.
+    pub flows_total: Option<u64>,
+    /// Flows that are in the connection table now.
+    pub flows: Option<u64>,
 }
 
 /// Something wrong with a record.
@@ -250,6 +293,8 @@ pub struct FlowEnd {
     pub port: u16,
     /// `namespace/name` of the local endpoint, if it is one.
     pub endpoint: Option<String>,
+    /// The external address that the other end knows it by, if it is translated; `gone` = by one that no longer is.
+    pub shown_as: Option<String>,
     /// How its policy judged the flow: `allowed`, `exempt`, `stale` (to be judged again), `none`.
     pub judged: String,
 }

@@ -1,11 +1,11 @@
-//! The commands that ask the running agent: status, endpoints, flows, program.
+//! The commands that ask the running agent: status, endpoints, flows, nat, program.
 
 mod show;
 
 use std::io::Write;
 
-use crate::api::{Client, Endpoint, Flows, ProgramListing, Status};
-use crate::cli::{AskArgs, EndpointsArgs, FlowsArgs, Places, ProgramArgs};
+use crate::api::{Client, Endpoint, Flows, Nat, ProgramListing, Status};
+use crate::cli::{AskArgs, EndpointsArgs, FlowsArgs, NatArgs, Places, ProgramArgs};
 use crate::config;
 use crate::entry::{Outcome, usage};
 use crate::output::{self, Format};
@@ -101,6 +101,46 @@ pub fn flows(places: &Places, args: &FlowsArgs, out: &mut dyn Write) -> anyhow::
         show::flows(&flows, format == Format::Wide, out)?;
     }
     Ok(Outcome::Done)
+}
+
+/// `felid nat`.
+pub fn nat(places: &Places, args: &NatArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let format = Format::parse(&args.ask.output, false)?;
+    let mut nats: Vec<Nat> = ask(places, "/v1/nat", &[])?;
+    nats.retain(|nat| {
+        args.namespace
+            .as_ref()
+            .is_none_or(|namespace| *namespace == nat.namespace)
+    });
+    let is_meant = |nat: &Nat, name: &str| {
+        let address = |text: &str| {
+            text == name
+                || text
+                    .rsplit_once(':')
+                    .is_some_and(|(address, _)| address.trim_matches(['[', ']']) == name)
+        };
+        address(&nat.external)
+            || address(&nat.internal)
+            || nat.endpoint == name
+            || nat.interface == name
+            || name.split_once('/') == Some((nat.namespace.as_str(), nat.endpoint.as_str()))
+    };
+    let is_unknown = |name: &&String| !nats.iter().any(|nat| is_meant(nat, name));
+    let unknown: Vec<&String> = args.names.iter().filter(is_unknown).collect();
+    if !args.names.is_empty() {
+        nats.retain(|nat| args.names.iter().any(|name| is_meant(nat, name)));
+    }
+    if !structured(&format, &nats, out)? {
+        show::nats(&nats, format == Format::Wide, out)?;
+    }
+    for name in &unknown {
+        writeln!(std::io::stderr(), "felid: nothing is translated for {name:?}")?;
+    }
+    Ok(if unknown.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Failed
+    })
 }
 
 /// `felid program`.

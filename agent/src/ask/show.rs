@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::api::{Direction, Endpoint, FlowEnd, Flows, Problem, ProgramListing, Status};
+use crate::api::{Direction, Endpoint, Flow, FlowEnd, Flows, Nat, Problem, ProgramListing, Status};
 use crate::output::{count, printable, table};
 
 /// State, problems, counts.
@@ -67,6 +67,15 @@ pub(super) fn status(status: &Status, wide: bool, out: &mut dyn Write) -> anyhow
         let packets = format!("{} told, {} suppressed, {} lost", log.logged, log.suppressed, log.lost);
         line(out, "Log rules", packets)?;
     }
+    let conflicts = match status.nat.conflicts {
+        0 => String::new(),
+        conflicts => format!(", {conflicts} in conflict (felid nat says why)"),
+    };
+    line(
+        out,
+        "Translations",
+        format!("{} in force{conflicts}", status.nat.in_force),
+    )?;
     line(
         out,
         "Metrics",
@@ -201,7 +210,7 @@ pub(super) fn flows(flows: &Flows, wide: bool, out: &mut dyn Write) -> anyhow::R
         }
     };
     let endpoint = |end: &FlowEnd| end.endpoint.clone().unwrap_or_else(|| "-".to_owned());
-    let mut headings = vec!["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "IDLE", "EXPIRES"];
+    let mut headings = vec!["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "IDLE", "EXPIRES", "NAT"];
     if wide {
         headings.extend(["AGE", "PATH", "FROM", "EGRESS", "TO", "INGRESS"]);
     }
@@ -216,6 +225,7 @@ pub(super) fn flows(flows: &Flows, wide: bool, out: &mut dyn Write) -> anyhow::R
                 flow.state.clone(),
                 format!("{:.0}s", flow.idle_seconds),
                 format!("{:.0}s", flow.expires_seconds),
+                translation(flow),
             ];
             if wide {
                 row.extend([
@@ -240,6 +250,61 @@ pub(super) fn flows(flows: &Flows, wide: bool, out: &mut dyn Write) -> anyhow::R
         )?;
     }
     Ok(())
+}
+
+/// Which end is known by another address.
+fn translation(flow: &Flow) -> String {
+    let end = |name: &str, end: &FlowEnd| end.shown_as.as_ref().map(|shown| format!("{name} is {shown}"));
+    let ends = [end("source", &flow.source), end("destination", &flow.destination)];
+    let ends: Vec<String> = ends.into_iter().flatten().collect();
+    if ends.is_empty() {
+        "-".to_owned()
+    } else {
+        ends.join(", ")
+    }
+}
+
+/// One line a translation.
+pub(super) fn nats(nats: &[Nat], wide: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let mut headings = vec![
+        "EXTERNAL",
+        "INTERNAL",
+        "NAMESPACE",
+        "ENDPOINT",
+        "INTERFACE",
+        "BY",
+        "STATE",
+    ];
+    if wide {
+        headings.extend(["FIELD", "PROTOCOL"]);
+    }
+    headings.extend(["FLOWS", "TOTAL", "REASON"]);
+    let rows: Vec<Vec<String>> = nats
+        .iter()
+        .map(|nat| {
+            let mut row = vec![
+                nat.external.clone(),
+                nat.internal.clone(),
+                nat.namespace.clone(),
+                nat.endpoint.clone(),
+                nat.interface.clone(),
+                nat.by.clone(),
+                nat.state.clone(),
+            ];
+            if wide {
+                row.push(nat.field.clone());
+                row.push(nat.protocol.clone().unwrap_or_else(|| "any".to_owned()));
+            }
+            row.extend([
+                number(nat.flows),
+                number(nat.flows_total),
+                nat.reason.clone().unwrap_or_default(),
+            ]);
+            row
+        })
+        .collect();
+    Ok(table(out, &headings, &rows)?)
 }
 
 /// Listings, with what each part is for above it.

@@ -97,6 +97,9 @@ pub enum Command {
     /// The running agent's connection table
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
+    /// External addresses of the running agent's local endpoints: what is translated, by whom, with how many flows
+    #[command(after_help = NAT_EXAMPLES, visible_alias = "nats")]
+    Nat(NatArgs),
     /// Annotated listing of the policy programs that are loaded for an endpoint
     #[command(after_help = PROGRAM_EXAMPLES)]
     Program(ProgramArgs),
@@ -172,6 +175,15 @@ Examples:
   felid flows --protocol tcp --address 10.0.0.0/24
   felid flows --endpoint shop/web-1-eth0 --state established -o json
   felid flows --port 443 --limit 20";
+
+const NAT_EXAMPLES: &str = "\
+What felid translates (ipNATs), and beside it what others do for the same endpoints: awsElasticIPs (AWS), hostPort (the CNI plugin
+portmap).
+
+Examples:
+  felid nat
+  felid nat 203.0.113.10
+  felid nat -n shop -o json | jq '.[] | select(.state == \"conflict\")'";
 
 const PROGRAM_EXAMPLES: &str = "\
 Examples:
@@ -386,6 +398,23 @@ pub struct FlowsArgs {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub limit: usize,
+    /// Output.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Arguments of `nat`.
+#[derive(Debug, Args)]
+pub struct NatArgs {
+    /// Addresses, or endpoints: NAME, NAMESPACE/NAME, or interface; none = all
+    #[arg(value_name = "ADDRESS|ENDPOINT")]
+    pub names: Vec<String>,
+    /// Only this namespace
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Accepted as calicoctl's; all namespaces are shown unless one is named
+    #[arg(long, short = 'A', hide = true)]
+    pub all_namespaces: bool,
     /// Output.
     #[command(flatten)]
     pub ask: AskArgs,

@@ -96,6 +96,8 @@ pub struct Metrics {
     events: CounterVec,
     policy_packets: CounterVec,
     policies: std::sync::Mutex<policies::Policies>,
+    nat: GaugeVec,
+    nat_flows: IntCounter,
     kernel: std::sync::Mutex<LastKernel>,
     process: process::Process,
 }
@@ -267,6 +269,15 @@ impl Metrics {
                 "Packets judged (first packets of flows, and flows judged again), by deciding policy; staged = what staged policies would do; bounded",
                 &["tier", "policy", "action", "staged"],
             )?,
+            nat: m.gauges(
+                "felid_nat_mappings",
+                "1:1 translations that local endpoints ask for, by state: in_force, conflict",
+                &["state"],
+            )?,
+            nat_flows: m.counter(
+                "felid_nat_flows_total",
+                "Flows that began with a translated address, as of the last look at /metrics",
+            )?,
             policies: std::sync::Mutex::new(policies::Policies::new(max_policies)),
             kernel: std::sync::Mutex::default(),
             process: process::Process::new(&m.0)?,
@@ -283,6 +294,7 @@ impl Metrics {
             metrics.problems.with_label_values(&[severity]);
         }
         metrics.set_endpoints(0, 0, 0);
+        metrics.set_nat(0, 0, 0);
         Ok(metrics)
     }
 
@@ -302,6 +314,14 @@ impl Metrics {
     pub fn set_problems(&self, errors: usize, warnings: usize) {
         self.problems.with_label_values(&["error"]).set(errors as i64);
         self.problems.with_label_values(&["warning"]).set(warnings as i64);
+    }
+
+    /// Translations, and how many flows have begun with one since the last time.
+    pub fn set_nat(&self, in_force: usize, conflicts: usize, flows: u64) {
+        for (state, count) in [("in_force", in_force), ("conflict", conflicts)] {
+            self.nat.with_label_values(&[state]).set(count as i64);
+        }
+        self.nat_flows.inc_by(flows);
     }
 
     /// Counts a failure of one of a fixed list of things.

@@ -14,9 +14,20 @@ const MAX_NETS: usize = 80;
 pub(super) fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
     match (kind, wide) {
         (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
-        (Kind::WorkloadEndpoint, true) => &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
+        (Kind::WorkloadEndpoint, true) => &[
+            "NAME",
+            "WORKLOAD",
+            "NODE",
+            "NETWORKS",
+            "INTERFACE",
+            "PROFILES",
+            "NATS",
+            // What calicoctl does not show: what others translate.
+            "ELASTICIPS",
+            "HOSTPORTS",
+        ],
         (Kind::Pod, false) => &["NAME", "NODE", "NETWORKS", "INTERFACE"],
-        (Kind::Pod, true) => &["NAME", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
+        (Kind::Pod, true) => &["NAME", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS", "HOSTPORTS"],
         (kind, false) if kind.is_policy() => &["NAME", "TIER"],
         (kind, true) if kind.is_policy() => &["NAME", "TIER", "ORDER", "SELECTOR"],
         (Kind::Profile, true) => &["NAME", "LABELS"],
@@ -68,6 +79,8 @@ pub(super) fn cell(heading: &str, key: &ResourceKey, record: &Value) -> String {
         "NETWORKS" => list(spec("ipNetworks")),
         "PROFILES" => list(spec("profiles")),
         "NATS" => nats(spec("ipNATs")),
+        "ELASTICIPS" => marked(&list(spec("awsElasticIPs")), "AWS"),
+        "HOSTPORTS" => marked(&host_ports(spec("ports")), "portmap"),
         "TIER" => match text(spec("tier")) {
             tier if tier.is_empty() => "default".to_owned(),
             tier => tier,
@@ -118,6 +131,37 @@ fn nats(value: Option<&Value>) -> String {
     let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let pair = |item: &Value| format!("{{{} {}}}", text(item.get("internalIP")), text(item.get("externalIP")));
     items.iter().map(pair).collect::<Vec<_>>().join(",")
+}
+
+/// `[address:]port->port/protocol` of each port of the host that leads to the endpoint.
+fn host_ports(value: Option<&Value>) -> String {
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let one = |item: &Value| {
+        let port = text(item.get("hostPort"));
+        if port.is_empty() || port == "0" {
+            return None;
+        }
+        let address = match text(item.get("hostIP")) {
+            address if address.is_empty() => String::new(),
+            address if address.contains(':') => format!("[{address}]:"),
+            address => format!("{address}:"),
+        };
+        Some(format!(
+            "{address}{port}->{}/{}",
+            text(item.get("port")),
+            text(item.get("protocol"))
+        ))
+    };
+    items.iter().filter_map(one).collect::<Vec<_>>().join(",")
+}
+
+/// A list, and who translates it.
+fn marked(list: &str, by: &str) -> String {
+    if list.is_empty() {
+        String::new()
+    } else {
+        format!("{list} (by {by})")
+    }
 }
 
 fn labels(value: Option<&Value>) -> String {

@@ -32,6 +32,7 @@ impl<D: Dataplane> Pipeline<D> {
             Question::Status(reply) => drop(reply.send(Ok(self.status()))),
             Question::Endpoints(reply) => drop(reply.send(Ok(self.endpoints()))),
             Question::Flows(filter, reply) => self.flows(filter, reply),
+            Question::Nats(reply) => self.list_nats(reply),
             Question::Program(name, way, reply) => drop(reply.send(self.programs(&name, way))),
             Question::Snapshot(reply) => drop(reply.send(Ok(self.snapshot()))),
             Question::Progress(reply) => drop(reply.send(Ok((self.metrics.updates.get(), self.pending)))),
@@ -95,6 +96,7 @@ impl<D: Dataplane> Pipeline<D> {
                 programs: planner.programs,
             },
             log: self.log_counts(),
+            nat: self.nat_counts(),
             problems: self.record_problems(),
             failures: self.failures.report(),
             settings: self
@@ -314,6 +316,7 @@ impl<D: Dataplane> Pipeline<D> {
             return;
         }
         let source = self.dataplane.flows();
+        let shown = self.shown_addresses();
         tokio::task::spawn_blocking(move || {
             let mut flows = Flows::default();
             let listed = source.flows(&mut |flow| {
@@ -322,10 +325,10 @@ impl<D: Dataplane> Pipeline<D> {
                     .endpoint
                     .as_ref()
                     .is_none_or(|name| ends.iter().flatten().any(|end| end.is_named(name)));
-                if of_endpoint && filter.matches(&facts(&flow)) {
+                if of_endpoint && filter.matches(&facts(&flow, &shown)) {
                     flows.total += 1;
                     if flows.flows.len() < filter.limit {
-                        flows.flows.push(describe(&flow, ends));
+                        flows.flows.push(describe(&flow, ends, &shown));
                     }
                 }
             });
@@ -416,6 +419,8 @@ impl<D: Dataplane> Pipeline<D> {
         let endpoints = self.endpoints();
         let in_state = |state: &str| endpoints.iter().filter(|endpoint| endpoint.state == state).count();
         m.set_endpoints(in_state("enforcing"), in_state("waiting"), in_state("closed"));
+        self.sample_nats();
+        let m = &self.metrics;
         let counted = self.dataplane.counted().map_err(Refusal::Failed)?;
         let mut policies: Vec<PolicySample> = self
             .planner

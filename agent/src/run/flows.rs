@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_common::{GENERATION_EXEMPT, GENERATION_NONE, Side};
+use felid_common::{GENERATION_EXEMPT, GENERATION_NONE, Shown, Side};
 use felid_dataplane::kernel::{EndpointState, FlowInfo, FlowState};
 use felid_model::{Protocol, ResourceKey};
 use ipnet::IpNet;
@@ -67,6 +67,8 @@ pub struct FlowFacts<'a> {
     pub source: (IpAddr, u16),
     /// Responder's.
     pub destination: (IpAddr, u16),
+    /// External addresses that they are known by.
+    pub shown: [Option<IpAddr>; 2],
     /// Protocol number.
     pub protocol: u8,
     /// State's name.
@@ -113,10 +115,16 @@ impl FlowFilter {
     /// Whether a flow is asked for, as far as the flow itself says; the endpoint is the caller's to check.
     pub fn matches(&self, flow: &FlowFacts<'_>) -> bool {
         let (source, destination) = (flow.source, flow.destination);
-        let within = |nets: &[IpNet], address: IpAddr| nets.iter().any(|net| net.contains(&address));
-        (self.addresses.is_empty() || within(&self.addresses, source.0) || within(&self.addresses, destination.0))
-            && (self.sources.is_empty() || within(&self.sources, source.0))
-            && (self.destinations.is_empty() || within(&self.destinations, destination.0))
+        let [source_shown, destination_shown] = flow.shown;
+        let one = |nets: &[IpNet], address: IpAddr| nets.iter().any(|net| net.contains(&address));
+        let within = |nets: &[IpNet], address: IpAddr, shown: Option<IpAddr>| {
+            one(nets, address) || shown.is_some_and(|shown| one(nets, shown))
+        };
+        (self.addresses.is_empty()
+            || within(&self.addresses, source.0, source_shown)
+            || within(&self.addresses, destination.0, destination_shown))
+            && (self.sources.is_empty() || within(&self.sources, source.0, source_shown))
+            && (self.destinations.is_empty() || within(&self.destinations, destination.0, destination_shown))
             && (self.ports.is_empty() || self.ports.contains(&source.1) || self.ports.contains(&destination.1))
             && self.protocol.is_none_or(|protocol| protocol == flow.protocol)
             && self.state.as_deref().is_none_or(|state| state == flow.state)
@@ -203,18 +211,30 @@ impl Names {
     }
 }
 
+/// External addresses in force, by element of the table and id, as flows refer to them.
+pub(super) type ShownAddresses = BTreeMap<(u32, u32), IpAddr>;
+
+fn external(shown: Shown, addresses: &ShownAddresses) -> Option<IpAddr> {
+    addresses.get(&(shown.index, shown.id)).copied()
+}
+
 /// What the filter looks at.
-pub(super) fn facts(flow: &FlowInfo) -> FlowFacts<'static> {
+pub(super) fn facts(flow: &FlowInfo, addresses: &ShownAddresses) -> FlowFacts<'static> {
     FlowFacts {
         source: (flow.source, flow.source_port),
         destination: (flow.destination, flow.destination_port),
+        shown: [flow.original_nat, flow.reply_nat].map(|shown| external(shown, addresses)),
         protocol: flow.protocol,
         state: flow.state.name(),
     }
 }
 
 /// The flow as the answer shows it.
-pub(super) fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2]) -> Flow {
+pub(super) fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2], addresses: &ShownAddresses) -> Flow {
+    let shown_as = |shown: Shown| {
+        let now = || external(shown, addresses).map_or_else(|| "gone".to_owned(), |address| address.to_string());
+        (shown.id != 0).then(now)
+    };
     let judged = |side: &Side, end: Option<&End>, generation: usize| match side.generation {
         GENERATION_NONE => "none",
         GENERATION_EXEMPT => "exempt",
@@ -223,16 +243,31 @@ pub(super) fn describe(flow: &FlowInfo, [source, destination]: [Option<&End>; 2]
             _ => "stale",
         },
     };
-    let flow_end = |address: IpAddr, port, side, end: Option<&End>, generation| FlowEnd {
+    let flow_end = |address: IpAddr, port, side, end: Option<&End>, generation, shown| FlowEnd {
         address: address.to_string(),
         port,
         endpoint: end.map(|end| full_name(&end.key)),
+        shown_as: shown_as(shown),
         judged: judged(side, end, generation).to_owned(),
     };
     Flow {
         protocol: protocol_name(Protocol(flow.protocol)),
-        source: flow_end(flow.source, flow.source_port, &flow.egress, source, 0),
-        destination: flow_end(flow.destination, flow.destination_port, &flow.ingress, destination, 1),
+        source: flow_end(
+            flow.source,
+            flow.source_port,
+            &flow.egress,
+            source,
+            0,
+            flow.original_nat,
+        ),
+        destination: flow_end(
+            flow.destination,
+            flow.destination_port,
+            &flow.ingress,
+            destination,
+            1,
+            flow.reply_nat,
+        ),
         state: flow.state.name().to_owned(),
         table: flow.table.name().to_owned(),
         fast: flow.fast,
@@ -252,6 +287,7 @@ mod tests {
         FlowFacts {
             source,
             destination: ("10.0.0.9".parse().unwrap(), port),
+            shown: [None, Some("192.0.2.9".parse().unwrap())],
             protocol: 6,
             state: "established",
         }
@@ -263,6 +299,11 @@ mod tests {
         assert!(filter.matches(&facts("10.1.2.3", 80)));
         assert!(!filter.matches(&facts("10.2.2.3", 80)));
         assert!(!filter.matches(&facts("10.1.2.3", 81)));
+        let filter = FlowFilter::from_query([("destination", "192.0.2.9")]).unwrap();
+        assert!(
+            filter.matches(&facts("10.1.2.3", 80)),
+            "its external address is its address, too"
+        );
         let filter = FlowFilter::from_query([("source", "10.0.0.9")]).unwrap();
         assert!(!filter.matches(&facts("10.1.2.3", 80)));
         assert!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{Endpoint, Flows, ProgramListing, Status, Way};
+use crate::api::{Endpoint, Flows, Nat, ProgramListing, Status, Way};
 use crate::explain::Snapshot;
 
 use super::flows::FlowFilter;
@@ -49,6 +49,8 @@ pub enum Question {
     Endpoints(Reply<Vec<Endpoint>>),
     /// Flows.
     Flows(FlowFilter, Reply<Flows>),
+    /// Translations.
+    Nats(Reply<Vec<Nat>>),
     /// Loaded programs of one endpoint: its name, `namespace/name` or interface; direction, `None` = both.
     Program(String, Option<Way>, Reply<Vec<ProgramListing>>),
     /// Everything that decides packets.

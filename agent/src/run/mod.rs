@@ -18,6 +18,7 @@ pub mod health;
 pub(crate) mod inside;
 pub mod lock;
 pub mod logging;
+mod nat_answers;
 mod nats;
 mod others;
 pub mod pipeline;

@@ -1,6 +1,7 @@
 //! Translations of the local endpoints: what is in force, what is not, and where workloads show their own addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use felid_compile::nat::{Claim, Conflict, Mappings, Resolved, resolve};
 use felid_compile::transaction::{EndpointChange, EndpointId, Transaction};
@@ -25,6 +26,10 @@ pub(super) struct Nats {
     pools: BTreeMap<ResourceKey, IpNet>,
     /// The kernel does not have them all.
     pools_changed: bool,
+    /// `awsElasticIPs`, of endpoints that have some.
+    pub(super) elastic: BTreeMap<ResourceKey, Vec<IpAddr>>,
+    /// Flows of each translation, by element and id, when they were last counted.
+    pub(super) counted: BTreeMap<(u32, u32), u64>,
 }
 
 impl Default for Nats {
@@ -34,6 +39,8 @@ impl Default for Nats {
             conflicts: BTreeMap::new(),
             pools: BTreeMap::new(),
             pools_changed: true,
+            elastic: BTreeMap::new(),
+            counted: BTreeMap::new(),
         }
     }
 }
@@ -51,6 +58,15 @@ impl Nats {
             None => self.pools.remove(key),
         };
         self.pools_changed |= before != cidr;
+    }
+
+    /// Takes in what is said of Elastic IPs; empty = nothing.
+    pub(super) fn set_elastic(&mut self, key: &ResourceKey, addresses: &[IpAddr]) {
+        if addresses.is_empty() {
+            self.elastic.remove(key);
+        } else {
+            self.elastic.insert(key.clone(), addresses.to_vec());
+        }
     }
 
     /// Whether the kernel has still to be told of networks.
@@ -165,9 +181,9 @@ fn endpoints_by_id(endpoints: &[felid_compile::planner::EndpointStatus]) -> BTre
 fn without_room(
     endpoints: &BTreeMap<EndpointId, &ResourceKey>,
     mappings: &Mappings,
-    crowded: &BTreeSet<std::net::IpAddr>,
+    crowded: &BTreeSet<IpAddr>,
 ) -> BTreeMap<Claim, Conflict> {
-    let claim = |external: &std::net::IpAddr| {
+    let claim = |external: &IpAddr| {
         let mapping = mappings.get(external)?;
         let claim = Claim {
             external: *external,

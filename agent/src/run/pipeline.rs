@@ -327,6 +327,9 @@ impl<D: Dataplane> Pipeline<D> {
                     if let Resource::FelixConfiguration(record) = &resource {
                         self.felix.insert(record.key.name.to_string(), Arc::clone(record));
                     }
+                    if let Resource::WorkloadEndpoint(record) = &resource {
+                        self.nats.set_elastic(&record.key, &record.aws_elastic_ips);
+                    }
                     if let Resource::IpPool(record) = &resource {
                         self.nats.set_pool(&record.key, Some(record.cidr));
                     }
@@ -337,6 +340,7 @@ impl<D: Dataplane> Pipeline<D> {
                     if key.kind == Kind::FelixConfiguration {
                         self.felix.remove(&*key.name);
                     }
+                    self.nats.set_elastic(&key, &[]);
                     if key.kind == Kind::IpPool {
                         self.nats.set_pool(&key, None);
                     }

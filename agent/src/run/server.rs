@@ -84,6 +84,10 @@ pub fn api_router(handle: Handle) -> Router {
             "/v1/snapshot",
             get(|State(h): State<Handle>| async move { answer(h.ask(Question::Snapshot).await) }),
         )
+        .route(
+            "/v1/nat",
+            get(|State(h): State<Handle>| async move { answer(h.ask(Question::Nats).await) }),
+        )
         .route("/v1/flows", get(flows))
         .route("/v1/program", get(program))
         .fallback(|| async { answer::<()>(Err(Refusal::Unknown("no such question".to_owned()))) })
