@@ -18,6 +18,7 @@ use felid_model::ResourceKey;
 use crate::error::KernelError;
 use crate::kernel::{self, Completed, Config, Flip, Kernel};
 use crate::net::{Classifiers, EndpointNet, Events, Link, Net, NetError, Present};
+use nats::Announcing;
 
 /// What [`Dataplane::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -86,6 +87,7 @@ pub struct Dataplane {
     host_addresses: BTreeSet<IpAddr>,
     /// Endpoints whose translations have changed, and whose routes have still to follow.
     rerouted: BTreeSet<EndpointId>,
+    announcing: Announcing,
     /// Standing failures of routes, neighbours and sysctls, by interface.
     problems: BTreeMap<Arc<str>, Vec<String>>,
     synced: bool,
@@ -112,6 +114,7 @@ impl Dataplane {
             managed: BTreeSet::new(),
             host_addresses: BTreeSet::new(),
             rerouted: BTreeSet::new(),
+            announcing: Announcing::default(),
             problems: BTreeMap::new(),
             synced: false,
         };
@@ -157,6 +160,7 @@ impl Dataplane {
             self.wanted.insert(name.clone(), wanted);
             names.insert(name.clone());
         }
+        let announce = !self.rerouted.is_empty();
         names.extend(self.take_rerouted());
         let first = !std::mem::replace(&mut self.synced, true);
         let interfaces: Vec<u32> = self
@@ -165,7 +169,10 @@ impl Dataplane {
             .filter(|link| first && self.concerns(link) || names.contains(&link.name))
             .map(|link| link.index)
             .collect();
-        let errors = self.reconcile(interfaces).await;
+        let mut errors = self.reconcile(interfaces).await;
+        if announce {
+            errors.extend(self.announce().await);
+        }
         Ok((flip, errors))
     }
 
@@ -226,12 +233,17 @@ impl Dataplane {
 }
 
 /// Removes everything felid has put into the kernel and the host's network configuration: links, programs, maps, pins, and the routes
-/// and permanent neighbours of interfaces with its prefixes or its programs. Idempotent. What could not be removed is returned.
+/// and permanent neighbours of interfaces with its prefixes or its programs, and its proxy neighbours. Idempotent. What could not be removed is returned.
 pub async fn cleanup(bpffs: &Path, prefixes: &[String], route_protocol: u8) -> Result<Vec<NetError>, DataplaneError> {
     let attached = kernel::attached(bpffs);
     kernel::cleanup(bpffs)?;
     let (net, _events) = Net::open(route_protocol)?;
-    let mut errors = Vec::new();
+    let mut errors: Vec<NetError> = net
+        .follow_proxies(&BTreeSet::new())
+        .await
+        .into_iter()
+        .map(|(_, error)| error)
+        .collect();
     for link in net.links().await?.list {
         if attached.contains(&link.index) || prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())) {
             let nothing = EndpointNet {

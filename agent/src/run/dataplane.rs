@@ -85,6 +85,8 @@ pub trait Dataplane: Send + 'static {
     fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String>;
     /// Makes these translations those in force, while no transaction is under way. The external addresses for which there is no room.
     fn set_nats(&mut self, wanted: &Mappings) -> impl Future<Output = Result<BTreeSet<IpAddr>, String>>;
+    /// Whether the host answers ARP and neighbour discovery for external addresses; follows with the next call of `set_nats`.
+    fn set_announcement(&mut self, wanted: bool);
     /// Networks where workloads show their own addresses.
     fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String>;
     /// Translations in force, by external address.
@@ -192,6 +194,10 @@ impl Dataplane for Real {
         // What went wrong with routes stands in `network_problems`.
         let done = Real::set_nats(self, wanted).await;
         done.map(|(crowded, _)| crowded).map_err(|error| error.to_string())
+    }
+
+    fn set_announcement(&mut self, wanted: bool) {
+        Real::set_announcement(self, wanted);
     }
 
     fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String> {

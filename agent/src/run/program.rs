@@ -6,6 +6,8 @@ use std::time::{Instant, SystemTime};
 
 use felid_compile::transaction::Transaction;
 
+use crate::config::Announcement;
+
 use super::dataplane::{ApplyError, Dataplane};
 use super::pipeline::{Last, Pipeline, UnderWay};
 
@@ -194,7 +196,11 @@ impl<D: Dataplane> Pipeline<D> {
         }
         self.told = true;
         self.failures.clear("settings");
-        if settings.floating_ips != self.settings.floating_ips {
+        let answer = settings.external_ip_announcement == Announcement::ProxyArp;
+        self.dataplane.set_announcement(answer);
+        if settings.floating_ips != self.settings.floating_ips
+            || settings.external_ip_announcement != self.settings.external_ip_announcement
+        {
             self.nats.look_again();
         }
         let prefixes = settings.interface_prefix.clone();

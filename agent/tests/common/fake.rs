@@ -47,6 +47,8 @@ pub struct State {
     pub crowded: BTreeSet<IpAddr>,
     /// What became of translations, in order: those that were in force after each call.
     pub nat_history: Vec<(&'static str, Mappings)>,
+    /// Whether external addresses are announced.
+    pub announced: bool,
     /// Networks of the cluster.
     pub cluster: BTreeSet<IpNet>,
     /// Endpoints in force.
@@ -160,6 +162,10 @@ impl Dataplane for Fake {
         let now = state.nats.clone();
         state.nat_history.push(("set", now));
         Ok(crowded)
+    }
+
+    fn set_announcement(&mut self, wanted: bool) {
+        lock(&self.state).announced = wanted;
     }
 
     fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String> {

@@ -317,3 +317,116 @@ fn routes_lead_to_external_addresses() {
         });
     });
 }
+
+#[test]
+fn the_host_answers_for_external_addresses_where_they_belong() {
+    on_host(|host| {
+        let a = host.workload("cali-a", A).unwrap();
+        let outside = felid_lab::netns::Namespace::new("dpk-o").unwrap();
+        let here = host.namespace();
+        for namespace in [here, &outside] {
+            namespace.sysctl("net/ipv6/conf/default/accept_dad", "0").unwrap();
+        }
+        here.ip(&format!(
+            "link add up0 type veth peer name eth0 netns {}",
+            outside.name()
+        ))
+        .unwrap();
+        here.ip("link add other type veth peer name nothing").unwrap();
+        for (namespace, command) in [
+            (here, "addr add 192.0.2.1/24 dev up0"),
+            (here, "addr add 2001:db8:2::1/64 dev up0 nodad"),
+            (here, "addr add 198.51.100.1/24 dev other"),
+            (here, "link set up0 up"),
+            (here, "link set other up"),
+            (&outside, "addr add 192.0.2.2/24 dev eth0"),
+            (&outside, "addr add 2001:db8:2::2/64 dev eth0 nodad"),
+            (&outside, "link set eth0 up"),
+            // Somebody else's entry, which stays.
+            (here, "neigh add proxy 192.0.2.99 dev up0"),
+        ] {
+            namespace.ip(command).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = Options {
+            kernel: config(host),
+            route_protocol: 3,
+        };
+        let entries = || -> BTreeSet<String> {
+            let all = ["-4", "-6"].map(|family| here.ip(&format!("{family} neigh show proxy")).unwrap());
+            all.iter()
+                .flat_map(|text| text.lines())
+                .map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+                .collect()
+        };
+        let expected = |list: &[&str]| {
+            list.iter()
+                .map(|entry| (*entry).to_owned())
+                .collect::<BTreeSet<String>>()
+        };
+        runtime.block_on(async {
+            let (mut plane, adopted) = Dataplane::open(&options).await.unwrap();
+            let mut planner = Planner::new(plane.kernel().planner_options(), adopted);
+            planner.set_host_addresses(plane.host_addresses().clone());
+            planner.update(&set([endpoint(&a, allow(), allow())]));
+            let transaction = planner.plan().unwrap().unwrap();
+            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            assert!(errors.is_empty(), "{errors:?}");
+            plane.complete(&transaction).unwrap();
+            planner.retired();
+            let id = planner.endpoints().next().unwrap().id;
+            let wanted = mappings(&[
+                ("192.0.2.10", A[0], id),
+                ("2001:db8:2::10", A[1], id),
+                ("203.0.113.10", A[0], id),
+            ]);
+            let set_nats = async |plane: &mut Dataplane, wanted: &Mappings| {
+                let (_, errors) = plane.set_nats(wanted).await.unwrap();
+                assert!(errors.is_empty(), "{errors:?}");
+            };
+            set_nats(&mut plane, &wanted).await;
+            assert_eq!(entries(), expected(&["192.0.2.99 dev up0"]), "not unless it is wanted");
+            plane.set_announcement(true);
+            set_nats(&mut plane, &wanted).await;
+            let ours = ["192.0.2.10 dev up0", "192.0.2.99 dev up0", "2001:db8:2::10 dev up0"];
+            assert_eq!(entries(), expected(&ours));
+            for address in ["192.0.2.10", "2001:db8:2::10"] {
+                assert!((0..10).any(|_| outside.pings(address).unwrap()), "{address} answers");
+            }
+            // The host gets an address in another network: what belongs there is answered there.
+            here.ip("addr add 203.0.113.1/24 dev other").unwrap();
+            while let Ok(Some(event)) = tokio::time::timeout(std::time::Duration::from_millis(200), plane.event()).await
+            {
+                plane.handle(event).await;
+            }
+            let mut more = ours.to_vec();
+            more.push("203.0.113.10 dev other");
+            assert_eq!(entries(), expected(&more));
+            // An agent that no longer wants it removes what an earlier one made.
+            drop(plane);
+            let (mut plane, adopted) = Dataplane::open(&options).await.unwrap();
+            let mut planner = Planner::new(plane.kernel().planner_options(), adopted);
+            planner.update(&set([endpoint(&a, allow(), allow())]));
+            let transaction = planner.plan().unwrap().unwrap();
+            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            assert!(errors.is_empty(), "{errors:?}");
+            plane.complete(&transaction).unwrap();
+            assert_eq!(entries(), expected(&more), "not before it knows what there is to do");
+            set_nats(&mut plane, &wanted).await;
+            assert_eq!(entries(), expected(&["192.0.2.99 dev up0"]));
+            plane.set_announcement(true);
+            set_nats(&mut plane, &mappings(&[("192.0.2.10", A[0], id)])).await;
+            assert_eq!(entries(), expected(&["192.0.2.10 dev up0", "192.0.2.99 dev up0"]));
+            drop(plane);
+            let errors = felid_dataplane::cleanup(host.bpffs(), &["cali".to_owned()], 3)
+                .await
+                .unwrap();
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_eq!(entries(), expected(&["192.0.2.99 dev up0"]));
+            assert_eq!(routes(host), BTreeSet::new());
+        });
+    });
+}

@@ -83,6 +83,7 @@ impl Dataplane {
         handled.errors.extend(self.tell_kernel(&found));
         if burst.addresses {
             self.refresh_addresses(&mut handled).await;
+            handled.errors.extend(self.announce_again().await);
         }
         handled.errors.extend(self.reconcile(burst.dirty).await);
         if burst.backlog {
@@ -195,6 +196,7 @@ impl Dataplane {
             }
             Err(error) => handled.errors.push(error.into()),
         }
+        handled.errors.extend(self.announce_again().await);
         handled
     }
 

@@ -1,6 +1,6 @@
 //! Translations: the kernel's table and the routes of external addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +9,17 @@ use felid_compile::transaction::EndpointId;
 
 use super::{Dataplane, DataplaneError};
 use crate::error::KernelError;
+use crate::net::{NetError, Proxy};
+
+/// Whether the host answers ARP and neighbour discovery for external addresses.
+#[derive(Debug, Default)]
+pub(super) struct Announcing {
+    wanted: bool,
+    /// The entries are what they shall be, as far as felid knows; at first there may be those of an earlier run.
+    done: bool,
+    /// Interfaces that stand in [`Dataplane::problems`] because of this.
+    troubled: BTreeSet<Arc<str>>,
+}
 
 impl Dataplane {
     /// Ends the translations that are not among these; to be called before a transaction takes something away that they need. Their
@@ -33,7 +44,10 @@ impl Dataplane {
             .filter(|link| names.contains(&link.name))
             .map(|link| link.index)
             .collect();
-        let errors = self.reconcile(interfaces).await;
+        let mut errors = self.reconcile(interfaces).await;
+        if !change.is_empty() || !self.announcing.done {
+            errors.extend(self.announce().await);
+        }
         done.map(|()| (change.crowded, errors))
     }
 
@@ -56,6 +70,89 @@ impl Dataplane {
         let changed = all.into_iter().filter(|id| before.get(id) != now.get(id));
         self.rerouted.extend(changed);
         done
+    }
+
+    /// Whether the host answers ARP and neighbour discovery for external addresses from now on, in the networks of its own interfaces
+    /// that they belong to. Follows with the next [`Dataplane::set_nats`].
+    pub fn set_announcement(&mut self, wanted: bool) {
+        if wanted != self.announcing.wanted {
+            self.announcing.wanted = wanted;
+            self.announcing.done = false;
+        }
+    }
+
+    /// The host's addresses or interfaces have changed, or it is time to look again.
+    pub(super) async fn announce_again(&mut self) -> Vec<DataplaneError> {
+        if self.announcing.wanted {
+            self.announce().await
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Brings proxy neighbours in line.
+    pub(super) async fn announce(&mut self) -> Vec<DataplaneError> {
+        if !self.synced || !self.announcing.wanted && self.announcing.done {
+            return Vec::new();
+        }
+        self.announcing.done = false;
+        let desired = match self.proxies().await {
+            Ok(desired) => desired,
+            Err(error) => return vec![error.into()],
+        };
+        let uplinks: BTreeSet<u32> = desired.iter().map(|(index, _)| *index).collect();
+        let mut failed: Vec<(u32, NetError)> = Vec::new();
+        for index in uplinks {
+            if let Some(link) = self.links.get(&index) {
+                let errors = self.net.configure_proxy(&link.name);
+                failed.extend(errors.into_iter().map(|error| (index, error)));
+            }
+        }
+        failed.extend(self.net.follow_proxies(&desired).await);
+        self.announcing.done = failed.is_empty();
+        let mut troubles: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
+        for (index, error) in &failed {
+            let name = self
+                .links
+                .get(index)
+                .map_or_else(|| "uplinks".into(), |link| link.name.clone());
+            troubles.entry(name).or_default().push(error.to_string());
+        }
+        for name in std::mem::take(&mut self.announcing.troubled) {
+            self.problems.remove(&name);
+        }
+        self.announcing.troubled = troubles.keys().cloned().collect();
+        self.problems.extend(troubles);
+        failed.into_iter().map(|(_, error)| error.into()).collect()
+    }
+
+    /// External addresses in force, on every interface in whose network they are.
+    async fn proxies(&self) -> Result<BTreeSet<Proxy>, NetError> {
+        if !self.announcing.wanted {
+            return Ok(BTreeSet::new());
+        }
+        let external: BTreeSet<IpAddr> = self
+            .kernel
+            .nats_by_endpoint()
+            .values()
+            .flat_map(|nats| nats.keys().copied())
+            .collect();
+        if external.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut proxies = BTreeSet::new();
+        for (index, net) in self.net.connected().await? {
+            let is_uplink = self.links.get(&index).is_some_and(|link| !self.concerns(link));
+            if is_uplink && net.prefix_len() < net.max_prefix_len() {
+                proxies.extend(
+                    external
+                        .iter()
+                        .filter(|address| net.contains(*address))
+                        .map(|address| (index, *address)),
+                );
+            }
+        }
+        Ok(proxies)
     }
 
     /// Interfaces of endpoints whose translations have changed.

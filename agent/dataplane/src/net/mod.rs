@@ -2,10 +2,11 @@
 //!
 //! In: what each local endpoint needs of its host-side interface ([`EndpointNet`]). Out: links and the host's own addresses as they
 //! are ([`Link`], [`Net::host_addresses`]), and [`Event`]s when they change. Only routes with felid's protocol number and permanent
-//! neighbours on managed interfaces are ever deleted; everything else on the host is left alone.
+//! neighbours on managed interfaces, and proxy neighbours with felid's mark, are ever deleted; everything else on the host is left alone.
 
 mod kube_proxy;
 mod link;
+mod proxy;
 mod reconcile;
 mod request;
 mod sysctl;
@@ -14,6 +15,7 @@ mod watch;
 
 pub use kube_proxy::kube_proxy;
 pub use link::{Link, Links};
+pub use proxy::Proxy;
 pub use reconcile::{EndpointNet, Present, Report};
 pub use sysctl::Sysctls;
 pub use traffic::Classifiers;

@@ -57,7 +57,7 @@ pub struct Present {
     neighbours: BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>,
 }
 
-const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 impl Net {
     /// What stands at every interface: one dump of routes and one of neighbours for each family, however many interfaces there are.
@@ -308,7 +308,7 @@ fn gateway(route: &RouteMessage) -> Option<IpAddr> {
 }
 
 /// Whether it was done; `false` for answers that only say that the thing, or its interface, is not there (any more).
-fn absent(done: Result<(), NetError>, harmless: &[i32]) -> Result<bool, NetError> {
+pub(super) fn absent(done: Result<(), NetError>, harmless: &[i32]) -> Result<bool, NetError> {
     match done {
         Ok(()) => Ok(true),
         Err(error) if error.errno().is_some_and(|errno| harmless.contains(&errno)) => Ok(false),

@@ -41,6 +41,15 @@ const INTERFACE: &[(&str, &str, &str)] = &[
     ("net/ipv6/conf", "forwarding", "1"),
 ];
 
+/// Per interface on which the host answers for the addresses of workloads.
+const PROXY: &[(&str, &str, &str)] = &[
+    // The kernel looks at proxy neighbours of IPv6 only then.
+    ("net/ipv6/conf", "proxy_ndp", "1"),
+    // It waits up to 0.8 s before it answers, in case somebody else does: there is nobody else.
+    ("net/ipv4/neigh", "proxy_delay", "0"),
+    ("net/ipv6/neigh", "proxy_delay", "0"),
+];
+
 impl Sysctls {
     /// Writer below another root, for tests.
     pub fn below(root: impl Into<PathBuf>) -> Self {
@@ -56,8 +65,16 @@ impl Sysctls {
 
     /// Settings of one interface; what failed. An interface that vanished meanwhile is no failure.
     pub(super) fn interface(&self, name: &str) -> Vec<NetError> {
-        INTERFACE
-            .iter()
+        self.all(INTERFACE, name)
+    }
+
+    /// Those of one on which the host answers for others.
+    pub(super) fn proxy(&self, name: &str) -> Vec<NetError> {
+        self.all(PROXY, name)
+    }
+
+    fn all(&self, list: &[(&str, &str, &'static str)], name: &str) -> Vec<NetError> {
+        list.iter()
             .filter_map(|(directory, file, value)| self.set(format!("{directory}/{name}/{file}"), value).err())
             .collect()
     }

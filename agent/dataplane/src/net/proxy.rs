@@ -1,0 +1,124 @@
+//! Proxy neighbours: addresses that the host answers ARP and neighbour discovery for, although they are a workload's.
+//!
+//! Entries carry a protocol number of felid's own, by which it knows them again; those of others are left alone.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteProtocol;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::reconcile::{FAMILIES, absent};
+use super::{Net, NetError};
+
+/// Marks felid's entries (NDA_PROTOCOL). No routing daemon has this number.
+const PROTOCOL: u8 = 254;
+
+/// An address that is answered for on an interface.
+pub type Proxy = (u32, IpAddr);
+
+impl Net {
+    /// The networks that the host's interfaces are in, with the interface's index.
+    pub async fn connected(&self) -> Result<Vec<(u32, IpNet)>, NetError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let listed = self.dump("list addresses", &request).await?;
+        let network = |message: RouteNetlinkMessage| {
+            let RouteNetlinkMessage::NewAddress(message) = message else {
+                return None;
+            };
+            // On point-to-point links this is the other end's address, which the prefix belongs to.
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })?;
+            let net = IpNet::new(address, message.header.prefix_len).ok()?;
+            Some((message.header.index, net.trunc()))
+        };
+        Ok(listed.messages.into_iter().filter_map(network).collect())
+    }
+
+    /// Makes felid's entries these, on every interface; what failed.
+    pub async fn follow_proxies(&self, desired: &BTreeSet<Proxy>) -> Vec<(u32, NetError)> {
+        let present = match self.proxies().await {
+            Ok(present) => present,
+            Err(error) => return vec![(0, error)],
+        };
+        let mut errors = Vec::new();
+        for &(index, address) in present.difference(desired) {
+            let request = self.handle().neighbours().del(message(index, address));
+            let what = format!("delete proxy neighbour {address}");
+            let deleted = self.bounded(what, request.execute()).await;
+            let done = absent(deleted, &[libc::ENOENT, libc::ENODEV]);
+            errors.extend(done.err().map(|error| (index, error)));
+        }
+        for &(index, address) in desired.difference(&present) {
+            let mut request = self.handle().neighbours().add(index, address);
+            *request.message_mut() = message(index, address);
+            let what = format!("add proxy neighbour {address}");
+            let added = self.bounded(what, request.execute()).await;
+            // There is one already that is somebody else's: it does the same.
+            let done = absent(added, &[libc::EEXIST, libc::ENODEV]);
+            errors.extend(done.err().map(|error| (index, error)));
+        }
+        errors
+    }
+
+    /// Sysctls of an interface that answers for others.
+    pub fn configure_proxy(&self, interface: &str) -> Vec<NetError> {
+        self.sysctls.proxy(interface)
+    }
+
+    async fn proxies(&self) -> Result<BTreeSet<Proxy>, NetError> {
+        let mut proxies = BTreeSet::new();
+        for family in FAMILIES {
+            let mut request = NeighbourMessage::default();
+            request.header.family = family;
+            request.header.flags = NeighbourFlags::Proxy;
+            let listed = self
+                .dump("list proxy neighbours", &RouteNetlinkMessage::GetNeighbour(request))
+                .await?;
+            proxies.extend(listed.messages.iter().filter_map(own));
+        }
+        Ok(proxies)
+    }
+}
+
+fn own(message: &RouteNetlinkMessage) -> Option<Proxy> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+        return None;
+    };
+    let is_own = message.attributes.iter().any(
+        |attribute| matches!(attribute, NeighbourAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL),
+    );
+    if !is_own || !message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })?;
+    Some((message.header.ifindex, address))
+}
+
+fn message(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Proxy;
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    message.header.family = family;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    message
+}
