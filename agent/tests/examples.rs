@@ -92,11 +92,36 @@ fn pods_have_the_columns_of_their_endpoints() {
 
 #[test]
 fn the_agent_enforces_them() {
-    for (set, node, local) in [("kubernetes", "node1", 2), ("v3", "node1", 1), ("v1", "rack1-host1", 1)] {
+    for (set, node, local) in [
+        ("kubernetes", "node1", 2),
+        ("floating-ips", "node1", 3),
+        ("v3", "node1", 1),
+        ("v1", "rack1-host1", 1),
+    ] {
         let agent = start(&[("node", node)]);
         agent.send_all(&text(&examples().join(set)));
         agent.until("complete", |agent| agent.kernel().completed == 1);
         let kernel = agent.kernel();
         assert_eq!(kernel.endpoints.len(), local, "{set}");
     }
+}
+
+#[test]
+fn the_floating_addresses_are_in_force_but_for_the_contested_one() {
+    let agent = start(&[]);
+    agent.send_all(&text(&examples().join("floating-ips")));
+    let in_force = |agent: &common::fake::Running| {
+        let kernel = agent.kernel();
+        let nats = kernel.nats.iter();
+        nats.map(|(external, mapping)| format!("{external} {}", mapping.internal))
+            .collect::<Vec<_>>()
+    };
+    let expected = [
+        "203.0.113.10 10.65.0.10",
+        "203.0.113.11 10.65.0.10",
+        "203.0.113.20 10.65.0.20",
+        "2001:db8::10 fd00:65::10",
+    ];
+    agent.until("in force", |agent| in_force(agent) == expected);
+    assert_eq!(agent.status().nat.conflicts, 1);
 }

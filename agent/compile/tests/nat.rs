@@ -1,5 +1,5 @@
 //! Translations: who gets an external address, and what searches find while the table changes.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -51,8 +51,13 @@ fn id(n: u32) -> EndpointId {
     EndpointId { index: n, id: 100 + n }
 }
 
+/// External and internal address, number of the endpoint.
+type InForce = (String, String, u32);
+/// External address, name of the endpoint, why.
+type Refused = (String, String, Conflict);
+
 /// What is in force as (external, internal, number of the endpoint), and the conflicts as (external, endpoint, reason).
-fn decide(endpoints: &[LocalEndpoint], host: &[&str]) -> (Vec<(String, String, u32)>, Vec<(String, String, Conflict)>) {
+fn decide(endpoints: &[LocalEndpoint], host: &[&str]) -> (Vec<InForce>, Vec<Refused>) {
     let numbered = endpoints.iter().zip(1..).map(|(endpoint, n)| (id(n), endpoint));
     let host = host.iter().map(|address| ip(address)).collect();
     let numbered: Vec<_> = numbered.collect();
@@ -76,7 +81,7 @@ fn decide(endpoints: &[LocalEndpoint], host: &[&str]) -> (Vec<(String, String, u
     (mappings.collect(), conflicts.collect())
 }
 
-fn triple(external: &str, internal: &str, n: u32) -> (String, String, u32) {
+fn triple(external: &str, internal: &str, n: u32) -> InForce {
     (external.to_owned(), internal.to_owned(), n)
 }
 
