@@ -1,6 +1,6 @@
 //! Translations in the pipeline: when they come and go, what settings and other records do to them.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -49,6 +49,7 @@ fn configuration_of_the_node_goes_over_the_default() {
             log_severity_screen: None,
             interface_prefix: prefix.map(|prefix| vec![prefix.to_owned()]),
             default_endpoint_to_host_action: action,
+            floating_ips: None,
         }))
     };
     let mut calc = calc();
