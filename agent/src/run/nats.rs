@@ -105,11 +105,8 @@ impl<D: Dataplane> Pipeline<D> {
         if transaction.endpoints.is_empty() {
             return Ok(());
         }
-        let in_force: Vec<_> = self.planner.endpoints().collect();
-        let kept = in_force
-            .iter()
-            .filter(|status| !transaction.endpoints.contains_key(&status.id));
-        let kept = kept.map(|status| (status.id, &*status.endpoint));
+        let kept = self.planner.in_force();
+        let kept = kept.filter(|(id, _)| !transaction.endpoints.contains_key(id));
         let set = transaction.endpoints.iter().filter_map(|(id, change)| match change {
             EndpointChange::Set(plan) => Some((*id, &*plan.endpoint)),
             EndpointChange::Gone { .. } => None,
@@ -123,15 +120,17 @@ impl<D: Dataplane> Pipeline<D> {
         if !self.nats.changed || !self.programmed || self.under_way.is_some() {
             return;
         }
-        let endpoints: Vec<_> = self.planner.endpoints().collect();
-        let resolved = self.resolve(endpoints.iter().map(|status| (status.id, &*status.endpoint)));
+        let resolved = self.resolve(self.planner.in_force());
         let Resolved {
             mappings,
             mut conflicts,
         } = resolved;
         match self.dataplane.set_nats(&mappings).await {
             Ok(crowded) => {
-                conflicts.extend(without_room(&endpoints_by_id(&endpoints), &mappings, &crowded));
+                let without_room = crowded
+                    .iter()
+                    .filter_map(|external| self.without_room(*external, &mappings));
+                conflicts.extend(without_room);
                 self.nats.note(conflicts);
                 self.nats.changed = false;
                 self.failures.clear("nat");
@@ -140,6 +139,17 @@ impl<D: Dataplane> Pipeline<D> {
             // It is tried again with the retry timer.
             Err(reason) => self.failures.set("nat", reason, &self.metrics),
         }
+    }
+
+    fn without_room(&self, external: IpAddr, mappings: &Mappings) -> Option<(Claim, Conflict)> {
+        let mapping = mappings.get(&external)?;
+        let (_, endpoint) = self.planner.in_force().find(|(id, _)| *id == mapping.endpoint)?;
+        let claim = Claim {
+            external,
+            internal: mapping.internal,
+            endpoint: endpoint.key.clone(),
+        };
+        Some((claim, Conflict::NoRoom))
     }
 
     /// Tells the kernel of the networks where workloads show their own addresses. `false`: it failed, and is tried again with the next
@@ -169,28 +179,4 @@ impl<D: Dataplane> Pipeline<D> {
             }
         }
     }
-}
-
-fn endpoints_by_id(endpoints: &[felid_compile::planner::EndpointStatus]) -> BTreeMap<EndpointId, &ResourceKey> {
-    endpoints
-        .iter()
-        .map(|status| (status.id, &status.endpoint.key))
-        .collect()
-}
-
-fn without_room(
-    endpoints: &BTreeMap<EndpointId, &ResourceKey>,
-    mappings: &Mappings,
-    crowded: &BTreeSet<IpAddr>,
-) -> BTreeMap<Claim, Conflict> {
-    let claim = |external: &IpAddr| {
-        let mapping = mappings.get(external)?;
-        let claim = Claim {
-            external: *external,
-            internal: mapping.internal,
-            endpoint: (*endpoints.get(&mapping.endpoint)?).clone(),
-        };
-        Some((claim, Conflict::NoRoom))
-    };
-    crowded.iter().filter_map(claim).collect()
 }

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use felid_model::ResourceKey;
+use felid_model::resolved::LocalEndpoint;
 
 use super::compiler::Compiler;
 use super::plan::InForce;
 use super::types::{EndpointStatus, PlanError, Problem, Stats};
 use super::{Planner, PlannerOptions};
 use crate::program::Program;
-use crate::transaction::{CounterName, ProgramId};
+use crate::transaction::{CounterName, EndpointId, ProgramId};
 
 impl<C: Compiler> Planner<C> {
     /// The sizes it was made with.
@@ -68,6 +69,13 @@ impl<C: Compiler> Planner<C> {
     /// What is in force for all endpoints, sorted by key.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointStatus> + '_ {
         self.endpoints.values().filter_map(|in_force| self.status(in_force))
+    }
+
+    /// The same without their programs, which take a moment to find.
+    pub fn in_force(&self) -> impl Iterator<Item = (EndpointId, &LocalEndpoint)> + Clone + '_ {
+        self.endpoints
+            .values()
+            .map(|in_force| (in_force.id, &*in_force.endpoint))
     }
 
     /// A program, as long as it is loaded.

@@ -172,6 +172,16 @@ fn ip_nats(spec: &mut Fields<'_>, ip_networks: &[IpNet]) -> Vec<IpNat> {
             if internal.is_ipv4() != external.is_ipv4() {
                 fields.issue("externalIP", "is of another IP version than internalIP");
             }
+            if ip_networks.contains(&IpNet::from(external)) {
+                fields.warn("externalIP", "is one of ipNetworks: not translated");
+            }
+            if nats
+                .iter()
+                .any(|nat: &IpNat| nat.external == external && nat.internal != internal)
+            {
+                let reason = "stands for another address already: the lexically smaller internalIP has it";
+                fields.warn("externalIP", reason);
+            }
             nats.push(IpNat { internal, external });
         }
         fields.finish();

@@ -235,6 +235,14 @@ fn nats() {
         (nats.len(), nats[0].internal.to_string(), nats[0].external.to_string()),
         (1, "10.0.0.1".to_owned(), "1.1.1.1".to_owned())
     );
+    for bad in [
+        "ipNetworks: [10.0.0.1, 10.0.0.2], ipNATs: [{internalIP: 10.0.0.1, externalIP: 10.0.0.2}]",
+        "ipNetworks: [10.0.0.1, 10.0.0.2], \
+         ipNATs: [{internalIP: 10.0.0.1, externalIP: 1.1.1.1}, {internalIP: 10.0.0.2, externalIP: 1.1.1.1}]",
+    ] {
+        assert_eq!(errors(&endpoint(bad)), "", "Calico takes it");
+        assert!(warnings(&endpoint(bad)).ends_with(".externalIP"), "{bad}");
+    }
     // No networks at all.
     let text = endpoint("ipNATs: [{internalIP: 10.0.0.1, externalIP: 1.1.1.1}]");
     assert_eq!(errors(&text), "spec.ipNATs[0].internalIP");
