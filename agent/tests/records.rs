@@ -285,3 +285,43 @@ fn places_may_stand_before_the_command() {
         .into();
     assert_eq!(lines(&ran.out).len(), 3);
 }
+
+#[test]
+fn wide_tables_say_who_translates() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = "
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: node1-k8s-web-eth0, namespace: shop}
+spec:
+  orchestrator: k8s
+  node: node1
+  pod: web
+  endpoint: eth0
+  ipNetworks: [10.0.0.1/32]
+  interfaceName: caliweb
+  ipNATs: [{internalIP: 10.0.0.1, externalIP: 203.0.113.10}]
+  awsElasticIPs: [198.51.100.7]
+  ports:
+  - {name: http, protocol: TCP, port: 8080, hostPort: 80, hostIP: 192.0.2.1}
+  - {protocol: UDP, port: 53, hostPort: 53}
+  - {name: metrics, protocol: TCP, port: 9090}
+";
+    std::fs::write(directory.path().join("web.yaml"), record).unwrap();
+    let ran = on(
+        directory.path(),
+        &[
+            "get",
+            "wep",
+            "-n",
+            "shop",
+            "-o",
+            "custom-columns=NATS,ELASTICIPS,HOSTPORTS",
+        ],
+    );
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    assert_eq!(
+        lines(&ran.out)[1],
+        "shop        {10.0.0.1 203.0.113.10}   198.51.100.7 (by AWS)   192.0.2.1:80->8080/TCP,53->53/UDP (by portmap)"
+    );
+}

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use felid_agent::config::{self, HostAction, Layer, LogLevel, Static};
+use felid_agent::config::{self, Announcement, HostAction, Layer, LogLevel, NatOutbound, Static};
 use felid_model::{Decoded, FelixConfiguration, Resource, decode, documents};
 
 fn flags(pairs: &[(&str, &str)]) -> Layer {
@@ -194,4 +194,47 @@ fn durations_read_and_print_as_gos() {
         [90.0, 3600.0, 5400.0, 3723.0, 0.5, 120.0].map(print),
         ["1m30s", "1h", "1h30m", "1h2m3s", "0.5s", "2m"]
     );
+}
+
+#[test]
+fn settings_of_external_addresses() {
+    let default = Static::new(Layer::default(), [], None).unwrap().settings();
+    assert!(default.floating_ips);
+    assert_eq!(default.ip_nat_outbound, NatOutbound::None);
+    assert_eq!(default.external_ip_announcement, Announcement::None);
+    let given = environment(&[
+        ("FELID_FLOATING_IPS", "disabled"),
+        ("FELID_IPNATOUTBOUND", "external"),
+        ("FELID_IPNATCLUSTERCIDRS", "10.0.0.1/8, fd00::/8"),
+        ("FELID_EXTERNALIPANNOUNCEMENT", "ProxyARP"),
+    ]);
+    let config = Static::new(Layer::default(), given, None).unwrap();
+    let settings = config.with_records(None, Some(&record("default", "{floatingIPs: Enabled}")));
+    assert!(!settings.floating_ips, "the environment comes first");
+    assert_eq!(settings.ip_nat_outbound, NatOutbound::External);
+    assert_eq!(settings.external_ip_announcement, Announcement::ProxyArp);
+    let cidrs: Vec<String> = settings
+        .ip_nat_cluster_cidrs
+        .0
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(cidrs, ["10.0.0.0/8", "fd00::/8"]);
+    let config = Static::new(Layer::default(), [], None).unwrap();
+    let disabled = config.with_records(
+        Some(&record("node.a", "{floatingIPs: Disabled}")),
+        Some(&record("default", "{floatingIPs: Enabled}")),
+    );
+    assert!(!disabled.floating_ips);
+    for (name, value) in [
+        ("FELID_FLOATINGIPS", "maybe"),
+        ("FELID_IPNATOUTBOUND", "Internal"),
+        ("FELID_IPNATCLUSTERCIDRS", "10.0.0.0"),
+        ("FELID_EXTERNALIPANNOUNCEMENT", "BGP"),
+    ] {
+        assert!(
+            Static::new(Layer::default(), environment(&[(name, value)]), None).is_err(),
+            "{name}={value}"
+        );
+    }
 }
