@@ -157,6 +157,12 @@ fn an_administrator_follows_an_external_address() {
         ],
     );
     assert!(!connects(&world, v4));
+    let metrics = world.cluster.metrics().unwrap();
+    assert_eq!(
+        metrics.get("felid_nat_flows_total"),
+        Some(&4.0),
+        "three to the first, one to the second, and none is forgotten when they end"
+    );
     let host = world.cluster.host.namespace();
     for family in ["-4", "-6"] {
         let routes = host.ip(&format!("{family} route show proto 3")).unwrap();

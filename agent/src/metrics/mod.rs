@@ -276,7 +276,7 @@ impl Metrics {
             )?,
             nat_flows: m.counter(
                 "felid_nat_flows_total",
-                "Flows that began with a translated address, as of the last look at /metrics",
+                "Flows that began with a translated address",
             )?,
             policies: std::sync::Mutex::new(policies::Policies::new(max_policies)),
             kernel: std::sync::Mutex::default(),

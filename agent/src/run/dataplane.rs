@@ -91,6 +91,8 @@ pub trait Dataplane: Send + 'static {
     fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String>;
     /// Translations in force, by external address.
     fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String>;
+    /// Flows that began with translations that have ended.
+    fn ended_nat_flows(&self) -> u64;
     /// Changes the prefixes of workload interfaces.
     fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> impl Future<Output = Seen>;
     /// Where every endpoint stands.
@@ -208,6 +210,10 @@ impl Dataplane for Real {
 
     fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String> {
         self.kernel().nat_flows().map_err(|error| error.to_string())
+    }
+
+    fn ended_nat_flows(&self) -> u64 {
+        self.kernel().ended_nat_flows()
     }
 
     async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {

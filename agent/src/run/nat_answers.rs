@@ -50,13 +50,12 @@ impl<D: Dataplane> Pipeline<D> {
     /// Brings the metrics up to date.
     pub(super) fn sample_nats(&mut self) {
         let nats = self.nats_in_force();
-        let now: BTreeMap<(u32, u32), u64> = nats.values().map(|nat| ((nat.index, nat.id), nat.flows)).collect();
-        let before = |key: &(u32, u32)| self.nats.counted.get(key).copied().unwrap_or(0);
-        let gained = now.iter().map(|(key, flows)| flows.saturating_sub(before(key))).sum();
+        let now = nats.values().map(|nat| nat.flows).sum::<u64>() + self.dataplane.ended_nat_flows();
+        let gained = now.saturating_sub(self.nats.counted);
+        self.nats.counted = now.max(self.nats.counted);
         self.metrics.set_nat(nats.len(), self.nats.conflicts.len(), gained);
         self.metrics
             .set_table("nats", nats.len(), felid_common::MAX_NATS as usize);
-        self.nats.counted = now;
     }
 
     /// Lists translations; flows are counted on a thread of their own: a full table takes a while.

@@ -28,8 +28,8 @@ pub(super) struct Nats {
     pools_changed: bool,
     /// `awsElasticIPs`, of endpoints that have some.
     pub(super) elastic: BTreeMap<ResourceKey, Vec<IpAddr>>,
-    /// Flows of each translation, by element and id, when they were last counted.
-    pub(super) counted: BTreeMap<(u32, u32), u64>,
+    /// Flows that began with a translation, when they were last counted.
+    pub(super) counted: u64,
 }
 
 impl Default for Nats {
@@ -40,7 +40,7 @@ impl Default for Nats {
             pools: BTreeMap::new(),
             pools_changed: true,
             elastic: BTreeMap::new(),
-            counted: BTreeMap::new(),
+            counted: 0,
         }
     }
 }

@@ -188,6 +188,10 @@ impl Dataplane for Fake {
         Ok(state.nats.iter().map(one).collect())
     }
 
+    fn ended_nat_flows(&self) -> u64 {
+        0
+    }
+
     async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {
         lock(&self.state).prefixes.push(prefixes);
         Seen::default()

@@ -198,6 +198,13 @@ impl Table {
             })
     }
 
+    /// Whether a translation in force has this element (that of its external address).
+    pub fn is_in_force(&self, index: u32) -> bool {
+        self.elements
+            .get(&index)
+            .is_some_and(|nat| nat.id != 0 && nat.flags & NAT_OUT == 0)
+    }
+
     /// Ends what is not wanted; before something changes that it needs.
     pub fn retire(&self, wanted: &Mappings) -> Vec<(u32, Nat)> {
         let layout = self.stay(wanted);

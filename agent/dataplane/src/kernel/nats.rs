@@ -11,7 +11,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Kernel;
 use super::mirror::Mirror;
-use super::observe::each;
+use super::observe::{each, sum};
 use super::tables::{key_v4, key_v6};
 use crate::error::{KernelError, Result};
 use crate::sys::RawMap;
@@ -27,6 +27,8 @@ pub(crate) struct Nats {
     by_endpoint: BTreeMap<EndpointId, BTreeMap<IpAddr, IpAddr>>,
     /// A record is about to come into force.
     expected: bool,
+    /// Flows of the translations that have ended in this run.
+    ended_flows: u64,
 }
 
 /// A translation in force and what came of it.
@@ -65,6 +67,7 @@ impl Nats {
             table: Table::adopt(elements, next_id),
             by_endpoint: BTreeMap::new(),
             expected: false,
+            ended_flows: 0,
         };
         nats.index();
         Ok(nats)
@@ -80,12 +83,21 @@ impl Nats {
 
     fn write(&mut self, writes: &[(u32, felid_common::Nat)]) -> Result<()> {
         for (index, nat) in writes {
+            if nat.id == 0 && self.table.is_in_force(*index) {
+                self.ended_flows += self.flows_of(*index);
+            }
             self.map
                 .update(&index.to_ne_bytes(), nat.as_bytes())
                 .map_err(KernelError::call("write the map nats"))?;
             self.table.wrote(*index, *nat);
         }
         Ok(())
+    }
+
+    /// What was counted of one. That it cannot be read must keep none from ending.
+    fn flows_of(&self, index: u32) -> u64 {
+        let values = self.flows.lookup(&index.to_ne_bytes());
+        values.ok().flatten().map_or(0, |values| sum(&values))
     }
 
     /// A grace period has passed since the last write.
@@ -200,6 +212,11 @@ impl Kernel {
     /// Translations in force, of every endpoint that has some.
     pub(crate) const fn nats_by_endpoint(&self) -> &BTreeMap<EndpointId, BTreeMap<IpAddr, IpAddr>> {
         &self.nats.by_endpoint
+    }
+
+    /// Flows that began with the translations that have ended since the agent started.
+    pub const fn ended_nat_flows(&self) -> u64 {
+        self.nats.ended_flows
     }
 
     /// Translations in force and how many flows began with each, by external address.

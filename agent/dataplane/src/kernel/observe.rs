@@ -64,16 +64,17 @@ fn named<T: Copy>(map: &RawMap, name: &str, all: &[T]) -> Result<Vec<(T, u64)>> 
     Ok(counted)
 }
 
+/// The sum of all CPUs.
+pub(crate) fn sum(values: &[u8]) -> u64 {
+    let values = values.as_chunks::<8>().0.iter();
+    values.fold(0, |sum, value| sum.wrapping_add(u64::from_ne_bytes(*value)))
+}
+
 /// Calls `visit` with each index and the sum of all CPUs.
 pub(crate) fn each(map: &RawMap, name: &str, mut visit: impl FnMut(u32, u64)) -> Result<()> {
     map.dump(|key, values| {
         if let Ok(key) = key.try_into() {
-            let sum = values
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .fold(0_u64, |sum, value| sum.wrapping_add(u64::from_ne_bytes(*value)));
-            visit(u32::from_ne_bytes(key), sum);
+            visit(u32::from_ne_bytes(key), sum(values));
         }
     })
     .map_err(KernelError::call(format!("read the map {name}")))
