@@ -67,7 +67,8 @@ Drop {
     NatCollision = "nat_collision",
     /// The address translation that the flow began with is gone.
     NatGone = "nat_gone",
-    /// A workload talks to its own external address, and its interface is none that can be redirected to.
+    /// A workload talks to its own external address, and its interface is none that can be redirected to, or the address that it uses has no
+    /// external one.
     NatHairpin = "nat_hairpin",
 }
 }

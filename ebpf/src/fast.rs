@@ -254,15 +254,19 @@ impl Found {
                 return None;
             }
         }
-        if self.fin != 0 && !self.finish::<HOOK, MINE_IS_EGRESS>(word) {
-            return None;
-        }
         let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
         let (from, to) = (
             conntrack::read_shown(self.flow, original),
             conntrack::read_shown(self.flow, !original),
         );
-        if from.id | to.id | self.from | self.to != 0 {
+        // Another name for the same tuple: the slow program says what that is.
+        if nat::number(to) ^ self.to != 0 || (HOOK == INGRESS && nat::number(from) ^ self.from != 0) {
+            return None;
+        }
+        if self.fin != 0 && !self.finish::<HOOK, MINE_IS_EGRESS>(word) {
+            return None;
+        }
+        if from.id | to.id != 0 {
             let target = (HOOK == EGRESS && state & u32::from(FLOW_FAST) != 0).then_some(theirs);
             return self.translate::<HOOK>(from, to, own, target);
         }
@@ -281,9 +285,8 @@ impl Found {
         own: &Endpoint,
         target: Option<&'static Endpoint>,
     ) -> Option<i32> {
-        let named = nat::number(to) == self.to && (HOOK == EGRESS || nat::number(from) == self.from);
         // Whoever talks to itself is left to the slow program.
-        if !named || (from.id != 0 && to.id != 0) {
+        if from.id != 0 && to.id != 0 {
             return None;
         }
         let shown = if from.id != 0 { from } else { to };

@@ -178,7 +178,7 @@ fn start<const HOOK: u32>(
             && settings.flags & SETTING_NATS != 0
             && is_own(packet, own, mine)
         {
-            name(state, settings, &ends.dst, packet);
+            name(state, settings, &ends.dst, packet)?;
         }
         if state.private().mode & (MODE_TURNED | MODE_FAST) == 0 {
             let target = local(&ends.dst);
@@ -271,7 +271,7 @@ fn start<const HOOK: u32>(
 /// Decides under which address a new flow from the workload is shown: to itself always under an external one, since it would not take its own
 /// address for another's.
 #[inline(always)]
-fn name(state: &mut State, settings: &Settings, dst: &Known, packet: Packet) {
+fn name(state: &mut State, settings: &Settings, dst: &Known, packet: Packet) -> Result<(), Drop> {
     let version = state.tuple().ip_version;
     let to = state.tuple().dst;
     let target = local(dst).is_some();
@@ -284,6 +284,11 @@ fn name(state: &mut State, settings: &Settings, dst: &Known, packet: Packet) {
         let src = state.tuple().src;
         state.private().nat_from = nat::outgoing(&src, version);
     }
+    if itself && state.private().nat_from == 0 {
+        // From an address of its own that has no external one.
+        return Err(Drop::NatHairpin);
+    }
+    Ok(())
 }
 
 /// Where every policy program ends.

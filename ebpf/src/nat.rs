@@ -20,13 +20,16 @@ pub(crate) fn find(address: &[u32; 4], kind: u32) -> Option<(Number, &'static Na
     let mut index = nat_slot(address);
     for _ in 0..NAT_PROBES {
         let nat = maps::NATS.get(index)?;
+        // First: what else an element holds is stable for as long as it has an id, and a grace period longer.
+        // SAFETY: a field of a map's element; user space may write it meanwhile, as one word.
+        let id = unsafe { core::ptr::addr_of!(nat.id).read_volatile() };
         let flags = nat.flags;
         let other = (nat.address[0] ^ address[0])
             | (nat.address[1] ^ address[1])
             | (nat.address[2] ^ address[2])
             | (nat.address[3] ^ address[3])
             | ((flags ^ kind) & (NAT_V6 | NAT_OUT));
-        if other == 0 && nat.id != 0 {
+        if other == 0 && id != 0 {
             return Some((index + 1, nat));
         }
         if flags & NAT_PASSED == 0 {

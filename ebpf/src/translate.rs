@@ -87,8 +87,8 @@ fn examine(packet: Packet) -> Result<i32, Drop> {
     {
         redirected = Some(target);
     }
-    if from != 0 && to != 0 && redirected.is_none() {
-        // Itself, by its external address, and the hop count is used up: the host tells it so.
+    if from != 0 && to != 0 && target != 0 && redirected.is_none() {
+        // To itself, which is a redirect or nothing: the host says why, about the packet as it was sent.
         return Ok(NEXT);
     }
     if from != 0 {
@@ -175,6 +175,13 @@ pub(crate) fn correct(packet: Packet, at: u32, number: u8, difference: u32) -> b
     unsafe { bpf_l4_csum_replace(packet.skb(), at, 0, u64::from(difference), flags) == 0 }
 }
 
+/// Corrects the checksum of the IPv4 header at an offset.
+#[inline(always)]
+fn correct_header(packet: Packet, at: u32, difference: u32) -> bool {
+    // SAFETY: plain helper call.
+    unsafe { bpf_l3_csum_replace(packet.skb(), at + 10, 0, u64::from(difference), 0) == 0 }
+}
+
 #[inline(always)]
 fn store(packet: Packet, version: u8, at: u32, address: &[u32; 4]) -> bool {
     if version == 4 {
@@ -193,10 +200,7 @@ fn replace(packet: Packet, places: Places, end: End, old: &[u32; 4], new: &[u32;
     {
         return None;
     }
-    // SAFETY: plain helper call.
-    if places.version == 4
-        && unsafe { bpf_l3_csum_replace(packet.skb(), L3 as u32 + 10, 0, u64::from(difference), 0) } != 0
-    {
+    if places.version == 4 && !correct_header(packet, L3 as u32, difference) {
         return None;
     }
     store(packet, places.version, L3 as u32 + offset(places.version, end), new).then_some(())
@@ -209,8 +213,7 @@ fn quoted(packet: Packet, places: Places, end: End, old: &[u32; 4], new: &[u32; 
     let own_sum = places.l4 + 2;
     if places.version == 4 {
         // Header and checksum change against each other: nothing remains for the error's own.
-        // SAFETY: plain helper call.
-        if unsafe { bpf_l3_csum_replace(packet.skb(), places.quoted + 10, 0, u64::from(difference), 0) } != 0 {
+        if !correct_header(packet, places.quoted, difference) {
             return None;
         }
     } else if !correct(packet, own_sum, protocol::ICMPV6, difference) {
@@ -228,9 +231,9 @@ fn quoted(packet: Packet, places: Places, end: End, old: &[u32; 4], new: &[u32; 
                     fixed = 0xffff;
                 }
                 // SAFETY: plain helper call.
-                if !packet.store(at, &fixed)
-                    || unsafe { bpf_l4_csum_replace(packet.skb(), own_sum, u64::from(sum), u64::from(fixed), 2) } != 0
-                {
+                let failed =
+                    unsafe { bpf_l4_csum_replace(packet.skb(), own_sum, u64::from(sum), u64::from(fixed), 2) } != 0;
+                if failed || !packet.store(at, &fixed) {
                     return None;
                 }
             }

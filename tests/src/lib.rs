@@ -13,6 +13,7 @@ pub mod polprog;
 pub mod probe;
 pub mod sockets;
 pub mod sums;
+pub mod translation;
 
 pub use cluster::{Cluster, felid};
 pub use felid_lab::{Host, Namespace, PacketSocket, Workload, WorkloadSpec, frames, netns, packet, records};
