@@ -76,6 +76,7 @@ impl<D: Dataplane> Pipeline<D> {
         if let Err(reason) = self.retire_nats(&transaction) {
             // Without that, packets would be translated to an address that has become another's.
             self.planner.abandoned(&BTreeMap::new());
+            self.nats.look_again();
             self.failures.set("nat", reason, &self.metrics);
             return Applied::Refused;
         }
@@ -120,6 +121,8 @@ impl<D: Dataplane> Pipeline<D> {
             Err(ApplyError { reason, programs }) => {
                 self.metrics.dataplane_failures.inc();
                 self.planner.abandoned(&programs);
+                // The old state stays, and so do its translations: those that made way come back.
+                self.nats.look_again();
                 if programs.is_empty() {
                     self.failures.set("kernel", reason, &self.metrics);
                     return Applied::Refused;
@@ -181,11 +184,12 @@ impl<D: Dataplane> Pipeline<D> {
             log.set_level(settings.log_severity_screen);
             tracing::info!("log level is {:?} now", settings.log_severity_screen);
         }
-        // The networks where nothing changes come before the setting that they limit.
-        if !self.follow_cluster(&settings) {
-            return;
-        }
-        let programs = super::kernel_settings(&settings);
+        let mut programs = super::kernel_settings(&settings);
+        // The networks where workloads show their own addresses come before the setting that they limit, and go after it. Without them
+        // workloads show their own addresses everywhere; all other settings hold.
+        let outbound = programs.nat_outbound;
+        let limited = !outbound || self.follow_cluster(&settings);
+        programs.nat_outbound &= limited;
         // The first time in any case: until then the programs go by what a previous run set.
         if (programs != super::kernel_settings(&self.settings) || !self.told)
             && let Err(reason) = self.dataplane.set_settings(programs)
@@ -194,7 +198,7 @@ impl<D: Dataplane> Pipeline<D> {
             self.failures.set("settings", reason, &self.metrics);
             return;
         }
-        self.told = true;
+        self.told = limited && (outbound || self.follow_cluster(&settings));
         self.failures.clear("settings");
         let answer = settings.external_ip_announcement == Announcement::ProxyArp;
         self.dataplane.set_announcement(answer);

@@ -6,16 +6,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use felid_common::{
-    FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED,
-    SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Shown, Side, Sweep, TCP_FIN, TCP_RST, protocol,
+    FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, Shown, Side,
+    TCP_FIN, TCP_RST, protocol,
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-use super::embedded::{Lazy, force};
+use super::embedded::Lazy;
 use super::settings::jiffies;
 use super::tables::bytes;
 use crate::error::{KernelError, Result};
-use crate::sys::{self, RawMap};
+use crate::sys::RawMap;
 
 /// The table a flow stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,17 +107,6 @@ pub struct FlowInfo {
     pub reply_nat: Shown,
 }
 
-/// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SweepStats {
-    /// Flows looked at.
-    pub checked: u64,
-    /// Flows that seemed to have expired.
-    pub candidates: u64,
-    /// Flows that the kernel then ended.
-    pub expired: u64,
-}
-
 /// How many flows: by table, IP version and state.
 pub type FlowCounts = BTreeMap<(FlowTable, u8, FlowState), u64>;
 
@@ -129,23 +118,24 @@ pub struct Conntrack {
     pub(crate) half_open_v4: RawMap,
     pub(crate) half_open_v6: RawMap,
     pub(crate) settings: RawMap,
+    pub(crate) nats: RawMap,
     pub(crate) clock: OwnedFd,
     pub(crate) sweep_v4: Lazy,
     pub(crate) sweep_v6: Lazy,
 }
 
 /// Key of a flow, of either family.
-trait FlowKey: FromBytes + IntoBytes + Immutable + Copy {
+pub(super) trait FlowKey: FromBytes + IntoBytes + Immutable + Copy {
     fn parts(&self) -> Parts;
     fn check_word(&self) -> u64;
 }
 
-struct Parts {
+pub(super) struct Parts {
     low: IpAddr,
     high: IpAddr,
     low_port: u16,
     high_port: u16,
-    protocol: u32,
+    pub(super) protocol: u32,
 }
 
 impl FlowKey for FlowKeyV4 {
@@ -184,7 +174,7 @@ impl FlowKey for FlowKeyV6 {
     }
 }
 
-const fn protocol_of(word: u32) -> u8 {
+pub(super) const fn protocol_of(word: u32) -> u8 {
     (word & 0xff) as u8
 }
 
@@ -216,13 +206,13 @@ fn state(flow: &Flow, protocol: u8, table: FlowTable) -> FlowState {
 }
 
 /// The present, for ages.
-struct Now {
+pub(super) struct Now {
     jiffies: u32,
     settings: felid_common::Settings,
 }
 
 impl Now {
-    fn since(&self, then: u32) -> u32 {
+    pub(super) fn since(&self, then: u32) -> u32 {
         // A packet may have come in after the clock was read.
         let passed = self.jiffies.wrapping_sub(then);
         if passed > u32::MAX / 2 { 0 } else { passed }
@@ -232,7 +222,7 @@ impl Now {
         Duration::from_millis(u64::from(jiffies) * 1000 / u64::from(self.settings.hz.max(1)))
     }
 
-    fn timeout(&self, flow: &Flow, protocol: u8, table: FlowTable) -> u32 {
+    pub(super) fn timeout(&self, flow: &Flow, protocol: u8, table: FlowTable) -> u32 {
         let established = table == FlowTable::Established;
         Flow::timeout(flow.tcp_original, flow.tcp_reply, protocol, established, &self.settings)
     }
@@ -269,7 +259,7 @@ fn describe<K: FlowKey>(key: &K, flow: &Flow, table: FlowTable, now: &Now) -> Fl
     }
 }
 
-fn visit<K: FlowKey>(map: &RawMap, mut seen: impl FnMut(&K, &Flow)) -> Result<()> {
+pub(super) fn visit<K: FlowKey>(map: &RawMap, mut seen: impl FnMut(&K, &Flow)) -> Result<()> {
     map.dump(|key, value| {
         if let (Ok(key), Ok(flow)) = (K::read_from_bytes(key), Flow::read_from_bytes(value))
             && flow.check == key.check_word()
@@ -282,7 +272,7 @@ fn visit<K: FlowKey>(map: &RawMap, mut seen: impl FnMut(&K, &Flow)) -> Result<()
 }
 
 impl Conntrack {
-    fn now(&self) -> Result<Now> {
+    pub(super) fn now(&self) -> Result<Now> {
         let value = self
             .settings
             .lookup(&[0; 4])
@@ -346,63 +336,6 @@ impl Conntrack {
         }
         Ok(())
     }
-
-    /// Ends the flows that have expired. What seems so in a copy of the tables is only proposed: the program in the kernel decides, for
-    /// a packet may come at any time.
-    pub fn sweep(&self) -> Result<SweepStats> {
-        use FlowTable::{Established, HalfOpen};
-        let now = self.now()?;
-        let mut stats = SweepStats::default();
-        for (map, table) in [(&self.established_v4, Established), (&self.half_open_v4, HalfOpen)] {
-            sweep::<FlowKeyV4>(map, table, &self.sweep_v4, SWEEP_KEYS_V4, &now, &mut stats)?;
-        }
-        for (map, table) in [(&self.established_v6, Established), (&self.half_open_v6, HalfOpen)] {
-            sweep::<FlowKeyV6>(map, table, &self.sweep_v6, SWEEP_KEYS_V6, &now, &mut stats)?;
-        }
-        Ok(stats)
-    }
-}
-
-fn sweep<K: FlowKey>(
-    map: &RawMap,
-    table: FlowTable,
-    program: &Lazy,
-    at_once: u32,
-    now: &Now,
-    stats: &mut SweepStats,
-) -> Result<()> {
-    let mut candidates: Vec<K> = Vec::new();
-    visit::<K>(map, |key, flow| {
-        stats.checked += 1;
-        let protocol = protocol_of(key.parts().protocol);
-        if now.since(flow.last_seen) > now.timeout(flow, protocol, table) {
-            candidates.push(*key);
-        }
-    })?;
-    stats.candidates += candidates.len() as u64;
-    if candidates.is_empty() {
-        return Ok(());
-    }
-    let program = force(program)?;
-    for keys in candidates.chunks(at_once as usize) {
-        let header = Sweep {
-            table: match table {
-                FlowTable::Established => SWEEP_ESTABLISHED,
-                FlowTable::HalfOpen => SWEEP_HALF_OPEN,
-            },
-            count: u32::try_from(keys.len()).unwrap_or(0),
-            ..Sweep::default()
-        };
-        let mut data = header.as_bytes().to_vec();
-        for key in keys {
-            data.extend_from_slice(key.as_bytes());
-        }
-        let run = sys::test_run(program, &data, &[], 1).map_err(KernelError::call("run the sweeper"))?;
-        if let Ok((result, _)) = Sweep::read_from_prefix(&run.data) {
-            stats.expired += u64::from(result.deleted);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod observe;
 mod probe;
 mod programs;
 mod settings;
+mod sweep;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 pub use apply::{Completed, Flip, grace};
 pub use cleanup::{Inventory, attached, cleanup};
-pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable, SweepStats};
+pub use conntrack::{Conntrack, FlowCounts, FlowInfo, FlowState, FlowTable};
 pub use endpoints::EndpointState;
 pub use links::{Foreign, Role};
 pub use logged::LogReader;
@@ -45,6 +46,7 @@ pub use maps::Capacities;
 pub use nats::NatFlows;
 pub use probe::{Outcome, Probe, Run};
 pub use settings::Settings;
+pub use sweep::SweepStats;
 
 use crate::error::{KernelError, Result};
 use crate::link::LinkState;
@@ -193,6 +195,7 @@ impl Kernel {
             half_open_v4: maps.half_open_v4,
             half_open_v6: maps.half_open_v6,
             settings: reopen("settings")?,
+            nats: reopen("nats")?,
             clock,
             sweep_v4,
             sweep_v6,

@@ -264,11 +264,13 @@ where
         .filter(|key| !wanted.contains(key))
         .copied()
         .collect();
-    // What goes makes room first.
-    for key in gone {
-        table.want(key, None);
+    if table.reserve(wanted.iter()).is_err() {
+        // What goes must make room first, though for a moment some networks are not covered.
+        gone.iter().for_each(|key| table.want(*key, None));
+        table.flush()?;
     }
-    table.flush()?;
+    // Additions are written before deletions, so that what a wider or narrower prefix covers is covered throughout.
+    gone.iter().for_each(|key| table.want(*key, None));
     for key in wanted {
         table.want(*key, Some(1));
     }
