@@ -93,6 +93,27 @@ fn what_changes_hands_ends_before_the_switch() {
 }
 
 #[test]
+fn what_a_refused_switch_ended_comes_back() {
+    let agent = start(&[]);
+    agent.send_all(&endpoint("a", "10.0.0.1", &["192.0.2.10"]));
+    until(&agent, &["192.0.2.10=10.0.0.1"]);
+    agent.kernel().refuse.push_back(("no room".to_owned(), false));
+    agent.send(vec![Update::Delete(key("a"))]);
+    agent.until("ended and there again", |agent| {
+        let history = agent.kernel().nat_history.clone();
+        let ended = history
+            .iter()
+            .rposition(|(call, now)| *call == "retire" && now.is_empty());
+        ended.is_some_and(|ended| {
+            history
+                .iter()
+                .skip(ended)
+                .any(|(call, now)| *call == "set" && now.len() == 1)
+        })
+    });
+}
+
+#[test]
 fn a_policy_that_changes_ends_nothing() {
     let agent = start(&[]);
     agent.send_all(&endpoint("a", "10.0.0.1", &["192.0.2.10"]));

@@ -27,8 +27,8 @@ fn ends(v6: bool, rng: &mut Rng) -> Ends {
     };
     let mut outside: IpAddr = outside.parse().unwrap();
     match &mut outside {
-        IpAddr::V4(address) => *address = (u32::from(*address) & 0xffff_ff00 | rng.between(1, 254) as u32).into(),
-        IpAddr::V6(address) => *address = (u128::from(*address) & !0xffff | rng.between(1, 0xfffe) as u128).into(),
+        IpAddr::V4(address) => *address = ((u32::from(*address) & 0xffff_ff00) | rng.between(1, 254) as u32).into(),
+        IpAddr::V6(address) => *address = ((u128::from(*address) & !0xffff) | rng.between(1, 0xfffe) as u128).into(),
     }
     Ends {
         outside,
@@ -148,7 +148,7 @@ impl Shape {
         // What follows the fragment header is part of the datagram: it stands last.
         for (part, offset, more) in [(&mut first, 0, true), (&mut later, at as u16, false)] {
             if part.src.is_ipv4() {
-                part.fragment = (identification, offset / 8 | u16::from(more) << 13);
+                part.fragment = (identification, (offset / 8) | (u16::from(more) << 13));
             } else {
                 part.extensions
                     .push(fragment_header(offset, more, u32::from(identification)));
