@@ -279,7 +279,9 @@ pub const NAT_PASSED: u32 = 4;
 #[inline(always)]
 pub const fn nat_slot(address: &[u32; 4]) -> u32 {
     let sum = fold(fold(0, join(address[0], address[1])), join(address[2], address[3]));
-    (fold(sum, 0) >> 40) as u32 & (MAX_NATS - 1)
+    // Every byte of the address has its part in the lower half, and the product's upper bits depend on all of that.
+    let folded = (sum >> 32) as u32 ^ sum as u32;
+    folded.wrapping_mul(CHECK_MULTIPLIER as u32) >> (32 - MAX_NATS.trailing_zeros())
 }
 
 /// Odd; generated programs multiply by it as an immediate, which is sign-extended.

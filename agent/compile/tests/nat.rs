@@ -481,3 +481,28 @@ fn ids_that_are_used_up_are_not_used_again() {
     assert!(change.is_empty());
     assert_eq!(change.crowded.len(), 1);
 }
+
+#[test]
+fn neighbouring_addresses_find_room() {
+    // Differing in any one byte, as pools hand them out: a workload for each of 256.
+    for bits in (0..128).step_by(8) {
+        let mut wanted = Mappings::new();
+        for n in 0..256_u128 {
+            let mapping = |internal: IpAddr| Mapping {
+                internal,
+                endpoint: id(u32::try_from(n).unwrap()),
+            };
+            let v6 = |prefix: u128| IpAddr::from((prefix ^ n << bits).to_be_bytes());
+            wanted.insert(
+                v6(0x2001_0db8_0005 << 80 | 0x100),
+                mapping(v6(0xfd00_0065 << 96 | 0x200)),
+            );
+            if bits < 32 {
+                let v4 = |prefix: u32| IpAddr::from((prefix ^ (n as u32) << bits).to_be_bytes());
+                wanted.insert(v4(0xcb00_7105), mapping(v4(0x0a41_0002)));
+            }
+        }
+        let change = Table::adopt([], 0).plan(&wanted);
+        assert_eq!(change.crowded, BTreeSet::new(), "bits {bits}");
+    }
+}
