@@ -21,7 +21,8 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "PATH")]
         json: Option<PathBuf>,
     },
-    /// Request/response, connections and throughput between two workloads: unpoliced, felid, iptables, nftables.
+    /// Request/response, connections and throughput between two workloads: unpoliced, felid, iptables, nftables, and by an external
+    /// address.
     Live {
         /// Write the figures here as JSON.
         #[arg(long, value_name = "PATH")]

@@ -66,14 +66,16 @@ fn stay_on(cpu: usize) -> Result<()> {
 pub(super) struct Server {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
+    /// What clients ask for.
     address: SocketAddr,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    pub(super) fn start(namespace: &Namespace, address: IpAddr) -> Result<Self> {
-        let address = SocketAddr::new(address, PORT);
-        let listener = namespace.run(|| TcpListener::bind(address))?.context("listen")?;
+    /// On an address of the namespace, which clients reach by another one or the same.
+    pub(super) fn start(namespace: &Namespace, own: IpAddr, reached_by: IpAddr) -> Result<Self> {
+        let own = SocketAddr::new(own, PORT);
+        let listener = namespace.run(|| TcpListener::bind(own))?.context("listen")?;
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));
         let (stopped, counter) = (stop.clone(), received.clone());
@@ -93,7 +95,7 @@ impl Server {
         Ok(Self {
             stop,
             received,
-            address,
+            address: SocketAddr::new(reached_by, PORT),
             thread: Some(thread),
         })
     }
