@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Cluster {
     agent: Option<Agent>,
     records: PathBuf,
+    /// Further arguments of `felid run`.
+    pub options: Vec<String>,
     /// The node.
     pub host: Host,
 }
@@ -33,6 +35,7 @@ impl Cluster {
         let cluster = Self {
             agent: None,
             records,
+            options: Vec::new(),
             host,
         };
         cluster.write("profile.yaml", OPEN_PROFILE)?;
@@ -58,7 +61,7 @@ impl Cluster {
 
     /// Starts the agent and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
-        self.agent = Some(Agent::start_on(felid()?, &self.host, &self.records)?);
+        self.agent = Some(Agent::start_with(felid()?, &self.host, &self.records, &self.options)?);
         Ok(())
     }
 

@@ -8,11 +8,16 @@ pub mod bpf_fixture;
 mod cluster;
 pub mod equivalence;
 pub mod figures;
+pub mod inventory;
+pub mod nat_flows;
+pub mod nat_world;
 pub mod packet_craft;
 pub mod polprog;
 pub mod probe;
+pub mod seen;
 pub mod sockets;
 pub mod sums;
+pub mod transfer;
 pub mod translation;
 
 pub use cluster::{Cluster, felid};

@@ -32,9 +32,12 @@ pub fn serve_tcp(namespace: &Namespace, port: u16) -> Result<()> {
 
 /// Echoes UDP datagrams to a port, both families, for the rest of the test.
 pub fn serve_udp(namespace: &Namespace, port: u16) -> Result<()> {
-    let socket = namespace
-        .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
-        .context("bind")?;
+    serve_udp_at(namespace, (Ipv6Addr::UNSPECIFIED, port).into())
+}
+
+/// The same on one address, from which it answers whatever the routes say.
+pub fn serve_udp_at(namespace: &Namespace, address: SocketAddr) -> Result<()> {
+    let socket = namespace.run(|| UdpSocket::bind(address))?.context("bind")?;
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65536];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {

@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use aya::maps::MapData;
-use felid_dataplane::sys::RawMap;
 use felid_lab::records::{Endpoint, policy};
 use felid_tests::frames::{Frame, ports};
+use felid_tests::inventory::inventory;
 use felid_tests::netns::HOST_MAC;
 use felid_tests::{Cluster, Namespace, PacketSocket, sockets};
 
@@ -106,66 +104,6 @@ impl Pool {
     }
 }
 
-/// Number of files below a directory.
-fn files(directory: &Path) -> usize {
-    std::fs::read_dir(directory).map_or(0, |entries| {
-        entries
-            .flatten()
-            .map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 })
-            .sum()
-    })
-}
-
-/// What the kernel holds: routes, permanent neighbours, pinned objects, and felid's own inventory.
-fn inventory(cluster: &Cluster) -> BTreeMap<String, String> {
-    let host = cluster.host.namespace();
-    let sorted = |text: String| {
-        let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
-        lines.sort_unstable();
-        lines.join("\n")
-    };
-    let mut found = BTreeMap::new();
-    found.insert("routes".into(), sorted(host.ip("-4 route show proto 3").unwrap()));
-    found.insert("routes6".into(), sorted(host.ip("-6 route show proto 3").unwrap()));
-    found.insert(
-        "neighbours".into(),
-        sorted(host.ip("neigh show nud permanent").unwrap()),
-    );
-    // The sweepers are pinned when they are first used: of programs only those of policies matter.
-    let pins = cluster
-        .host
-        .bpffs()
-        .join(format!("felid/v{}/links", felid_common::ABI_VERSION));
-    found.insert("links".into(), files(&pins).to_string());
-    let status = cluster.felid_json(&["status", "-o", "json"]).unwrap();
-    for name in [
-        "workloadEndpoints",
-        "localEndpoints",
-        "enforcing",
-        "waiting",
-        "sets",
-        "programs",
-    ] {
-        found.insert(name.into(), status["counts"][name].to_string());
-    }
-    // The tables themselves, not what the agent believes of them.
-    for name in ["peers_v4", "peers_v6", "nets_v4", "nets_v6", "named_ports", "endpoints"] {
-        let pin = cluster
-            .host
-            .bpffs()
-            .join(format!("felid/v{}/maps/{name}", felid_common::ABI_VERSION));
-        let map = RawMap::new(MapData::from_pin(&pin).unwrap(), 1).unwrap();
-        let mut used = 0;
-        map.dump(|_, value| {
-            // An array's elements are always there; a record with an id is in use.
-            used += usize::from(name != "endpoints" || value.iter().take(4).any(|byte| *byte != 0));
-        })
-        .unwrap();
-        found.insert(name.into(), used.to_string());
-    }
-    found
-}
-
 #[test]
 fn a_minute_of_coming_and_going() {
     let mut cluster = Cluster::new("lchurn").unwrap();
@@ -197,7 +135,7 @@ fn a_minute_of_coming_and_going() {
     cluster.write("records.yaml", &records.concat()).unwrap();
     cluster.start().unwrap();
     sockets::serve_tcp(&witness.namespace, 80).unwrap();
-    let before = inventory(&cluster);
+    let before = inventory(&cluster).unwrap();
 
     let pool = Pool {
         namespaces: (0..NAMESPACES).map(|_| Namespace::new("lchurn-p").unwrap()).collect(),
@@ -290,7 +228,7 @@ fn a_minute_of_coming_and_going() {
     );
     let mut after = BTreeMap::new();
     let same = cluster.eventually("the kernel holds what it held before", || {
-        after = inventory(&cluster);
+        after = inventory(&cluster)?;
         Ok(after == before)
     });
     assert!(same.is_ok(), "left over:\nbefore {before:#?}\nafter {after:#?}");

@@ -18,6 +18,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("ipset", "ipset"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
 ];
 
 /// Everything.

@@ -27,6 +27,11 @@ impl Agent {
 
     /// As [`Agent::start`], on records that are there.
     pub fn start_on(felid: &Path, host: &Host, records: &Path) -> Result<Self> {
+        Self::start_with(felid, host, records, &[])
+    }
+
+    /// As [`Agent::start_on`], with further arguments of `felid run`.
+    pub fn start_with(felid: &Path, host: &Host, records: &Path, options: &[String]) -> Result<Self> {
         let log = host.directory().join("agent.log");
         let errors = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let directory = host.directory();
@@ -41,6 +46,7 @@ impl Agent {
                 .arg(directory.join("run"))
                 .arg("--bpffs")
                 .arg(host.bpffs())
+                .args(options)
                 .stdout(Stdio::null())
                 .stderr(errors);
         })?;

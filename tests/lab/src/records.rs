@@ -34,6 +34,8 @@ pub struct Endpoint<'a> {
     pub mac: Option<[u8; 6]>,
     /// Named ports: name, protocol, port.
     pub ports: &'a [(&'a str, &'a str, u16)],
+    /// 1:1 translations: internal address, external address.
+    pub nats: Vec<(String, String)>,
 }
 
 impl Default for Endpoint<'_> {
@@ -49,6 +51,7 @@ impl Default for Endpoint<'_> {
             profiles: &["open"],
             mac: None,
             ports: &[],
+            nats: Vec::new(),
         }
     }
 }
@@ -85,9 +88,19 @@ impl<'a> Endpoint<'a> {
         } else {
             format!("  ports:\n{ports}")
         };
+        let nats: String = self
+            .nats
+            .iter()
+            .map(|(internal, external)| format!("    - {{internalIP: '{internal}', externalIP: '{external}'}}\n"))
+            .collect();
+        let nats = if nats.is_empty() {
+            nats
+        } else {
+            format!("  ipNATs:\n{nats}")
+        };
         format!(
             "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata:\n  namespace: {}\n  labels: {{{}}}\nspec:\n  node: {}\n  \
-             orchestrator: k8s\n  pod: {}\n  endpoint: eth0\n  interfaceName: {}\n{mac}  ipNetworks: [{}]\n  profiles: [{}]\n{ports}",
+             orchestrator: k8s\n  pod: {}\n  endpoint: eth0\n  interfaceName: {}\n{mac}  ipNetworks: [{}]\n  profiles: [{}]\n{ports}{nats}",
             self.namespace,
             self.labels,
             self.node,
