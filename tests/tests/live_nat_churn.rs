@@ -285,7 +285,6 @@ fn translations_come_go_and_move_under_traffic() {
     loop {
         let flows = world.cluster.felid_json(&["flows", "-o", "json"]).unwrap();
         let mut left = flows["flows"].as_array().cloned().unwrap();
-        assert!(!left.is_empty(), "connections are remembered");
         left.retain(|flow| flow["protocol"] != "TCP");
         let Some(first) = left.first() else { break };
         assert!(
