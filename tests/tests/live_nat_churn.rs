@@ -75,9 +75,8 @@ fn keep_asking(flows: &mut [Flow], stop: &AtomicBool) -> u64 {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         for (n, flow) in flows.iter_mut().enumerate() {
-            if let Err(error) = flow.ask(WEB) {
-                panic!("untouched flow {n} in round {rounds}: {error:#}");
-            }
+            let asked = flow.ask(WEB);
+            assert!(asked.is_ok(), "untouched flow {n} in round {rounds}: {asked:?}");
         }
         rounds += 1;
     }
@@ -187,7 +186,7 @@ impl Churn<'_> {
             let opened = (0..FLOWS).map(|k| {
                 let mut flow = Flow::open(self.asker(k), ip(&external(*n)), PORT, is_tcp(k)).unwrap();
                 let asked = flow.ask(letter);
-                asked.unwrap_or_else(|error| panic!("new flow to {}: {error:#}", external(*n)));
+                assert!(asked.is_ok(), "new flow to {}: {asked:?}", external(*n));
                 flow
             });
             flows.insert(*n, opened.collect());
