@@ -120,7 +120,7 @@ fn iperf3_finds_nothing_wrong() {
                 "--port",
                 "5201",
                 "--bytes",
-                "100M",
+                "130M",
                 "--json",
             ];
             if direction == "--reverse" {
@@ -129,6 +129,7 @@ fn iperf3_finds_nothing_wrong() {
             let report = world.outside.exec(&args).unwrap();
             let report: serde_json::Value = serde_json::from_str(&report).unwrap();
             let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap();
+            // What is still under way when the sender is done is not counted.
             assert!(received >= 100 * MB, "{direction}: {received}");
         }
     }
