@@ -300,6 +300,7 @@ spec:
   awsElasticIPs: [198.51.100.7]
   ports:
   - {name: http, protocol: TCP, port: 8080, hostPort: 80, hostIP: 192.0.2.1}
+  - {protocol: UDP, port: 53, hostPort: 53}
   - {name: dns, protocol: UDP, port: 53}
 ";
 
@@ -324,11 +325,17 @@ fn translations_are_listed_beside_those_of_others() {
     };
     assert_eq!(
         field("external"),
-        ["192.0.2.1", "203.0.113.10", "192.0.2.1:80", "198.51.100.7"]
+        ["192.0.2.1", "203.0.113.10", "*:53", "192.0.2.1:80", "198.51.100.7"]
     );
-    assert_eq!(field("internal"), ["10.0.0.1", "10.0.0.1", "10.0.0.1:8080", "10.0.0.1"]);
-    assert_eq!(field("by"), ["felid", "felid", "portmap", "AWS"]);
-    assert_eq!(field("state"), ["conflict", "in force", "not felid's", "not felid's"]);
+    assert_eq!(
+        field("internal"),
+        ["10.0.0.1", "10.0.0.1", "10.0.0.1:53", "10.0.0.1:8080", "10.0.0.1"]
+    );
+    assert_eq!(field("by"), ["felid", "felid", "portmap", "portmap", "AWS"]);
+    assert_eq!(
+        field("state"),
+        ["conflict", "in force", "not felid's", "not felid's", "not felid's"]
+    );
     assert_eq!(nats[0]["reason"], "the external address is the host's own");
     assert_eq!((&nats[1]["flows"], &nats[1]["flowsTotal"]), (&1.into(), &3.into()));
     assert_eq!(

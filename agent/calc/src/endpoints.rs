@@ -191,12 +191,7 @@ impl<'a> Sources<'a> {
             mac: endpoint.mac,
             ipv4_gateway: endpoint.ipv4_gateway,
             ipv6_gateway: endpoint.ipv6_gateway,
-            ports: endpoint
-                .ports
-                .iter()
-                .filter(|port| !port.name.is_empty())
-                .cloned()
-                .collect(),
+            ports: endpoint.ports.clone(),
             profiles: endpoint.profiles.clone(),
             ingress,
             egress,

@@ -143,7 +143,7 @@ pub struct LocalEndpoint {
     pub ipv4_gateway: Option<std::net::Ipv4Addr>,
     /// IPv6 gateway; `None` = the interface's link-local address.
     pub ipv6_gateway: Option<std::net::Ipv6Addr>,
-    /// Named ports: name, protocol, port (for listings; rules hold resolved sets).
+    /// Its ports, named or with a host port only (for listings; rules hold resolved sets).
     pub ports: Vec<crate::EndpointPort>,
     /// Profiles, as the record lists them.
     pub profiles: Vec<String>,

@@ -3,6 +3,7 @@
 mod show;
 
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::api::{Client, Endpoint, Flows, Nat, ProgramListing, Status};
 use crate::cli::{AskArgs, EndpointsArgs, FlowsArgs, NatArgs, Places, ProgramArgs};
@@ -103,6 +104,12 @@ pub fn flows(places: &Places, args: &FlowsArgs, out: &mut dyn Write) -> anyhow::
     Ok(Outcome::Done)
 }
 
+/// The address of `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    text.parse().ok().or_else(with_port)
+}
+
 /// `felid nat`.
 pub fn nat(places: &Places, args: &NatArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let format = Format::parse(&args.ask.output, false)?;
@@ -113,12 +120,7 @@ pub fn nat(places: &Places, args: &NatArgs, out: &mut dyn Write) -> anyhow::Resu
             .is_none_or(|namespace| *namespace == nat.namespace)
     });
     let is_meant = |nat: &Nat, name: &str| {
-        let address = |text: &str| {
-            text == name
-                || text
-                    .rsplit_once(':')
-                    .is_some_and(|(address, _)| address.trim_matches(['[', ']']) == name)
-        };
+        let address = |text: &str| text == name || address_of(name).is_some_and(|name| address_of(text) == Some(name));
         address(&nat.external)
             || address(&nat.internal)
             || nat.endpoint == name

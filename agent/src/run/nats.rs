@@ -84,7 +84,7 @@ impl Nats {
         }
         for claim in self.conflicts.keys().filter(|claim| !conflicts.contains_key(*claim)) {
             let endpoint = full_name(&claim.endpoint);
-            tracing::info!(external = %claim.external, internal = %claim.internal, endpoint, "no longer in conflict");
+            tracing::info!(external = %claim.external, internal = %claim.internal, endpoint, "the conflict is over, or nobody claims it any more");
         }
         self.conflicts = conflicts;
     }

@@ -75,7 +75,7 @@ pub(crate) fn world(records: &Records) -> World {
             mac: wep.mac,
             ipv4_gateway: wep.ipv4_gateway,
             ipv6_gateway: wep.ipv6_gateway,
-            ports: wep.ports.iter().filter(|port| !port.name.is_empty()).cloned().collect(),
+            ports: wep.ports.clone(),
             profiles: wep.profiles.clone(),
             ingress: Arc::new(ingress),
             egress: Arc::new(egress),

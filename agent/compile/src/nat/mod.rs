@@ -8,7 +8,7 @@ mod table;
 
 use std::net::IpAddr;
 
-pub use resolve::{Claim, Conflict, Mapping, Mappings, Resolved, resolve};
+pub use resolve::{Claim, Conflict, MAX_PER_ENDPOINT, Mapping, Mappings, Resolved, resolve};
 pub use table::{Change, Table};
 
 /// An address as in [`felid_common::Nat`]: network byte order, IPv4 in the first word.

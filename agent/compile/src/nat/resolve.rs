@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use felid_model::ResourceKey;
 use felid_model::resolved::LocalEndpoint;
+use felid_model::{IpNat, ResourceKey};
 
 use crate::transaction::EndpointId;
 
@@ -27,6 +27,9 @@ pub struct Mapping {
     /// The endpoint.
     pub endpoint: EndpointId,
 }
+
+/// Translations that one endpoint may have: nobody may fill the table for everybody else.
+pub const MAX_PER_ENDPOINT: usize = 64;
 
 /// Translations by their external addresses.
 pub type Mappings = BTreeMap<IpAddr, Mapping>;
@@ -59,6 +62,9 @@ pub enum Conflict {
     /// Two local endpoints have the internal address.
     #[error("the internal address belongs to {0}")]
     Shared(ResourceKey),
+    /// The endpoint has more of them than one may.
+    #[error("it is beyond the first {MAX_PER_ENDPOINT} of its endpoint")]
+    TooMany,
     /// IPv4 on one side, IPv6 on the other.
     #[error("one address is IPv4, the other IPv6")]
     Families,
@@ -100,13 +106,18 @@ pub fn resolve<'a>(
     }
     let mut claims: BTreeMap<IpAddr, BTreeMap<(String, Claim), Mapping>> = BTreeMap::new();
     for (id, endpoint) in endpoints {
-        for nat in &endpoint.ip_nats {
+        let mut asked: Vec<&IpNat> = endpoint.ip_nats.iter().collect();
+        asked.sort_unstable();
+        asked.dedup();
+        for (count, nat) in asked.into_iter().enumerate() {
             let claim = Claim {
                 external: nat.external,
                 internal: nat.internal,
                 endpoint: endpoint.key.clone(),
             };
-            match refused(&claim, endpoint, &owners, host) {
+            let conflict = refused(&claim, endpoint, &owners, host);
+            let conflict = conflict.or((count >= MAX_PER_ENDPOINT).then_some(Conflict::TooMany));
+            match conflict {
                 Some(conflict) => drop(resolved.conflicts.insert(claim, conflict)),
                 None => {
                     let mapping = Mapping {
@@ -146,13 +157,13 @@ fn refused(
     if claim.external.is_ipv4() != claim.internal.is_ipv4() {
         return Some(Conflict::Families);
     }
-    if !endpoint.addresses.contains(&claim.internal) {
-        return Some(Conflict::NotOwn);
-    }
     if let Some(owner) = owners.get(&claim.internal)
         && **owner != claim.endpoint
     {
         return Some(Conflict::Shared((*owner).clone()));
+    }
+    if !endpoint.addresses.contains(&claim.internal) {
+        return Some(Conflict::NotOwn);
     }
     if let Some(owner) = owners.get(&claim.external) {
         return Some(Conflict::EndpointAddress((*owner).clone()));

@@ -275,20 +275,27 @@ impl Table {
         layout
     }
 
-    /// A place for everything, or the external addresses that have none.
+    /// A place for everything, or the external addresses that find none: all at once, for there may be thousands.
     fn layout(&self, wanted: &Mappings) -> Result<Layout, Vec<IpAddr>> {
         let mut layout = self.stay(wanted);
         let in_force = self.elements.iter().filter(|(_, nat)| nat.id != 0);
         let in_force = in_force.map(|(&index, _)| index);
         layout.taken = in_force.filter(|index| !layout.leaving.contains(index)).collect();
         let mut places = layout.kept.clone();
+        let mut crowded = Vec::new();
         for (&external, &mapping) in wanted {
             if layout.kept.contains_key(&external) {
                 continue;
             }
-            let place = layout.free(external).ok_or_else(|| vec![external])?;
+            let Some(place) = layout.free(external) else {
+                crowded.push(external);
+                continue;
+            };
             layout.take(place, Record::External(external, mapping));
             places.insert(external, place);
+        }
+        if !crowded.is_empty() {
+            return Err(crowded);
         }
         for (internal, (external, endpoint)) in shown(wanted) {
             if layout.kept_out.contains_key(&internal) {
@@ -304,6 +311,7 @@ impl Table {
                         place
                     }
                     None => {
+                        // One at a time, since those that it leaves make room: there are no more of these than endpoints have addresses.
                         let all = wanted.iter().filter(|(_, mapping)| mapping.internal == internal);
                         return Err(all.map(|(external, _)| *external).collect());
                     }

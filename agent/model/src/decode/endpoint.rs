@@ -1,6 +1,6 @@
 //! `WorkloadEndpoint`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -159,6 +159,7 @@ fn ip_networks(spec: &mut Fields<'_>) -> Vec<IpNet> {
 fn ip_nats(spec: &mut Fields<'_>, ip_networks: &[IpNet]) -> Vec<IpNat> {
     let issues = spec.issues();
     let mut nats = Vec::new();
+    let mut known: HashMap<IpAddr, IpAddr> = HashMap::new();
     for item in spec.list("ipNATs") {
         let Some(mut fields) = object(&item, issues) else {
             continue;
@@ -175,10 +176,7 @@ fn ip_nats(spec: &mut Fields<'_>, ip_networks: &[IpNet]) -> Vec<IpNat> {
             if ip_networks.contains(&IpNet::from(external)) {
                 fields.warn("externalIP", "is one of ipNetworks: not translated");
             }
-            if nats
-                .iter()
-                .any(|nat: &IpNat| nat.external == external && nat.internal != internal)
-            {
+            if *known.entry(external).or_insert(internal) != internal {
                 let reason = "stands for another address already: the lexically smaller internalIP has it";
                 fields.warn("externalIP", reason);
             }
