@@ -340,7 +340,7 @@ fn translations_are_listed_beside_those_of_others() {
     assert_eq!((&nats[1]["flows"], &nats[1]["flowsTotal"]), (&1.into(), &3.into()));
     assert_eq!(
         (&nats[1]["interface"], &nats[2]["protocol"]),
-        (&"caliweb".into(), &"TCP".into())
+        (&"caliweb".into(), &"UDP".into())
     );
 
     let table = servers.felid(&["nats", "203.0.113.10"]).out;
@@ -350,7 +350,7 @@ fn translations_are_listed_beside_those_of_others() {
         lines[1].starts_with("203.0.113.10   10.0.0.1   shop        node1-k8s-web-eth0   caliweb"),
         "{table}"
     );
-    assert_eq!(servers.json(&["nat", "caliweb"]).as_array().unwrap().len(), 4);
+    assert_eq!(servers.json(&["nat", "caliweb"]).as_array().unwrap().len(), 5);
     assert_eq!(servers.json(&["nat", "-n", "other"]), Value::Array(Vec::new()));
     let unknown = servers.felid(&["nat", "203.0.113.11"]);
     assert_eq!(
