@@ -5,6 +5,7 @@ mod flows;
 mod links;
 mod long_lists;
 mod nats;
+mod nats_host;
 mod node;
 mod plane;
 mod restart;

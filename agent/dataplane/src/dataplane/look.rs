@@ -27,6 +27,8 @@ struct Burst {
     /// Interfaces whose traffic control changed.
     traffic: BTreeSet<u32>,
     addresses: bool,
+    /// A link that is no workload's is not as it was: the kernel drops the proxy neighbours of one that goes down.
+    uplinks: bool,
     backlog: bool,
     resync: bool,
 }
@@ -83,7 +85,9 @@ impl Dataplane {
         handled.errors.extend(self.tell_kernel(&found));
         if burst.addresses {
             self.refresh_addresses(&mut handled).await;
-            handled.errors.extend(self.announce_again().await);
+        }
+        if burst.addresses || burst.uplinks {
+            handled.errors.extend(self.announce().await);
         }
         handled.errors.extend(self.reconcile(burst.dirty).await);
         if burst.backlog {
@@ -96,7 +100,15 @@ impl Dataplane {
         let index = link.index;
         let concerns = self.concerns(&link) || self.links.get(&index).is_some_and(|old| self.concerns(old));
         let name = link.name.clone();
+        let carrier = link.lower_up;
         let old = self.links.insert(index, link);
+        let same = old.as_ref() == self.links.get(&index);
+        burst.uplinks |= !concerns && !same;
+        // What a workload's other end comes and goes with changes nothing here.
+        let old = old.map(|old| Link {
+            lower_up: carrier,
+            ..old
+        });
         if old.as_ref() == self.links.get(&index) {
             return;
         }
@@ -196,7 +208,7 @@ impl Dataplane {
             }
             Err(error) => handled.errors.push(error.into()),
         }
-        handled.errors.extend(self.announce_again().await);
+        handled.errors.extend(self.announce().await);
         handled
     }
 

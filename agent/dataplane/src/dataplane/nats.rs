@@ -81,16 +81,8 @@ impl Dataplane {
         }
     }
 
-    /// The host's addresses or interfaces have changed, or it is time to look again.
-    pub(super) async fn announce_again(&mut self) -> Vec<DataplaneError> {
-        if self.announcing.wanted {
-            self.announce().await
-        } else {
-            Vec::new()
-        }
-    }
-
-    /// Brings proxy neighbours in line.
+    /// Brings proxy neighbours in line: also when the host's addresses or interfaces have changed, or it is time to look again, for
+    /// removing those of an earlier run may have failed.
     pub(super) async fn announce(&mut self) -> Vec<DataplaneError> {
         if !self.synced || !self.announcing.wanted && self.announcing.done {
             return Vec::new();

@@ -20,6 +20,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier.
+    pub lower_up: bool,
     /// A veth.
     pub veth: bool,
     /// Index of the veth's other end, in its own namespace.
@@ -39,6 +41,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            lower_up: message.header.flags.contains(LinkFlags::LowerUp),
             veth: false,
             peer_index: None,
             peer_namespace: None,

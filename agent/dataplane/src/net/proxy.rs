@@ -1,6 +1,7 @@
 //! Proxy neighbours: addresses that the host answers ARP and neighbour discovery for, although they are a workload's.
 //!
-//! Entries carry a protocol number of felid's own, by which it knows them again; those of others are left alone.
+//! Entries carry a protocol number of felid's own, by which it knows them again; those of others are left alone: to add what is there
+//! already makes it felid's without a word from the kernel, so that whose an entry is has to be known before.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,6 +23,14 @@ const PROTOCOL: u8 = 254;
 /// An address that is answered for on an interface.
 pub type Proxy = (u32, IpAddr);
 
+/// What there is.
+#[derive(Debug, Default)]
+struct Entries {
+    own: BTreeSet<Proxy>,
+    /// Those of others. Index 0 = on every interface.
+    foreign: BTreeSet<Proxy>,
+}
+
 impl Net {
     /// The networks that the host's interfaces are in, with the interface's index.
     pub async fn connected(&self) -> Result<Vec<(u32, IpNet)>, NetError> {
@@ -39,29 +48,34 @@ impl Net {
             let net = IpNet::new(address, message.header.prefix_len).ok()?;
             Some((message.header.index, net.trunc()))
         };
+        if !listed.whole {
+            return Err(NetError::Interrupted { what: "list addresses" });
+        }
         Ok(listed.messages.into_iter().filter_map(network).collect())
     }
 
-    /// Makes felid's entries these, on every interface; what failed.
+    /// Makes felid's entries these, on every interface, but where others have entries that do the same; what failed.
     pub async fn follow_proxies(&self, desired: &BTreeSet<Proxy>) -> Vec<(u32, NetError)> {
-        let present = match self.proxies().await {
-            Ok(present) => present,
+        let Entries { own, foreign } = match self.proxies().await {
+            Ok(entries) => entries,
             Err(error) => return vec![(0, error)],
         };
         let mut errors = Vec::new();
-        for &(index, address) in present.difference(desired) {
+        for &(index, address) in own.difference(desired) {
             let request = self.handle().neighbours().del(message(index, address));
             let what = format!("delete proxy neighbour {address}");
             let deleted = self.bounded(what, request.execute()).await;
             let done = absent(deleted, &[libc::ENOENT, libc::ENODEV]);
             errors.extend(done.err().map(|error| (index, error)));
         }
-        for &(index, address) in desired.difference(&present) {
+        for &(index, address) in desired.difference(&own) {
+            if foreign.contains(&(index, address)) || foreign.contains(&(0, address)) {
+                continue;
+            }
             let mut request = self.handle().neighbours().add(index, address);
             *request.message_mut() = message(index, address);
             let what = format!("add proxy neighbour {address}");
             let added = self.bounded(what, request.execute()).await;
-            // There is one already that is somebody else's: it does the same.
             let done = absent(added, &[libc::EEXIST, libc::ENODEV]);
             errors.extend(done.err().map(|error| (index, error)));
         }
@@ -73,37 +87,46 @@ impl Net {
         self.sysctls.proxy(interface)
     }
 
-    async fn proxies(&self) -> Result<BTreeSet<Proxy>, NetError> {
-        let mut proxies = BTreeSet::new();
+    async fn proxies(&self) -> Result<Entries, NetError> {
+        const WHAT: &str = "list proxy neighbours";
+        let mut entries = Entries::default();
         for family in FAMILIES {
             let mut request = NeighbourMessage::default();
             request.header.family = family;
             request.header.flags = NeighbourFlags::Proxy;
-            let listed = self
-                .dump("list proxy neighbours", &RouteNetlinkMessage::GetNeighbour(request))
-                .await?;
-            proxies.extend(listed.messages.iter().filter_map(own));
+            let listed = self.dump(WHAT, &RouteNetlinkMessage::GetNeighbour(request)).await?;
+            if !listed.whole {
+                return Err(NetError::Interrupted { what: WHAT });
+            }
+            for (entry, is_own) in listed.messages.iter().filter_map(entry) {
+                if is_own {
+                    entries.own.insert(entry);
+                } else {
+                    entries.foreign.insert(entry);
+                }
+            }
         }
-        Ok(proxies)
+        Ok(entries)
     }
 }
 
-fn own(message: &RouteNetlinkMessage) -> Option<Proxy> {
+/// An entry, and whether it is felid's.
+fn entry(message: &RouteNetlinkMessage) -> Option<(Proxy, bool)> {
     let RouteNetlinkMessage::NewNeighbour(message) = message else {
         return None;
     };
+    if !message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
     let is_own = message.attributes.iter().any(
         |attribute| matches!(attribute, NeighbourAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL),
     );
-    if !is_own || !message.header.flags.contains(NeighbourFlags::Proxy) {
-        return None;
-    }
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
         _ => None,
     })?;
-    Some((message.header.ifindex, address))
+    Some(((message.header.ifindex, address), is_own))
 }
 
 fn message(index: u32, address: IpAddr) -> NeighbourMessage {

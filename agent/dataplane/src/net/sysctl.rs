@@ -43,6 +43,9 @@ const INTERFACE: &[(&str, &str, &str)] = &[
 
 /// Per interface on which the host answers for the addresses of workloads.
 const PROXY: &[(&str, &str, &str)] = &[
+    // Without it the kernel neither answers ARP for others nor forwards what comes. IPv6's is left as it is: to set it takes the host
+    // the default routes that it has of router advertisements.
+    ("net/ipv4/conf", "forwarding", "1"),
     // The kernel looks at proxy neighbours of IPv6 only then.
     ("net/ipv6/conf", "proxy_ndp", "1"),
     // It waits up to 0.8 s before it answers, in case somebody else does: there is nobody else.
