@@ -125,3 +125,38 @@ fn proxy_neighbours_come_back_with_their_interface() {
         });
     });
 }
+
+#[test]
+fn routes_of_others_to_external_addresses_stay() {
+    on_host(|host| {
+        with_uplink(host, async |mut plane, id| {
+            let here = host.namespace();
+            // With the protocol number of felid's own routes.
+            here.ip("route add 192.0.2.10 dev up0").unwrap();
+            let routes = || here.ip("route show 192.0.2.10").unwrap().trim().to_owned();
+            let theirs = routes();
+            let ours = || here.ip("route show 192.0.2.11").unwrap();
+            let wanted = to_a(&["192.0.2.10", "192.0.2.11"], id);
+            let (_, errors) = plane.set_nats(&wanted).await.unwrap();
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert!(
+                texts.len() == 1 && texts[0].contains("another route to 192.0.2.10"),
+                "{texts:?}"
+            );
+            assert_eq!(routes(), theirs);
+            assert!(ours().contains("via 10.65.0.2 dev cali-a"), "{}", ours());
+            assert!(plane.problems().contains_key("cali-a"));
+            // It is looked at again with everything else.
+            assert!(plane.refresh().await.errors.is_empty());
+            assert_eq!(settle(&mut plane).await, texts);
+            assert_eq!(routes(), theirs);
+            here.ip("route del 192.0.2.10").unwrap();
+            assert!(plane.refresh().await.errors.is_empty());
+            assert_eq!(settle(&mut plane).await, Vec::<String>::new());
+            assert!(routes().contains("via 10.65.0.2 dev cali-a"), "{}", routes());
+            assert!(plane.problems().is_empty());
+            set_nats(&mut plane, &Mappings::new()).await;
+            assert_eq!(routes(), "");
+        });
+    });
+}

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Dataplane, DataplaneError, Handled, OtherEnd, Wanted};
 use crate::error::KernelError;
 use crate::link::{LinkState, Peer};
-use crate::net::{EndpointNet, Event, Link, NetError, Present};
+use crate::net::{EndpointNet, Event, Link, NetError, Present, Report};
 
 /// Interfaces that are worked off in one go.
 const AT_ONCE: usize = 16;
@@ -365,7 +365,8 @@ impl Dataplane {
                 continue;
             };
             let mut failed = self.sysctls(&endpoint, wanted);
-            failed.extend(self.net.reconcile(&endpoint, up).await.errors);
+            let report = self.net.reconcile(&endpoint, up).await;
+            failed.extend(self.outcome(&endpoint, report).await);
             errors.extend(self.note(endpoint, wanted, failed));
         }
         errors
@@ -382,8 +383,20 @@ impl Dataplane {
                 continue;
             };
             let mut failed = self.sysctls(&endpoint, wanted);
-            failed.extend(self.net.reconcile_from(&endpoint, up, present).await.errors);
+            let report = self.net.reconcile_from(&endpoint, up, present).await;
+            failed.extend(self.outcome(&endpoint, report).await);
             errors.extend(self.note(endpoint, wanted, failed));
+        }
+        errors
+    }
+
+    /// What failed. Routes to external addresses may still lead to the workloads that had them before.
+    async fn outcome(&self, endpoint: &EndpointNet, report: Report) -> Vec<NetError> {
+        let mut errors = report.errors;
+        if !report.taken.is_empty() {
+            let workloads = self.links.values().filter(|link| self.concerns(link));
+            let workloads = workloads.map(|link| link.index).collect();
+            errors.extend(self.net.take_over(endpoint, &report.taken, &workloads).await);
         }
         errors
     }

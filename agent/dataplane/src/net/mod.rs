@@ -58,6 +58,18 @@ pub enum NetError {
         /// What felid wanted.
         what: &'static str,
     },
+    /// Somebody else's route is where one to an external address should be.
+    #[error(
+        "add route {address} via {via} dev {interface}: there is another route to {address}, which stays; who made it has to remove it"
+    )]
+    Taken {
+        /// The external address.
+        address: IpAddr,
+        /// The workload's.
+        via: IpAddr,
+        /// The workload's host-side interface.
+        interface: Arc<str>,
+    },
     /// A sysctl cannot be read or written.
     #[error("sysctl {path} = {value}: {source}{hint}")]
     Sysctl {

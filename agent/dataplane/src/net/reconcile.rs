@@ -1,6 +1,6 @@
 //! Routes and static neighbours: desired against actual.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,6 +37,9 @@ pub struct Report {
     pub deleted: usize,
     /// What failed; the rest was done.
     pub errors: Vec<NetError>,
+    /// External addresses, with the addresses that they stand for, whose routes are not there because others to them are: see
+    /// [`Net::take_over`].
+    pub taken: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl Report {
@@ -132,12 +135,16 @@ impl Net {
             .map(|(external, internal)| (*external, Some(*internal)));
         for (address, via) in own.chain(external).filter(|_| up) {
             let present = actual.remove(&address);
-            if present.is_none_or(|present| gateway(&present) != via) {
-                let route = self.route(address, via, desired.ifindex);
-                let by = via.map_or_else(String::new, |via| format!(" via {via}"));
-                let what = format!("add route {address}{by} dev {}", desired.interface);
-                let added = self.bounded(what, self.handle().route().add(route).replace().execute());
-                report.count(absent(added.await, &[libc::ENODEV, libc::ENETDOWN]), false);
+            if present.as_ref().is_some_and(|present| gateway(present) == via) {
+                continue;
+            }
+            // An external address may be anything, the host's gateway included: no route of others makes way for it.
+            let replace = via.is_none() || present.is_some();
+            match (self.add_route(desired, address, via, replace).await, via) {
+                (Err(error), Some(via)) if !replace && error.errno() == Some(libc::EEXIST) => {
+                    report.taken.insert(address, via);
+                }
+                (added, _) => report.count(added, false),
             }
         }
         for (address, message) in actual {
@@ -147,6 +154,62 @@ impl Net {
                 report.count(absent(deleted.await, &[libc::ESRCH, libc::ENODEV]), true);
             }
         }
+    }
+
+    async fn add_route(
+        &self,
+        desired: &EndpointNet,
+        address: IpAddr,
+        via: Option<IpAddr>,
+        replace: bool,
+    ) -> Result<bool, NetError> {
+        let by = via.map_or_else(String::new, |via| format!(" via {via}"));
+        let what = format!("add route {address}{by} dev {}", desired.interface);
+        let request = self.handle().route().add(self.route(address, via, desired.ifindex));
+        let request = if replace { request.replace() } else { request };
+        absent(
+            self.bounded(what, request.execute()).await,
+            &[libc::ENODEV, libc::ENETDOWN],
+        )
+    }
+
+    /// Routes of external addresses that have moved: what leads out of one of these interfaces with felid's protocol number is felid's,
+    /// and replaced. What does not is left alone, which is an error.
+    pub async fn take_over(
+        &self,
+        desired: &EndpointNet,
+        taken: &BTreeMap<IpAddr, IpAddr>,
+        workloads: &BTreeSet<u32>,
+    ) -> Vec<NetError> {
+        let mut own = BTreeSet::new();
+        for family in FAMILIES {
+            if !taken
+                .keys()
+                .any(|address| address.is_ipv4() == (family == AddressFamily::Inet))
+            {
+                continue;
+            }
+            match self.routes("list routes", None, family).await {
+                Ok(routes) => {
+                    let routes = routes.into_iter().filter(|(index, ..)| workloads.contains(index));
+                    own.extend(routes.map(|(_, address, _)| address));
+                }
+                Err(error) => return vec![error],
+            }
+        }
+        let mut errors = Vec::new();
+        for (&address, &via) in taken {
+            if own.contains(&address) {
+                errors.extend(self.add_route(desired, address, Some(via), true).await.err());
+            } else {
+                errors.push(NetError::Taken {
+                    address,
+                    via,
+                    interface: desired.interface.clone(),
+                });
+            }
+        }
+        errors
     }
 
     /// Felid's own routes, with the interface that they lead out of and their destination.
