@@ -209,3 +209,15 @@ fn the_hosts_own_addresses_and_a_full_table_are_conflicts() {
     agent.send_all(&endpoint("a", "10.0.0.1", &["192.0.2.1", "192.0.2.11", "192.0.2.12"]));
     until(&agent, &["192.0.2.11=10.0.0.1"]);
 }
+
+#[test]
+fn what_cannot_be_done_to_the_hosts_network_is_tried_again() {
+    let agent = start(&[("retry-interval", "20ms")]);
+    let refreshed = agent.kernel().refreshed;
+    agent.kernel().nat_troubles = vec!["list addresses: interrupted".to_owned()];
+    agent.send_all(&endpoint("a", "10.0.0.1", &["192.0.2.11"]));
+    until(&agent, &["192.0.2.11=10.0.0.1"]);
+    agent.until("looked at again", |agent| agent.kernel().refreshed > refreshed);
+    agent.until("no longer", |agent| agent.status().failures.is_empty());
+    assert!(agent.sample().contains("felid_failures_total{what=\"network\"} 1"));
+}

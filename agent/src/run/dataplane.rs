@@ -61,8 +61,8 @@ pub struct Seen {
 
 /// What the pipeline asks of the kernel and of the host's network.
 pub trait Dataplane: Send + 'static {
-    /// Puts a transaction in force. What went wrong at single interfaces is returned: they are closed.
-    fn apply(&mut self, transaction: &Transaction) -> impl Future<Output = Result<Vec<String>, ApplyError>>;
+    /// Puts a transaction in force. What went wrong at single interfaces and in the host's network is returned.
+    fn apply(&mut self, transaction: &Transaction) -> impl Future<Output = Result<Seen, ApplyError>>;
     /// The wait between `apply` and `complete`.
     fn grace(&self) -> Grace;
     /// Second half; to be repeated until it succeeds.
@@ -83,8 +83,9 @@ pub trait Dataplane: Send + 'static {
     fn set_settings(&mut self, settings: Settings) -> Result<(), String>;
     /// Ends translations that are not among these; before a transaction takes something away that they need.
     fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String>;
-    /// Makes these translations those in force, while no transaction is under way. The external addresses for which there is no room.
-    fn set_nats(&mut self, wanted: &Mappings) -> impl Future<Output = Result<BTreeSet<IpAddr>, String>>;
+    /// Makes these translations those in force, while no transaction is under way. The external addresses for which there is no room,
+    /// and what could not be done to the host's network.
+    fn set_nats(&mut self, wanted: &Mappings) -> impl Future<Output = Result<(BTreeSet<IpAddr>, Seen), String>>;
     /// Whether the host answers ARP and neighbour discovery for external addresses; follows with the next call of `set_nats`.
     fn set_announcement(&mut self, wanted: bool);
     /// Networks where workloads show their own addresses.
@@ -123,12 +124,13 @@ fn seen(dataplane: &Real, host_addresses: bool, errors: Vec<DataplaneError>) -> 
 }
 
 impl Dataplane for Real {
-    async fn apply(&mut self, transaction: &Transaction) -> Result<Vec<String>, ApplyError> {
+    async fn apply(&mut self, transaction: &Transaction) -> Result<Seen, ApplyError> {
         match Real::apply(self, transaction).await {
             Ok((flip, errors)) => {
-                let mut interfaces: Vec<String> = flip.link_errors.iter().map(ToString::to_string).collect();
-                interfaces.extend(seen(self, false, errors).interfaces);
-                Ok(interfaces)
+                let mut seen = seen(self, false, errors);
+                let closed = flip.link_errors.iter().map(ToString::to_string);
+                seen.interfaces.splice(0..0, closed);
+                Ok(seen)
             }
             Err(error) => {
                 let programs = match &error {
@@ -192,10 +194,10 @@ impl Dataplane for Real {
         Real::retire_nats(self, wanted).map_err(|error| error.to_string())
     }
 
-    async fn set_nats(&mut self, wanted: &Mappings) -> Result<BTreeSet<IpAddr>, String> {
-        // What went wrong with routes stands in `network_problems`.
+    async fn set_nats(&mut self, wanted: &Mappings) -> Result<(BTreeSet<IpAddr>, Seen), String> {
         let done = Real::set_nats(self, wanted).await;
-        done.map(|(crowded, _)| crowded).map_err(|error| error.to_string())
+        let (crowded, errors) = done.map_err(|error| error.to_string())?;
+        Ok((crowded, seen(self, false, errors)))
     }
 
     fn set_announcement(&mut self, wanted: bool) {

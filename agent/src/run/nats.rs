@@ -126,7 +126,7 @@ impl<D: Dataplane> Pipeline<D> {
             mut conflicts,
         } = resolved;
         match self.dataplane.set_nats(&mappings).await {
-            Ok(crowded) => {
+            Ok((crowded, seen)) => {
                 let without_room = crowded
                     .iter()
                     .filter_map(|external| self.without_room(*external, &mappings));
@@ -134,7 +134,7 @@ impl<D: Dataplane> Pipeline<D> {
                 self.nats.note(conflicts);
                 self.nats.changed = false;
                 self.failures.clear("nat");
-                self.report_network();
+                self.take_seen(seen, false);
             }
             // It is tried again with the retry timer.
             Err(reason) => self.failures.set("nat", reason, &self.metrics),

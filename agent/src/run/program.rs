@@ -81,7 +81,7 @@ impl<D: Dataplane> Pipeline<D> {
             return Applied::Refused;
         }
         match self.dataplane.apply(&transaction).await {
-            Ok(errors) => {
+            Ok(seen) => {
                 let latency = self
                     .pending_since
                     .map_or_else(|| began.elapsed(), |since| since.elapsed());
@@ -112,9 +112,7 @@ impl<D: Dataplane> Pipeline<D> {
                 self.metrics.programs_loaded.inc_by(loaded as u64);
                 self.metrics.epoch.set(self.dataplane.epoch().into());
                 self.failures.clear("kernel");
-                if !errors.is_empty() {
-                    self.failures.set_list("interface", "", errors, &self.metrics);
-                }
+                self.take_seen(seen, false);
                 self.under_way = Some(UnderWay { transaction, began });
                 Applied::Flipped
             }

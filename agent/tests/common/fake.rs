@@ -45,6 +45,8 @@ pub struct State {
     pub nats: Mappings,
     /// External addresses for which the kernel has no room.
     pub crowded: BTreeSet<IpAddr>,
+    /// What the next change of translations cannot do to the host's network.
+    pub nat_troubles: Vec<String>,
     /// What became of translations, in order: those that were in force after each call.
     pub nat_history: Vec<(&'static str, Mappings)>,
     /// Whether external addresses are announced.
@@ -78,7 +80,7 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
 }
 
 impl Dataplane for Fake {
-    async fn apply(&mut self, transaction: &Transaction) -> Result<Vec<String>, ApplyError> {
+    async fn apply(&mut self, transaction: &Transaction) -> Result<Seen, ApplyError> {
         let mut state = lock(&self.state);
         if let Some((reason, blame)) = state.refuse.pop_front() {
             let blamed = transaction.new_programs.keys().filter(|_| blame);
@@ -92,7 +94,7 @@ impl Dataplane for Fake {
             }
         }
         state.applied.push(transaction.clone());
-        Ok(Vec::new())
+        Ok(Seen::default())
     }
 
     fn grace(&self) -> Grace {
@@ -154,14 +156,18 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    async fn set_nats(&mut self, wanted: &Mappings) -> Result<BTreeSet<IpAddr>, String> {
+    async fn set_nats(&mut self, wanted: &Mappings) -> Result<(BTreeSet<IpAddr>, Seen), String> {
         let mut state = lock(&self.state);
         state.nats.clone_from(wanted);
         let crowded = state.crowded.clone();
         state.nats.retain(|external, _| !crowded.contains(external));
         let now = state.nats.clone();
         state.nat_history.push(("set", now));
-        Ok(crowded)
+        let seen = Seen {
+            network: std::mem::take(&mut state.nat_troubles),
+            ..Seen::default()
+        };
+        Ok((crowded, seen))
     }
 
     fn set_announcement(&mut self, wanted: bool) {
