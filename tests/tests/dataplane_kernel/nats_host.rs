@@ -12,6 +12,7 @@ use felid_lab::Host;
 use crate::node::{allow, config, endpoint, on_host, set};
 
 const A: &str = "10.65.0.2";
+const A6: &str = "fd00:65::2";
 
 fn to_a(external: &[&str], endpoint: EndpointId) -> Mappings {
     let one = |external: &&str| {
@@ -32,7 +33,7 @@ fn with_uplink<F: Future<Output = ()>>(host: &Host, test: impl FnOnce(Dataplane,
     ] {
         here.ip(command).unwrap();
     }
-    let a = host.workload("cali-a", &[A]).unwrap();
+    let a = host.workload("cali-a", &[A, A6]).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -112,6 +113,9 @@ fn proxy_neighbours_come_back_with_their_interface() {
         with_uplink(host, async |mut plane, id| {
             let here = host.namespace();
             here.sysctl("net/ipv4/conf/up0/forwarding", "0").unwrap();
+            // Else a link-local address goes and comes with it, which is an event of its own.
+            here.sysctl("net/ipv6/conf/up0/disable_ipv6", "1").unwrap();
+            assert_eq!(settle(&mut plane).await, Vec::<String>::new());
             set_nats(&mut plane, &to_a(&["192.0.2.11"], id)).await;
             let forwarding = here.exec(&["cat", "/proc/sys/net/ipv4/conf/up0/forwarding"]).unwrap();
             assert_eq!(forwarding.trim(), "1", "without it nobody is answered");
@@ -131,6 +135,17 @@ fn routes_of_others_to_external_addresses_stay() {
     on_host(|host| {
         with_uplink(host, async |mut plane, id| {
             let here = host.namespace();
+            let internal = A6.parse().unwrap();
+            let six = Mapping { internal, endpoint: id };
+            here.ip("-6 route add 2001:db8::10 dev up0").unwrap();
+            let (_, errors) = plane
+                .set_nats(&Mappings::from([("2001:db8::10".parse().unwrap(), six)]))
+                .await
+                .unwrap();
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            let theirs = here.ip("-6 route show 2001:db8::10").unwrap();
+            assert!(theirs.contains("dev up0") && !theirs.contains("cali-a"), "{theirs}");
+            set_nats(&mut plane, &Mappings::new()).await;
             // With the protocol number of felid's own routes.
             here.ip("route add 192.0.2.10 dev up0").unwrap();
             let routes = || here.ip("route show 192.0.2.10").unwrap().trim().to_owned();
