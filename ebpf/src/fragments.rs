@@ -1,7 +1,7 @@
 //! Ports of fragmented datagrams: the first fragment shows them, the later ones are judged by what it showed. Each first fragment is judged
 //! by its own ports, and later ones may not reach back over its header, so that nothing else can stand there after reassembly.
 
-use felid_common::{Drop, Fragment, FragmentKeyV4, FragmentKeyV6};
+use felid_common::{Drop, Fragment, FragmentKeyV4, FragmentKeyV6, protocol};
 
 use crate::maps;
 use crate::packet::{now, settings};
@@ -86,6 +86,9 @@ pub(crate) fn recall(state: &mut State, endpoint: u32, part: Part) -> Result<(),
         parse::set_icmp(state, number, kind, code, first.src_port);
     } else {
         parse::set_ports(state, number, first.src_port, first.dst_port);
+        if matches!(number, protocol::ICMP | protocol::ICMPV6) {
+            parse::set_foreign_icmp(state, number, kind, code);
+        }
     }
     Ok(())
 }

@@ -330,12 +330,8 @@ fn l4(packet: Packet, state: &mut State, number: u8, at: u32, end: u32, fragment
                 && length >= 2
                 && let Some(head) = packet.load::<u16>(at)
             {
-                // The other version's ICMP: rules that speak of its types take it as what it says it is.
                 let [kind, code] = head.to_ne_bytes();
-                let tuple = state.tuple();
-                [tuple.icmp_type, tuple.icmp_code] = [kind, code];
-                // Messages of other types are other flows.
-                state.private().word = protocol::word(number, kind, code);
+                set_foreign_icmp(state, number, kind, code);
             }
             return Ok(Kind::Flow);
         }
@@ -414,6 +410,14 @@ pub(crate) fn set_ports(state: &mut State, number: u8, src_port: u16, dst_port: 
     tuple.dst_port = u16::from_be(dst_port);
     tuple.icmp_type = 0;
     tuple.icmp_code = 0;
+}
+
+/// The other version's ICMP: rules that speak of its types take it as what it says it is, and messages of other types are other flows.
+#[inline(always)]
+pub(crate) fn set_foreign_icmp(state: &mut State, number: u8, kind: u8, code: u8) {
+    let tuple = state.tuple();
+    [tuple.icmp_type, tuple.icmp_code] = [kind, code];
+    state.private().word = protocol::word(number, kind, code);
 }
 
 /// Fills what belongs to ICMP. Policies see no ports there; the key has the identifier (network byte order) where there is one.

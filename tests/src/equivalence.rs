@@ -1,7 +1,6 @@
 //! Random policies and packets: the compiled program in the kernel against the reference evaluator.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,7 +8,7 @@ use felid_common::{Drop, LOG_INGRESS, VERDICT_ALLOW, protocol};
 use felid_compile::Direction;
 use felid_compile::planner::{Planner, PlannerOptions};
 use felid_compile::program::table_id;
-use felid_compile::reference::{Decided, Decision, Packet, Staged, evaluate};
+use felid_compile::reference::{Decided, Decision, Staged, evaluate};
 use felid_compile::stub::Hook;
 use felid_compile::testing::{Rng, Shape, World};
 use felid_compile::transaction::{CounterName, EndpointId, Transaction};
@@ -20,8 +19,12 @@ use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolic
 use felid_model::{Kind, ResourceKey};
 use ipnet::IpNet;
 
-use crate::frames::Frame;
 use crate::probe::Outcome;
+
+mod packets;
+
+pub(crate) use packets::frame_of;
+use packets::{packet, parts};
 
 /// Packets of each direction's policy.
 const PACKETS: std::ops::RangeInclusive<u64> = 30..=80;
@@ -43,6 +46,8 @@ pub struct Summary {
     pub staged: u64,
     /// Packets from addresses that the endpoint may not send from; not among the pairs.
     pub spoofed: u64,
+    /// Datagrams that were cut in two and passed.
+    pub fragments: u64,
     /// First seed, and the one after the last.
     pub seeds: (u64, u64),
 }
@@ -223,9 +228,15 @@ impl Bench {
             ] {
                 seen.insert(fingerprint(policy));
                 for _ in 0..self.packets {
-                    let Some((packet, frame)) = packet(&world, &mut rng, policy, direction) else {
+                    let Some((packet, mut frame)) = packet(&world, &mut rng, policy, direction) else {
                         continue;
                     };
+                    // Some are cut in two: the first part is judged by what it shows, the other one goes by that.
+                    let mut later = None;
+                    if rng.percent(10) {
+                        let parts = parts(&packet, &frame, &mut rng);
+                        (frame, later) = (parts.0, Some(parts.1));
+                    }
                     let number = packet.protocol.0;
                     if sent.contains(&(number, packet.dst, packet.dst_port, packet.src, packet.src_port)) {
                         continue;
@@ -257,6 +268,14 @@ impl Bench {
                         bail!(
                             "turn {turn} {direction:?} (known: {known}): {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}"
                         );
+                    }
+                    if let Some(later) = later.filter(|_| got == Outcome::Next) {
+                        let got = probe.run(&later, self.uplink, came_by)?.outcome;
+                        anyhow::ensure!(
+                            got == Outcome::Next,
+                            "turn {turn} {direction:?}: the second part of {packet:?}: {got:?}"
+                        );
+                        summary.fragments += 1;
                     }
                     if spoofed {
                         summary.spoofed += 1;
@@ -395,67 +414,6 @@ impl Bench {
             bail!("the planner has a problem: {problem:?}");
         }
         Ok(self.planner.endpoint(key).context("the endpoint is not planned")?.id)
-    }
-}
-
-/// A packet that the kernel reads as the reference does, and its frame.
-fn packet(world: &World, rng: &mut Rng, policy: &ResolvedPolicy, direction: Direction) -> Option<(Packet, Vec<u8>)> {
-    let mut packet = world.packet(rng, policy, direction);
-    let peer = if direction == Direction::Ingress {
-        packet.src
-    } else {
-        packet.dst
-    };
-    // To itself: not a matter between two parties.
-    if world.own.contains(&peer) {
-        return None;
-    }
-    // No addresses of one party, and the host's own networks: dropped or sent elsewhere before policy is asked.
-    let odd = |address: IpAddr| {
-        address.is_multicast() || address.is_unspecified() || address.is_loopback() || address == IpAddr::from([255; 4])
-    };
-    if direction == Direction::Egress && !world.own.contains(&packet.src) && odd(packet.src) {
-        return None;
-    }
-    let v6 = packet.src.is_ipv6();
-    // Extension headers are no protocols of IPv6; error messages and neighbour discovery are not judged by policy.
-    if v6 && matches!(packet.protocol.0, 0 | 43 | 44 | 50 | 51 | 59 | 60 | 135 | 139 | 140) {
-        return None;
-    }
-    let bytes = frame_of(&mut packet, rng);
-    Some((packet, bytes))
-}
-
-/// The frame of a packet; what a frame cannot say is changed in the packet.
-pub(crate) fn frame_of(packet: &mut Packet, rng: &mut Rng) -> Vec<u8> {
-    let v6 = packet.src.is_ipv6();
-    let mac = [2, 0, 0, 0, 0, 1];
-    let frame = Frame::new(mac, [0xee; 6], packet.src, packet.dst);
-    match packet.protocol.0 {
-        protocol::TCP => frame.tcp(packet.src_port, packet.dst_port, 2),
-        protocol::UDP => frame.udp(packet.src_port, packet.dst_port, b"felid"),
-        protocol::SCTP => frame.sctp(packet.src_port, packet.dst_port, 1),
-        protocol::UDPLITE => {
-            let mut body = Vec::from(packet.src_port.to_be_bytes());
-            body.extend(packet.dst_port.to_be_bytes());
-            body.extend([0, 8, 0, 0]);
-            frame.ip(protocol::UDPLITE, &body)
-        }
-        number => {
-            (packet.src_port, packet.dst_port) = (0, 0);
-            // Errors and neighbour discovery of its own version are not policy's business: a query instead.
-            match (number, v6, packet.icmp_type) {
-                (protocol::ICMP, false, 3..=5 | 11 | 12) => packet.icmp_type = 8,
-                (protocol::ICMPV6, true, ..128 | 130..=137 | 143) => packet.icmp_type = 128,
-                _ => {}
-            }
-            let identifier = rng.bits().to_be_bytes();
-            let (icmp_type, icmp_code) = (packet.icmp_type, packet.icmp_code);
-            frame.ip(
-                number,
-                &[icmp_type, icmp_code, 0, 0, identifier[0], identifier[1], 0, 1],
-            )
-        }
     }
 }
 

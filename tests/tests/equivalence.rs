@@ -14,7 +14,7 @@ fn ten_thousand_pairs_agree() {
     let summary = equivalence::run(10_000, seed).unwrap();
     println!("{summary:?}");
     assert!(summary.policies >= 100, "{summary:?}");
-    assert!(summary.spoofed > 0, "{summary:?}");
+    assert!(summary.spoofed > 0 && summary.fragments > 0, "{summary:?}");
     assert!(summary.logged > 30 && summary.staged > 30, "{summary:?}");
     assert!(
         summary.allowed > summary.pairs / 20 && summary.allowed < summary.pairs * 19 / 20,

@@ -255,3 +255,17 @@ fn the_first_fragment_is_forgotten_after_a_minute() {
         .unwrap()
         .dropped(Drop::UnknownFragment);
 }
+
+#[test]
+fn the_other_versions_icmp_keeps_its_type() {
+    let mut fixture = two();
+    fixture.policy(INGRESS, 2, Policy::IcmpType(13)).unwrap();
+    for (pair, number) in PAIRS.into_iter().zip([protocol::ICMPV6, protocol::ICMP]) {
+        let mut head = vec![13, 0];
+        head.resize(16, 0);
+        for (offset, more, payload) in [(0, true, head), (16, false, vec![0; 8])] {
+            let part = fragment(pair, 5, offset, more, number, payload);
+            fixture.from_workload(1, &part).unwrap().redirected(12);
+        }
+    }
+}
