@@ -75,8 +75,9 @@ impl Flow {
     pub fn open(from: &Namespace, to: IpAddr, port: u16, tcp: bool) -> Result<Self> {
         let to = SocketAddr::new(to, port);
         // Two flows of one port to two names of a server would be a collision, and the kernel may well choose one port twice.
-        static NEXT: AtomicU16 = AtomicU16::new(1024);
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        static NEXT: AtomicU16 = AtomicU16::new(5000);
+        // (Beyond the port of VXLAN: what a workload sends there is a tunnel.)
+        let port = NEXT.fetch_add(1, Ordering::Relaxed).max(5000);
         let any: SocketAddr = if to.is_ipv4() {
             ([0, 0, 0, 0], port).into()
         } else {
