@@ -10,9 +10,9 @@ use felid_common::{
 };
 
 use crate::atomic::compare_and_swap;
+use crate::maps;
 use crate::packet::count;
 use crate::state::{Private, QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
-use crate::{maps, nat};
 
 /// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half): they change together, by
 /// compare-and-swap, so that a packet's update and the sweeper's claim exclude each other.
@@ -333,18 +333,14 @@ impl Hit {
         )
     }
 
-    /// Claimed by the sweeper, or silent for too long. What lost its translation is as good as reset.
+    /// Claimed by the sweeper, or silent for too long. What lost its translation stays as long as any other: an end may go on sending again
+    /// for a quarter of an hour, which would else begin a flow under its own address.
     #[inline(always)]
     pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
-        let reset = if nat::holds(self.copy.original_nat) && nat::holds(self.copy.reply_nat) {
-            0
-        } else {
-            TCP_RST
-        };
         self.copy.flags & FLOW_DEAD != 0
             || age(now, self.copy.last_seen)
                 > Flow::timeout(
-                    self.copy.tcp_original | reset,
+                    self.copy.tcp_original,
                     self.copy.tcp_reply,
                     protocol,
                     self.established,

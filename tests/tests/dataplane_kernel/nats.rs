@@ -7,11 +7,9 @@ use felid_common::{MAX_NATS, NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_V6, Nat, SETTI
 use felid_compile::nat::{Mapping, Mappings, words};
 use felid_compile::planner::Planner;
 use felid_compile::transaction::EndpointId;
-use felid_dataplane::kernel::Settings;
 use felid_dataplane::sys::{self, RawMap};
 use felid_dataplane::{Dataplane, Options};
 use felid_lab::{Host, Workload};
-use felid_tests::sockets;
 use zerocopy::FromBytes as _;
 
 use crate::node::{Node, allow, config, endpoint, gone, on_host, set};
@@ -167,36 +165,6 @@ fn an_endpoint_that_goes_takes_its_translations_along() {
         change(&mut node, &moved);
         assert_eq!(search(host, ip("192.0.2.10"), 0).unwrap().0, ip(B[0]));
         assert_eq!(search(host, ip("192.0.2.11"), 0), Some((ip(B[0]), kept)));
-    });
-}
-
-#[test]
-fn flows_of_ended_translations_do_not_stay_for_their_hour() {
-    on_host(|host| {
-        let (a, b) = (host.workload("cali-a", A).unwrap(), host.workload("cali-b", B).unwrap());
-        for workload in [&a, &b] {
-            host.wire(workload).unwrap();
-        }
-        let mut node = Node::open(host);
-        node.links(&[&a, &b]);
-        node.commit(&set([endpoint(&a, allow(), allow()), endpoint(&b, allow(), allow())]));
-        let id_b = id(&node, &b);
-        change(&mut node, &mappings(&[("192.0.2.11", B[0], id_b)]));
-        sockets::serve_tcp(&b.namespace, 80).unwrap();
-        let _by_name = sockets::tcp_open(&a.namespace, ip("192.0.2.11"), 80).unwrap();
-        let _plain = sockets::tcp_open(&a.namespace, ip(B[0]), 80).unwrap();
-        node.kernel
-            .set_settings(Settings {
-                tcp_rst: std::time::Duration::from_millis(1),
-                ..Settings::default()
-            })
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(1100));
-        let conntrack = node.kernel.conntrack();
-        assert_eq!(conntrack.sweep().unwrap().candidates, 0);
-        change(&mut node, &Mappings::new());
-        let swept = node.kernel.conntrack().sweep().unwrap();
-        assert_eq!((swept.candidates, swept.expired), (1, 1), "{swept:?}");
     });
 }
 

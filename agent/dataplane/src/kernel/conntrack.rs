@@ -118,7 +118,6 @@ pub struct Conntrack {
     pub(crate) half_open_v4: RawMap,
     pub(crate) half_open_v6: RawMap,
     pub(crate) settings: RawMap,
-    pub(crate) nats: RawMap,
     pub(crate) clock: OwnedFd,
     pub(crate) sweep_v4: Lazy,
     pub(crate) sweep_v6: Lazy,

@@ -195,7 +195,6 @@ impl Kernel {
             half_open_v4: maps.half_open_v4,
             half_open_v6: maps.half_open_v6,
             settings: reopen("settings")?,
-            nats: reopen("nats")?,
             clock,
             sweep_v4,
             sweep_v6,

@@ -1,10 +1,6 @@
 //! Ending flows that have expired.
 
-use std::collections::HashMap;
-
-use felid_common::{
-    Flow, FlowKeyV4, FlowKeyV6, Nat, SWEEP_ESTABLISHED, SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Sweep, TCP_RST,
-};
+use felid_common::{FlowKeyV4, FlowKeyV6, SWEEP_ESTABLISHED, SWEEP_HALF_OPEN, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Sweep};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::conntrack::{Conntrack, FlowKey, FlowTable, Now, protocol_of, visit};
@@ -29,42 +25,14 @@ impl Conntrack {
     pub fn sweep(&self) -> Result<SweepStats> {
         use FlowTable::{Established, HalfOpen};
         let now = self.now()?;
-        let mut names = Names::new(&self.nats);
         let mut stats = SweepStats::default();
         for (map, table) in [(&self.established_v4, Established), (&self.half_open_v4, HalfOpen)] {
-            sweep::<FlowKeyV4>(map, table, &self.sweep_v4, SWEEP_KEYS_V4, &now, &mut names, &mut stats)?;
+            sweep::<FlowKeyV4>(map, table, &self.sweep_v4, SWEEP_KEYS_V4, &now, &mut stats)?;
         }
         for (map, table) in [(&self.established_v6, Established), (&self.half_open_v6, HalfOpen)] {
-            sweep::<FlowKeyV6>(map, table, &self.sweep_v6, SWEEP_KEYS_V6, &now, &mut names, &mut stats)?;
+            sweep::<FlowKeyV6>(map, table, &self.sweep_v6, SWEEP_KEYS_V6, &now, &mut stats)?;
         }
         Ok(stats)
-    }
-}
-
-/// Which translations that flows began with are over. Each is looked up once.
-struct Names<'a> {
-    nats: &'a RawMap,
-    over: HashMap<(u32, u32), bool>,
-}
-
-impl<'a> Names<'a> {
-    fn new(nats: &'a RawMap) -> Self {
-        Self {
-            nats,
-            over: HashMap::new(),
-        }
-    }
-
-    /// Whether an end of the flow is shown by a translation that is over; what cannot be read is taken to hold.
-    fn over(&mut self, flow: &Flow) -> bool {
-        [flow.original_nat, flow.reply_nat].into_iter().any(|shown| {
-            shown.id != 0
-                && *self.over.entry((shown.index, shown.id)).or_insert_with(|| {
-                    let value = self.nats.lookup(&shown.index.to_ne_bytes()).ok().flatten();
-                    let nat = value.and_then(|value| Nat::read_from_bytes(&value).ok());
-                    nat.is_some_and(|nat| nat.id != shown.id)
-                })
-        })
     }
 }
 
@@ -74,19 +42,13 @@ fn sweep<K: FlowKey>(
     program: &Lazy,
     at_once: u32,
     now: &Now,
-    names: &mut Names<'_>,
     stats: &mut SweepStats,
 ) -> Result<()> {
     let mut candidates: Vec<K> = Vec::new();
     visit::<K>(map, |key, flow| {
         stats.checked += 1;
         let protocol = protocol_of(key.parts().protocol);
-        let mut flow = *flow;
-        if names.over(&flow) {
-            // As the programs see it.
-            flow.tcp_original |= TCP_RST;
-        }
-        if now.since(flow.last_seen) > now.timeout(&flow, protocol, table) {
+        if now.since(flow.last_seen) > now.timeout(flow, protocol, table) {
             candidates.push(*key);
         }
     })?;
