@@ -1,10 +1,14 @@
-//! Writes the reference cases of `tests/cases` and the records of `examples` into the corpora, one file a case.
+//! Writes the reference cases of `tests/cases` and the records of `examples` into the corpora, one
+//! file a case.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// Longer cases make the fuzzer slow.
+const LONGEST_CASE: usize = 4096;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -47,6 +51,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             records.push(fs::read_to_string(entry.path())?);
         }
     }
+    let lines = |value: &Value| format!("{}\n{}\n", json!({"apply": value}), json!({"delete": value}));
+    let mut streams = vec!["{\"resync\": true}\n{\"inSync\": true}\n".to_owned()];
+    for (file, field) in [("policy_validation.json", "resource"), ("wep_validation.json", "wep")] {
+        streams.extend(read(file)?.iter().map(|case| lines(&case[field])));
+    }
+    write("stream", streams)?;
+    let mut cases = vec![fs::read_to_string(repository.join("examples/policy-tests/shop.yaml"))?];
+    let own = fs::read_to_string(repository.join("tests/data/policy-tests.yaml"))?;
+    cases.extend(own.split("\n---\n").map(str::to_owned));
+    for file in ["calico_fv.json", "k8s_e2e_netpol.json"] {
+        let each = read(&format!("policy-tests/{file}"))?;
+        cases.extend(each.iter().map(as_yaml).filter(|text| text.len() < LONGEST_CASE));
+    }
+    write("cases", cases)?;
     write("yaml", records)
 }
 

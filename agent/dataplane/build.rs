@@ -1,7 +1,9 @@
-//! Builds the eBPF crate for the BPF target and puts its objects where `object.rs` embeds them from.
+//! Builds the eBPF crate for the BPF target and puts its objects where `object.rs` embeds them
+//! from.
 //!
-//! It runs Cargo itself instead of using aya-build, which offers no way to choose the instruction set: without 32-bit registers and
-//! jumps (BPF ISA v3, kernel 5.1) every `u32` costs two shifts, and the verifier runs out of its million steps.
+//! It runs Cargo itself instead of using aya-build, which offers no way to choose the instruction
+//! set: without 32-bit registers and jumps (BPF ISA v3, kernel 5.1) every `u32` costs two shifts,
+//! and the verifier runs out of its million steps.
 
 use std::env;
 use std::error::Error;
@@ -32,6 +34,16 @@ fn main() -> Result<()> {
     } else {
         "bpfel-unknown-none"
     };
+    build_programs(&root, &target_dir, target)?;
+    for object in OBJECTS {
+        let built = target_dir.join(target).join("release").join(object);
+        fs::copy(&built, out.join(object)).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    }
+    Ok(())
+}
+
+/// Builds the eBPF crate for a target into a directory; its warnings become this build's.
+fn build_programs(root: &Path, target_dir: &Path, target: &str) -> Result<()> {
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
         "-Ctarget-cpu=v3".to_owned(),
@@ -39,7 +51,7 @@ fn main() -> Result<()> {
         "-Clink-arg=--btf".to_owned(),
     ];
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(&root)
+        .current_dir(root)
         .args([
             "build",
             "--quiet",
@@ -51,7 +63,7 @@ fn main() -> Result<()> {
             "build-std=core",
         ])
         .args(["--target", target, "--target-dir"])
-        .arg(&target_dir)
+        .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         // `-Z build-std` on the pinned stable compiler, and the one intrinsic that the crate needs.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -69,10 +81,6 @@ fn main() -> Result<()> {
     }
     for line in messages.lines() {
         println!("cargo:warning={line}");
-    }
-    for object in OBJECTS {
-        let built = target_dir.join(target).join("release").join(object);
-        fs::copy(&built, out.join(object)).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     }
     Ok(())
 }

@@ -5,18 +5,20 @@ use std::io::Write;
 use anyhow::Context;
 use felid_dataplane::cleanup as remove;
 
-use crate::cli::{CleanupArgs, Places};
+use crate::cli::{CleanupArgs, GlobalArgs};
 use crate::config;
-use crate::entry::Outcome;
+use crate::outcome::Outcome;
 use crate::output::{Format, Progress, json_line};
 use crate::run::ROUTE_PROTOCOL;
 use crate::run::lock::RunLock;
 
-/// Removes links, programs, maps and pins, and the routes and static neighbours of workload interfaces. Idempotent.
-pub fn cleanup(places: &Places, args: &CleanupArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+/// Removes links, programs, maps and pins, and the routes and static neighbours of workload
+/// interfaces. Idempotent.
+pub fn cleanup(global: &GlobalArgs, args: &CleanupArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
-    let settings = config::gather(places, [("interface-prefix", args.interface_prefix.as_ref())])?.settings();
-    // A run directory that nobody made has no agent; another agent is refused here, or by its lock on the bpffs.
+    let settings = config::gather(global, [("interface-prefix", args.interface_prefix.as_ref())])?.settings();
+    // A run directory that nobody made has no agent; another agent is refused here, or by its lock
+    // on the bpffs.
     let lock = if settings.run_dir.exists() {
         Some(RunLock::take(&settings.run_dir)?)
     } else {
@@ -25,7 +27,12 @@ pub fn cleanup(places: &Places, args: &CleanupArgs, out: &mut dyn Write) -> anyh
     let progress = Progress::spinner("removing programs, maps and routes");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let errors = runtime
-        .block_on(remove(&settings.bpffs, &settings.interface_prefix.0, ROUTE_PROTOCOL))
+        .block_on(remove(
+            &settings.bpffs,
+            &settings.interface_prefix.0,
+            ROUTE_PROTOCOL,
+            &mut |what| progress.say(what),
+        ))
         .with_context(|| format!("cannot clean up below {}", settings.bpffs.display()))?;
     progress.finish();
     if lock.is_some() {
@@ -37,7 +44,7 @@ pub fn cleanup(places: &Places, args: &CleanupArgs, out: &mut dyn Write) -> anyh
         json_line(out, &serde_json::json!({"clean": errors.is_empty(), "errors": errors}))?;
     } else {
         for error in &errors {
-            writeln!(std::io::stderr(), "felid: {error}")?;
+            crate::output::error(error);
         }
         writeln!(
             out,

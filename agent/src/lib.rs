@@ -1,8 +1,9 @@
 //! The agent and its command line.
 //!
-//! In: arguments, environment, a configuration file, and through the datastore crate the records. Out: for `felid run`, a kernel
-//! that enforces them (calculation, planner and dataplane are crates of their own; here they are only wired), metrics, health
-//! and a root-only socket; for the other commands, listings and changes of records. Never: policy semantics, eBPF, netlink.
+//! In: arguments, environment, a configuration file, and through the datastore crate the records.
+//! Out: for `felid run`, a kernel that enforces them (calculation, planner and dataplane are crates
+//! of their own; here they are only wired), metrics, health and a root-only socket; for the other
+//! commands, listings and changes of records. Never: policy semantics, eBPF, netlink.
 //!
 //! | module | what |
 //! |---|---|
@@ -11,8 +12,8 @@
 //! | [`records`] | get, create, apply, replace, delete, validate |
 //! | [`tools`] | selector, name: what needs neither records nor an agent |
 //! | [`run`] | the running agent |
-//! | [`api`] | JSON that the running agent answers on its socket, and the client of it |
-//! | [`ask`] | status, endpoints, flows, program: the commands that ask the running agent |
+//! | [`api`] | the protocol of the running agent's socket: requests and answers as types and JSON |
+//! | [`client`] | the commands that ask the running agent, and its client |
 //! | [`explain`] | why one packet passes or not |
 //! | `verdict` | what becomes of one packet: by the reference, and in a kernel of one's own |
 //! | [`mod@test`] | policy tests, by the reference, in the kernel, or live |
@@ -21,10 +22,11 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
-pub mod ask;
 pub mod cleanup;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod endpoint_names;
 pub mod explain;
 pub mod metrics;
 pub mod output;
@@ -35,4 +37,7 @@ pub mod tools;
 mod verdict;
 
 mod entry;
-pub use entry::{Outcome, main};
+mod outcome;
+mod text;
+pub use entry::main;
+pub use outcome::Outcome;

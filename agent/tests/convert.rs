@@ -29,7 +29,8 @@ fn converted(records: &[&Value]) -> Vec<Value> {
     answers
 }
 
-/// What is compared: no identity of the API server, no status; empty, false and hostPort 0 are as absent.
+/// What is compared: no identity of the API server, no status; empty, false and hostPort 0 are as
+/// absent.
 fn comparable(value: &Value) -> Value {
     fn clean(key: &str, value: &Value) -> Option<Value> {
         Some(match value {

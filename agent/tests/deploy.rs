@@ -43,7 +43,7 @@ fn settings(arguments: &[String]) -> Settings {
     let Command::Run(args) = &cli.command else {
         panic!("{arguments:?} does not run the agent");
     };
-    let flags = cli.places.flags().into_iter().chain(args.flags());
+    let flags = cli.global.flags().into_iter().chain(args.flags());
     config::Static::new(config::from_flags(flags).unwrap(), [], None)
         .unwrap()
         .settings()
@@ -80,16 +80,25 @@ fn the_daemon_set_runs_the_agent_as_it_wants_to_be_run() {
         assert_eq!(get["host"], health_host, "the probe asks where the agent listens");
     }
     assert_eq!(pod["hostNetwork"], true);
-    assert_eq!(container["securityContext"]["privileged"], true);
+    let context = &container["securityContext"];
+    assert_eq!(context["privileged"], Value::Null);
+    assert_eq!(context["readOnlyRootFilesystem"], true);
+    assert_eq!(strings(&context["capabilities"]["drop"]), ["ALL"]);
+    let added: BTreeSet<String> = strings(&context["capabilities"]["add"]).into_iter().collect();
+    assert_eq!(added, documented_capabilities(), "docs/rights.md");
 
-    let DatastoreUrl::Directory(records) = &settings.datastore;
+    let DatastoreUrl::Directory(records) = &settings.datastore else {
+        panic!("the manifest has a directory");
+    };
     let mounts = container["volumeMounts"].as_array().unwrap();
     let mounted: BTreeSet<&str> = mounts
         .iter()
         .map(|mount| mount["mountPath"].as_str().unwrap())
         .collect();
-    let wanted = [records, &settings.state_dir, &settings.run_dir, &settings.bpffs];
-    assert_eq!(mounted, wanted.map(|path| path.to_str().unwrap()).into());
+    let directories = [records, &settings.state_dir, &settings.run_dir, &settings.bpffs];
+    let directories = directories.map(|path| path.to_str().unwrap());
+    let beside = ["/host/proc/sys/net", "/sys/kernel/rcu_expedited"];
+    assert_eq!(mounted, directories.into_iter().chain(beside).collect());
     let names = |list: &[Value]| -> BTreeSet<String> {
         list.iter()
             .map(|item| item["name"].as_str().unwrap().to_owned())
@@ -99,7 +108,8 @@ fn the_daemon_set_runs_the_agent_as_it_wants_to_be_run() {
     let propagated = mounts
         .iter()
         .find(|mount| mount["mountPath"] == settings.bpffs.to_str().unwrap());
-    assert_eq!(propagated.unwrap()["mountPropagation"], "Bidirectional");
+    // Anything else is for privileged containers alone.
+    assert_eq!(propagated.unwrap()["mountPropagation"], "HostToContainer");
 
     let selector = &set["spec"]["selector"]["matchLabels"];
     assert_eq!(selector, &set["spec"]["template"]["metadata"]["labels"]);
@@ -110,6 +120,16 @@ fn the_daemon_set_runs_the_agent_as_it_wants_to_be_run() {
         };
         assert_eq!(namespace, "felid");
     }
+}
+
+/// Those that the table of docs/rights.md asks for in any case.
+fn documented_capabilities() -> BTreeSet<String> {
+    let page = text("docs/rights.md");
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `CAP_")?.split_once('`'));
+    let always = rows.filter(|(_, rest)| !rest.contains("kept only where"));
+    always.map(|(name, _)| name.to_owned()).collect()
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The records of `examples/`: each set is valid, converts, and is enforced by the agent (on a pretended kernel).
+//! The records of `examples/`: each set is valid, converts, and is enforced by the agent (on a
+//! pretended kernel).
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

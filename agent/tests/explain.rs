@@ -178,3 +178,92 @@ fn what_cannot_be_explained() {
         assert_eq!(ran.code, Some(code), "{arguments:?}: {}", ran.err);
     }
 }
+
+/// Every name of a workload means the same workload: its resource, pod, interface, own and external
+/// addresses.
+#[test]
+fn ends_are_known_by_all_their_names() {
+    let decided = |to: &str, files: &str| {
+        let report = json(&["--from", "198.51.100.9", "--to", to, "--port", "443", "-f", files]);
+        let side = &report["sides"][0];
+        (side["endpoint"].clone(), report["decidedBy"].clone())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    std::fs::write(
+        &path,
+        "apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {namespace: shop}
+spec:
+  node: node1
+  orchestrator: k8s
+  pod: web-0
+  endpoint: eth0
+  interfaceName: cali1
+  ipNetworks: [10.0.0.1/32]
+  ipNATs: [{internalIP: 10.0.0.1, externalIP: 203.0.113.7}]
+  profiles: []
+",
+    )
+    .unwrap();
+    let files = path.display().to_string();
+    let first = decided("shop/web-0", &files);
+    assert_eq!(first.0, "WorkloadEndpoint/shop/node1-k8s-web--0-eth0");
+    for name in [
+        "web-0",
+        "shop/node1-k8s-web--0-eth0",
+        "cali1",
+        "10.0.0.1",
+        "203.0.113.7",
+    ] {
+        assert_eq!(decided(name, &files), first, "{name}");
+    }
+    let ran = explain(&["--from", "1.1.1.1", "--to", "shop/cali1", "--port", "1", "-f", &files]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("\"shop/cali1\" is no address"), "{}", ran.err);
+}
+
+/// What the host may always reach is an endpoint that is in force; an interface without one is
+/// closed for it, too.
+#[test]
+fn the_host_does_not_reach_an_endpoint_that_is_not_in_force() {
+    let endpoint = |name: &str, interface: &str, address: &str| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {{namespace: shop}}\nspec: {{node: node1, orchestrator: k8s, pod: {name}, endpoint: eth0, interfaceName: {interface}, ipNetworks: [{address}], profiles: []}}\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.yaml");
+    // Both claim one interface: the first by name has it.
+    let records = [
+        endpoint("first", "cali1", "10.0.0.1/32"),
+        endpoint("second", "cali1", "10.0.0.2/32"),
+        endpoint("third", "cali3", "10.0.0.3/32"),
+    ];
+    std::fs::write(&path, records.concat()).unwrap();
+    let files = path.display().to_string();
+    for (name, allowed, decided_by) in [
+        ("shop/first", true, "host"),
+        ("shop/second", false, "default-deny"),
+        ("shop/third", true, "host"),
+    ] {
+        let arguments = ["--from", "host", "--to", name, "--port", "80", "-f", &files];
+        let report = json(&arguments);
+        let told = (&report["allowed"], &report["decidedBy"]);
+        assert_eq!(told, (&Value::from(allowed), &Value::from(decided_by)), "{report:#}");
+        agrees(&report);
+        let text = explain(&arguments).out;
+        let says = text.contains("no endpoint of this record is in force");
+        assert_eq!(says, !allowed, "{text}");
+        let always = text.contains("the host may always reach its own workloads");
+        assert_eq!(always, allowed, "{text}");
+    }
+    // The other way round, and with another workload at the other end.
+    for (from, to) in [("shop/second", "host"), ("shop/third", "shop/second")] {
+        let report = json(&["--from", from, "--to", to, "--port", "80", "-f", &files]);
+        assert_eq!(report["allowed"], false, "{report:#}");
+        assert_eq!(report["decidedBy"], "default-deny", "{report:#}");
+        agrees(&report);
+    }
+}

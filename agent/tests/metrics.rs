@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use felid_agent::api::FailureKind;
 use felid_agent::metrics::{KernelSample, Metrics, PolicySample, SweepSample};
 use felid_model::resolved::ResolvedAction;
 
 fn all() -> String {
     let metrics = Metrics::new(10).unwrap();
-    metrics.failed("plan");
-    metrics.set_table("classes", 1, 2);
+    metrics.condition.failed(FailureKind::Plan);
+    metrics.condition.set_table("classes", 1, 2);
     let policy = PolicySample {
         index: 1,
         tier: "default".into(),
@@ -19,12 +20,12 @@ fn all() -> String {
         staged: false,
         total: 1,
     };
-    metrics.kernel(&KernelSample {
+    metrics.packets.sample(&KernelSample {
         policies: vec![policy],
         ..KernelSample::default()
     });
     let entries = BTreeMap::from([(("established", "v4", "established"), 3)]);
-    metrics.swept(&SweepSample {
+    metrics.conntrack.swept(&SweepSample {
         entries,
         removed: 2,
         ..SweepSample::default()

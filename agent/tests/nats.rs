@@ -205,7 +205,7 @@ spec: {{cidr: {cidr}, disabled: true}}
 fn the_hosts_own_addresses_and_a_full_table_are_conflicts() {
     let agent = start(&[]);
     // The pretended host's own address.
-    agent.kernel().crowded.insert("192.0.2.12".parse::<IpAddr>().unwrap());
+    agent.kernel().no_room.insert("192.0.2.12".parse::<IpAddr>().unwrap());
     agent.send_all(&endpoint("a", "10.0.0.1", &["192.0.2.1", "192.0.2.11", "192.0.2.12"]));
     until(&agent, &["192.0.2.11=10.0.0.1"]);
 }

@@ -195,7 +195,7 @@ steps:
 /// It stops no other.
 #[test]
 fn other_cases_go_on() {
-    let bad = "name: bad\nnamespaces: [{name: x}]\npods: [{namespace: x, name: a-}]\n";
+    let bad = "name: bad\nnamespaces: [{name: x}]\npods: [{namespace: x, name: a-}]\nexpect: [{from: x/a-, to: host, protocol: TCP, port: 1, allowed: true}]\n";
     let ran = with_input(&["test", "-", "-o", "json"], &format!("{bad}---{CASE}"));
     assert_eq!(ran.code, Some(1));
     assert!(
@@ -221,7 +221,8 @@ fn the_reference_cases_hold() {
     assert_eq!(ran.err, "");
 }
 
-/// Records that a schema refuses are judged as they stand; what nobody can read closes what it may select.
+/// Records that a schema refuses are judged as they stand; what nobody can read closes what it may
+/// select.
 #[test]
 fn records_are_not_validated_first() {
     let case = r#"
@@ -262,4 +263,245 @@ expect:
         "{}",
         ran.err
     );
+}
+
+/// A mistyped key would leave out what it was to say: the case is not carried out, and the message
+/// says where and what.
+#[test]
+fn unknown_keys_fail_with_file_line_and_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("typo.yaml");
+    let place = "namespaces: [{name: x}]\npods: [{namespace: x, name: a, ips: [10.0.0.1]}, {namespace: x, name: b, ips: [10.0.0.2]}]\n";
+    let good = "{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: true}";
+    for (text, line, message) in [
+        (
+            format!("name: t\n{place}expects:\n- {good}\n"),
+            4,
+            "expects: unknown field",
+        ),
+        (
+            format!(
+                "name: t\n{place}expect:\n- {{from: x/a, to: x/b, protocol: TCP, prt: 1, port: 1, allowed: true}}\n"
+            ),
+            5,
+            "expect[0].prt: unknown field",
+        ),
+        (
+            format!("name: t\n{place}steps:\n- aply: []\n  expect: [{good}]\n"),
+            5,
+            "steps[0].aply: unknown field",
+        ),
+        (
+            format!("name: t\n{place}expect: [{good}]\nexternal:\n- {{name: e, ips: [8.8.8.8], port: 1}}\n"),
+            6,
+            "external[0].port: unknown field",
+        ),
+        (
+            format!("name: t\nnamespaces:\n- name: x\n  label: {{}}\npods: []\nexpect: [{good}]\n"),
+            4,
+            "namespaces[0].label: unknown field",
+        ),
+        (
+            format!("name: t\npods:\n- namespace: x\n  name: a\n  hostNetwork: true\nexpect: [{good}]\n"),
+            5,
+            "pods[0].hostNetwork: unknown field",
+        ),
+        (
+            format!(
+                "name: t\npods:\n- namespace: x\n  name: a\n  ports:\n  - {{port: 1, protocl: TCP}}\nexpect: [{good}]\n"
+            ),
+            6,
+            "pods[0].ports[0].protocl: unknown field",
+        ),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let ran: Ran = felid(&["test", &path.display().to_string()]).output().unwrap().into();
+        assert_eq!(ran.code, Some(1), "{text}\n{}{}", ran.out, ran.err);
+        let whole = format!("{}:{line}: {message}", path.display());
+        assert!(ran.err.contains(&whole), "{whole:?} in {}", ran.err);
+    }
+    // All of them at once.
+    std::fs::write(&path, format!("name: t\nexpcts: []\nexpect: [{good}]\nstep: []\n")).unwrap();
+    let ran: Ran = felid(&["test", &path.display().to_string()]).output().unwrap().into();
+    assert!(
+        ran.err.contains("typo.yaml:2: expcts") && ran.err.contains("typo.yaml:4: step"),
+        "{}",
+        ran.err
+    );
+}
+
+/// Values of a wrong type are told in words of the format, with their place.
+#[test]
+fn wrong_values_fail_with_file_line_and_field() {
+    for (expectation, message) in [
+        (
+            "{from: x/a, to: x/b, protocol: TCP, port: http, allowed: true}",
+            "-:4: expect[1].port \"http\": expected a whole number from 0 to 65535",
+        ),
+        (
+            "{from: x/a, to: x/b, protocol: TCP, port: 70000, allowed: true}",
+            "-:4: expect[1].port \"70000\": expected a whole number from 0 to 65535",
+        ),
+        (
+            "{from: x/a, to: x/b, protocol: TPC, port: 1, allowed: true}",
+            "-:4: expect[1].protocol \"TPC\": expected TCP, ",
+        ),
+        (
+            "{from: x/a, to: x/b, protocol: TCP, port: 1, ip: v5, allowed: true}",
+            "-:4: expect[1].ip \"v5\": expected v4 or v6",
+        ),
+        (
+            "{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: 'yes'}",
+            "-:4: expect[1].allowed \"yes\": expected true or false",
+        ),
+        (
+            "{from: x/a, to: x/b, protocol: TCP, port: 1}",
+            "-:4: expect[1].allowed: is required",
+        ),
+        ("7", "-:4: expect[1] \"7\": expected a mapping"),
+    ] {
+        let text = format!(
+            "name: t\nexpect:\n- {{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: true}}\n- {expectation}\n"
+        );
+        let ran = with_input(&["test", "-"], &text);
+        assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
+        assert!(ran.err.contains(message), "{message:?} in {}", ran.err);
+    }
+}
+
+/// What expects nothing tests nothing.
+#[test]
+fn cases_without_expectations_fail() {
+    for case in [
+        "name: none\n",
+        "name: none\nexpect: []\n",
+        "name: none\nexpect: null\nsteps: [{apply: []}, {expect: []}]\n",
+    ] {
+        let ran = with_input(&["test", "-"], &format!("# a remark\n{case}"));
+        assert_eq!(ran.code, Some(1), "{case}: {}{}", ran.out, ran.err);
+        assert!(ran.err.contains(": expect: is missing or empty"), "{case}: {}", ran.err);
+        // Others of the file are carried out.
+        let ran = with_input(&["test", "-", "-o", "json"], &format!("{case}---{CASE}"));
+        let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!((&report["cases"], &report["expectations"]), (&2.into(), &8.into()));
+        assert_eq!(report["impossible"].as_array().unwrap().len(), 1);
+    }
+}
+
+/// Pods are converted as `felid convert`, `explain` and the agent convert them: who has ended has
+/// no address, and whoever gets that address next is not taken for it.
+#[test]
+fn pods_that_have_ended_are_no_peers() {
+    let pod = |name: &str, labels: &str, metadata: &str, spec: &str, status: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x, labels: {{{labels}}}{metadata}}}, \
+             spec: {{nodeName: node1, containers: [{{name: c}}]{spec}}}, status: {{{status}}}}}"
+        )
+    };
+    let job = |metadata: &str, spec: &str, phase: &str| {
+        pod(
+            "job",
+            "role: job",
+            metadata,
+            spec,
+            &format!("phase: {phase}, podIPs: [{{ip: 10.0.0.5}}, {{ip: 'fd00::5'}}]"),
+        )
+    };
+    let case = |job: &str| {
+        format!(
+            r#"
+name: ended
+namespaces: [{{name: x}}]
+pods:
+- {{namespace: x, name: db, labels: {{role: db}}, ips: [10.0.0.1, "fd00::1"]}}
+external: [{{name: reused, ips: [10.0.0.5, "fd00::5"]}}]
+resources:
+- {{apiVersion: v1, kind: Pod, metadata: {{name: job, namespace: x, labels: {{role: job}}}}, spec: {{nodeName: node1, containers: [{{name: c}}]}}, status: {{phase: Running, podIPs: [{{ip: 10.0.0.5}}, {{ip: "fd00::5"}}]}}}}
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {{name: p, namespace: x}}
+  spec: {{selector: role == 'db', types: [Ingress], ingress: [{{action: Allow, source: {{selector: role == 'job'}}}}]}}
+expect:
+- {{from: x/job, to: x/db, protocol: TCP, port: 1, allowed: true}}
+- {{from: x/job, to: x/db, protocol: TCP, port: 1, ip: v6, allowed: true}}
+steps:
+- apply: [{job}]
+  expect:
+  - {{from: reused, to: x/db, protocol: TCP, port: 1, allowed: false}}
+  - {{from: reused, to: x/db, protocol: TCP, port: 1, ip: v6, allowed: false}}
+"#
+        )
+    };
+    let annotations = ", deletionTimestamp: '2026-01-01T00:00:00Z', annotations: {cni.projectcalico.org/podIP: ''}";
+    for (what, job, gone) in [
+        ("succeeded", job("", "", "Succeeded"), true),
+        ("failed", job("", "", "Failed"), true),
+        ("deleted", job(annotations, "", "Running"), true),
+        ("on the host's network", job("", ", hostNetwork: true", "Running"), true),
+        ("still running", job("", "", "Running"), false),
+        (
+            "being deleted",
+            job(", deletionTimestamp: '2026-01-01T00:00:00Z'", "", "Running"),
+            false,
+        ),
+    ] {
+        let ran = with_input(&["test", "-"], &case(&job));
+        assert_eq!(ran.code, Some(i32::from(!gone)), "{what}: {}{}", ran.out, ran.err);
+    }
+    // As an end of an expectation it reaches nobody, and nobody reaches it, whoever asks.
+    let ended = case(&job("", "", "Succeeded"))
+        + r#"  - {from: x/job, to: x/db, protocol: TCP, port: 1, allowed: false}
+  - {from: x/db, to: x/job, protocol: TCP, port: 1, ip: v6, allowed: false}
+  - {from: host, to: x/job, protocol: TCP, port: 1, allowed: false}
+  - {from: x/job, to: host, protocol: TCP, port: 1, allowed: false}
+"#;
+    let ran = with_input(&["test", "-"], &ended);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    // On the host's network it is the host.
+    let host = case(&job("", ", hostNetwork: true", "Running"))
+        + "  - {from: x/job, to: x/db, protocol: TCP, port: 1, allowed: false}\n";
+    let ran = with_input(&["test", "-"], &host);
+    assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("x/job is on the host's network"), "{}", ran.err);
+}
+
+/// `apply` of a pod that exists replaces its labels; what the record does not say stays, and what
+/// it says holds.
+#[test]
+fn pods_keep_what_a_record_leaves_out() {
+    let case = r#"
+name: labels
+namespaces: [{name: x}]
+pods:
+- {namespace: x, name: web, labels: {app: web}, serviceAccount: robot, ips: [10.0.0.1], ports: [{name: http, port: 80}]}
+- {namespace: x, name: a, ips: [10.0.0.2]}
+resources:
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {name: p, namespace: x}
+  spec:
+    selector: app == 'web'
+    ingress: [{action: Allow, protocol: TCP, destination: {ports: [http]}}]
+- apiVersion: projectcalico.org/v3
+  kind: NetworkPolicy
+  metadata: {name: robots, namespace: x}
+  spec:
+    selector: app == 'other'
+    serviceAccountSelector: projectcalico.org/name == 'robot'
+    ingress: [{action: Allow, protocol: TCP, destination: {ports: [http]}}]
+expect:
+- {from: x/a, to: x/web, protocol: TCP, port: 80, allowed: true}
+- {from: x/a, to: x/web, protocol: TCP, port: 81, allowed: false}
+steps:
+- apply: [{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: x, labels: {app: other}}}]
+  expect:
+  - {from: x/a, to: x/web, protocol: TCP, port: 80, allowed: true}
+  - {from: x/a, to: x/web, protocol: TCP, port: 81, allowed: false}
+- apply: [{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: x, labels: {app: other}}, spec: {containers: [{name: c, ports: [{name: http, containerPort: 81}]}]}, status: {podIP: 10.0.0.3}}]
+  expect:
+  - {from: x/a, to: x/web, protocol: TCP, port: 80, allowed: false}
+  - {from: x/a, to: x/web, protocol: TCP, port: 81, allowed: true}
+"#;
+    let ran = with_input(&["test", "-"], case);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::records::SHOP;
+use common::records::{BESIDE_RECORDS, SHOP};
 use common::{felid, on, with_input};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -324,4 +324,96 @@ spec:
         lines(&ran.out)[1],
         "shop        {10.0.0.1 203.0.113.10}   198.51.100.7 (by AWS)   192.0.2.1:80->8080/TCP,53->53/UDP (by portmap)"
     );
+}
+
+/// An endpoint is found by each of its names, as by the commands that ask the agent.
+#[test]
+fn endpoints_are_found_by_all_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("web.yaml"),
+        "apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {namespace: shop}
+spec:
+  node: node1
+  orchestrator: k8s
+  pod: web-0
+  endpoint: eth0
+  interfaceName: cali1
+  ipNetworks: [10.0.0.1/32]
+  ipNATs: [{internalIP: 10.0.0.1, externalIP: 203.0.113.7}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop}
+spec: {nodeName: node1}
+status: {podIP: 10.0.0.2}
+",
+    )
+    .unwrap();
+    let name = "workloadendpoint/node1-k8s-web--0-eth0\n";
+    for asked in [
+        "shop/web-0",
+        "cali1",
+        "10.0.0.1",
+        "203.0.113.7",
+        "shop/node1-k8s-web--0-eth0",
+    ] {
+        let ran = on(dir.path(), &["get", "wep", asked, "-o", "name"]);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(0), name), "{asked}: {}", ran.err);
+    }
+    for arguments in [
+        &["web-0", "-n", "shop"][..],
+        &["web-0", "-A"],
+        &["wep/node1-k8s-web--0-eth0", "-n", "shop"],
+    ] {
+        let ran = on(dir.path(), &[&["get", "wep", "-o", "name"], arguments].concat());
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (Some(0), name),
+            "{arguments:?}: {}",
+            ran.err
+        );
+    }
+    let ran = on(dir.path(), &["get", "pod", "10.0.0.2", "-o", "name"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "pod/db-0\n"), "{}", ran.err);
+    for asked in ["web-0", "dev/web-0", "10.0.0.2", "tier/web-0"] {
+        let ran = on(dir.path(), &["get", "wep", asked, "-o", "name"]);
+        assert_ne!(ran.code, Some(0), "{asked}: {}", ran.out);
+    }
+}
+
+#[test]
+fn apply_passes_over_what_stands_beside_records() {
+    let from = tempfile::tempdir().unwrap();
+    for (name, text) in BESIDE_RECORDS {
+        std::fs::write(from.path().join(name), text).unwrap();
+    }
+    let store = tempfile::tempdir().unwrap();
+    let path = from.path().display().to_string();
+    for verb in ["apply", "get", "delete"] {
+        let mut arguments = vec![verb, "-f", &path];
+        if verb == "get" {
+            arguments.extend(["-o", "name"]);
+        }
+        let ran = on(store.path(), &arguments);
+        assert_eq!(ran.code, Some(0), "{verb}: {}{}", ran.out, ran.err);
+        assert!(
+            ran.out.contains("good") && ran.out.lines().count() == 1,
+            "{verb}: {}",
+            ran.out
+        );
+        if verb == "apply" {
+            assert!(ran.err.contains("README.md: warning: not read"), "{}", ran.err);
+            assert!(
+                ran.err.contains("values.yaml:1: warning: it is no record"),
+                "{}",
+                ran.err
+            );
+        }
+    }
+    // Nothing but the record would be written of a file that is named.
+    let values = from.path().join("values.yaml").display().to_string();
+    assert_eq!(on(store.path(), &["apply", "-f", &values]).code, Some(1));
 }

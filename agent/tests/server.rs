@@ -5,14 +5,17 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::fake::{Running, start};
-use common::records::SHOP;
+use common::records::{SHOP, endpoint, updates};
 use common::{Ran, felid};
-use felid_agent::run::server;
-use felid_common::{Shown, Side};
+use felid_agent::config::{ClientAuth, Listen, MetricsTls};
+use felid_agent::run::lock::RunLock;
+use felid_agent::run::server::{self, Limits, Service};
+use felid_common::{Event, NatHandle, Side};
 use felid_dataplane::kernel::{FlowInfo, FlowState, FlowTable};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -27,41 +30,66 @@ struct Servers {
 }
 
 fn serve(agent: &Running) -> Servers {
+    serve_with(agent, None)
+}
+
+/// Serves with these certificates for metrics.
+fn serve_with(agent: &Running, tls: Option<MetricsTls>) -> Servers {
     let run_dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (stop, stopping) = watch::channel(false);
-    let (told, bound) = std::sync::mpsc::channel();
-    let listen = |what, router| {
-        let told = told.clone();
-        let address = ("127.0.0.1".to_owned(), 0);
-        runtime.spawn(server::serve_tcp(
-            what,
-            address,
+    let listen = |name, router, tls| {
+        let any = Listen::new("127.0.0.1", 0);
+        let (listener, address) = runtime.block_on(server::bind(name, "--listen", &any)).unwrap().unwrap();
+        let service = Service {
+            name,
             router,
-            move |address| told.send(address.port()).unwrap(),
-            stopping.clone(),
-        ));
-        bound.recv_timeout(Duration::from_secs(5)).unwrap()
+            limits: limits(),
+            tls,
+            metrics: Arc::clone(&agent.metrics),
+        };
+        runtime.spawn(server::serve(listener, service, stopping.clone()));
+        address.port()
     };
-    let health = listen("health", server::health_router(Arc::clone(&agent.health)));
-    let metrics = listen(
-        "metrics",
-        server::metrics_router(Arc::clone(&agent.metrics), agent.handle.clone()),
-    );
+    let tls = tls.and_then(|tls| server::acceptor(&tls).unwrap());
+    let health = listen("health", server::health_router(Arc::clone(&agent.health)), None);
+    let router = server::metrics_router(Arc::clone(&agent.metrics), agent.handle.clone());
+    let metrics = listen("metrics", router, tls);
     let guard = runtime.enter();
-    let socket = server::bind_socket(run_dir.path()).unwrap();
+    let lock = RunLock::take(run_dir.path()).unwrap();
+    let socket = server::bind_socket(Arc::new(Mutex::new(lock))).unwrap();
     drop(guard);
-    runtime.spawn(server::serve_socket(
-        socket,
-        server::api_router(agent.handle.clone()),
-        stopping,
-    ));
+    let service = Service {
+        name: "socket",
+        router: server::api_router(agent.handle.clone(), SOCKET_CONNECTIONS),
+        limits: Limits {
+            connections: SOCKET_CONNECTIONS,
+            ..Limits::private(1024)
+        },
+        tls: None,
+        metrics: Arc::clone(&agent.metrics),
+    };
+    runtime.spawn(server::serve(socket, service, stopping.clone()));
     Servers {
         run_dir,
         health,
         metrics,
         _runtime: runtime,
         _stop: stop,
+    }
+}
+
+/// Connections of the socket at one time.
+const SOCKET_CONNECTIONS: usize = 128;
+
+/// Limits that tests reach.
+fn limits() -> Limits {
+    Limits {
+        connections: 8,
+        per_address: 4,
+        head: Duration::from_secs(2),
+        lifetime: Duration::from_secs(4),
+        pace: Duration::ZERO,
     }
 }
 
@@ -108,15 +136,15 @@ fn flow(source: &str, port: u16, state: FlowState) -> FlowInfo {
         age: Duration::from_secs(10),
         idle: Duration::from_secs(1),
         timeout: Duration::from_secs(3600),
-        fast: true,
+        redirect: true,
         egress: Side::default(),
         ingress: Side {
             endpoint: 1,
             index: 1,
             generation: 1,
         },
-        original_nat: Shown::default(),
-        reply_nat: Shown::default(),
+        original_nat: NatHandle::default(),
+        reply_nat: NatHandle::default(),
     }
 }
 
@@ -133,11 +161,11 @@ fn probes_follow_the_pipeline() {
     assert_eq!(http(servers.health, "/readiness"), (200, "ok\n".to_owned()));
     assert_eq!(http(servers.health, "/other").0, 404);
     agent.kernel().refuse.push_back(("no memory".to_owned(), false));
-    agent.send(common::records::updates(&common::records::endpoint("a", "10.0.1.1")));
+    agent.send(updates(&endpoint("a", "10.0.1.1")));
     agent.until("refused", |agent| agent.health.ready().is_err());
     assert_eq!(
         http(servers.health, "/readiness"),
-        (503, "kernel: no memory\n".to_owned())
+        (503, "kernel: cannot apply: no memory\n".to_owned())
     );
 }
 
@@ -147,7 +175,11 @@ fn metrics_are_sampled_when_somebody_looks() {
     let servers = serve(&agent);
     agent.send_all(SHOP);
     agent.until("ready", |agent| agent.health.ready().is_ok());
-    agent.kernel().counted.drops.insert("spoofed_address", 7);
+    agent
+        .kernel()
+        .counters
+        .drops
+        .push((felid_common::DropReason::SpoofedAddress, 7));
     let (status, text) = http(servers.metrics, "/metrics");
     assert_eq!(status, 200);
     for line in [
@@ -156,6 +188,72 @@ fn metrics_are_sampled_when_somebody_looks() {
         "felid_ready 1",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn connections_are_limited_and_end() {
+    let agent = start(&[]);
+    let servers = serve(&agent);
+    let connect = || {
+        let stream = std::net::TcpStream::connect(("127.0.0.1", servers.metrics)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+    };
+    // Those that send nothing have their places for as long as a head may take, and no longer.
+    let idle: Vec<_> = (0..4).map(|_| connect()).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut more = connect();
+    let mut answer = Vec::new();
+    let _ = write!(more, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let _ = more.read_to_end(&mut answer);
+    assert_eq!(answer, b"", "turned away: no answer");
+    let turned_away: Vec<_> = agent.metrics.condition.all_turned_away().collect();
+    assert_eq!(turned_away, [("health", 0), ("metrics", 1), ("socket", 0)]);
+    let status = servers.felid(&["status"]).out;
+    assert!(
+        status.contains("server of metrics has turned away 1 connections"),
+        "{status}"
+    );
+    for mut stream in idle {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    }
+    assert_eq!(http(servers.metrics, "/metrics").0, 200, "places are free again");
+    // Those that ask again and again and read nothing would have their places for ever: more is
+    // waiting to be sent than any buffer holds.
+    let greedy: Vec<_> = (0..4).map(|_| connect()).collect();
+    for mut stream in &greedy {
+        stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        for _ in 0..2000 {
+            if write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").is_err() {
+                break;
+            }
+        }
+    }
+    std::thread::sleep(2 * limits().lifetime + Duration::from_secs(1));
+    assert_eq!(http(servers.metrics, "/metrics").0, 200, "their time is over");
+    drop(greedy);
+    // Health has places of its own.
+    assert_eq!(http(servers.health, "/liveness").0, 200);
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_says_what_to_do() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost"] {
+        let listen = Listen::new(host, port);
+        let error = runtime
+            .block_on(server::bind("health", "--health-listen", &listen))
+            .unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("another process listens there"), "{text}");
+        assert!(
+            text.contains("--health-listen") && text.contains(&port.to_string()),
+            "{text}"
+        );
     }
 }
 
@@ -181,19 +279,19 @@ fn commands_ask_through_the_socket() {
     let text = servers.felid(&["status"]).out;
     assert!(text.contains("Ready             yes"), "{text}");
 
-    for (event, total) in [("logged", 5), ("log_suppressed", 7), ("log_lost", 1)] {
-        agent.kernel().counted.events.insert(event, total);
+    for (event, total) in [(Event::Logged, 5), (Event::LogSuppressed, 7), (Event::LogLost, 1)] {
+        agent.kernel().counters.events.push((event, total));
     }
     // One of another node's, one of a tier that does not exist.
     for staged in [
         "{name: elsewhere}\nspec: {selector: app == 'db', ingress: [{action: Deny}]}",
         "{name: lost}\nspec: {tier: nowhere, selector: app == 'web', ingress: [{action: Deny}]}",
     ] {
-        agent.send(common::records::updates(&format!(
+        agent.send(updates(&format!(
             "apiVersion: projectcalico.org/v3\nkind: StagedGlobalNetworkPolicy\nmetadata: {staged}\n"
         )));
     }
-    agent.until("taken in", |agent| agent.metrics.updates.get() == 11);
+    agent.until("taken in", |agent| agent.metrics.records.updates.get() == 11);
     let status = servers.json(&["status"]);
     assert_eq!(status["ready"], true, "a staged policy is no reason against it");
     assert_eq!(status["counts"]["stagedPolicies"], 1);
@@ -254,17 +352,43 @@ fn commands_ask_through_the_socket() {
 }
 
 #[test]
+fn a_socket_that_somebody_removes_is_made_again() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let agent = start(&[]);
+    let servers = serve(&agent);
+    let run_dir = servers.run_dir.path();
+    for whole in [false, true] {
+        if whole {
+            std::fs::remove_dir_all(run_dir).unwrap();
+        } else {
+            std::fs::remove_file(run_dir.join("felid.sock")).unwrap();
+        }
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while servers.felid(&["status"]).code != Some(0) {
+            assert!(std::time::Instant::now() < end, "the whole directory: {whole}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let mode = |name: &str| std::fs::metadata(run_dir.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("felid.sock"), mode("felid.lock")), (0o600, 0o600));
+        let error = RunLock::take(run_dir).unwrap_err().to_string();
+        assert!(error.contains("another agent"), "{error}");
+    }
+}
+
+#[test]
 fn the_socket_is_roots_alone() {
     use std::os::unix::fs::PermissionsExt;
     let agent = start(&[]);
     let servers = serve(&agent);
     let socket = servers.run_dir.path().join("felid.sock");
     assert_eq!(std::fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let names: Vec<_> = std::fs::read_dir(servers.run_dir.path())
+    let mut names: Vec<_> = std::fs::read_dir(servers.run_dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(names, ["felid.sock"], "nothing is left of making it");
+    names.sort();
+    assert_eq!(names, ["felid.lock", "felid.sock"], "nothing is left of making it");
 }
 
 #[test]
@@ -311,7 +435,7 @@ fn translations_are_listed_beside_those_of_others() {
     agent.send_all(KNOWN);
     agent.until("in force", |agent| !agent.kernel().nats.is_empty());
     let translated = |index, id| FlowInfo {
-        reply_nat: Shown { index, id },
+        reply_nat: NatHandle { index, id },
         ..flow("203.0.113.200", 443, FlowState::Established)
     };
     agent.kernel().flows = vec![translated(1, 7), translated(1, 6), flow("10.0.0.9", 80, FlowState::New)];
@@ -386,4 +510,206 @@ fn translations_are_listed_beside_those_of_others() {
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+}
+
+/// A certificate and its key, PEM, for a name; signed by an authority or, without one, by itself as
+/// an authority.
+struct Identity {
+    cert: rcgen::Certificate,
+    key: rcgen::KeyPair,
+}
+
+impl Identity {
+    fn new(name: &str, authority: Option<&Self>) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let cert = match authority {
+            Some(by) => params.signed_by(&key, &by.cert, &by.key).unwrap(),
+            None => {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+                params.self_signed(&key).unwrap()
+            }
+        };
+        Self { cert, key }
+    }
+
+    fn write(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let (cert, key) = (
+            directory.join(format!("{name}.crt")),
+            directory.join(format!("{name}.key")),
+        );
+        std::fs::write(&cert, self.cert.pem()).unwrap();
+        std::fs::write(&key, self.key.serialize_pem()).unwrap();
+        (cert, key)
+    }
+}
+
+/// Asks for the metrics by TLS as this client.
+fn https(port: u16, authority: &Identity, client: Option<&Identity>) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.cert.der().clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match client {
+        None => builder.with_no_client_auth(),
+        Some(client) => {
+            let key = PrivateKeyDer::from_pem_slice(client.key.serialize_pem().as_bytes()).unwrap();
+            builder
+                .with_client_auth_cert(vec![client.cert.der().clone()], key)
+                .unwrap()
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = connector.connect(name, stream).await?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    })
+}
+
+#[test]
+fn metrics_are_served_by_tls_to_clients_of_the_authority() {
+    let directory = tempfile::tempdir().unwrap();
+    let (authority, other) = (Identity::new("authority", None), Identity::new("other", None));
+    let server = Identity::new("localhost", Some(&authority));
+    let (client, stranger) = (
+        Identity::new("prometheus", Some(&authority)),
+        Identity::new("stranger", Some(&other)),
+    );
+    let (ca_file, _) = authority.write(directory.path(), "ca");
+    let (cert_file, key_file) = server.write(directory.path(), "server");
+    let files = |client_auth| MetricsTls {
+        cert_file: Some(cert_file.clone()),
+        key_file: Some(key_file.clone()),
+        ca_file: Some(ca_file.clone()),
+        client_auth,
+    };
+    let agent = start(&[]);
+    let good = |answer: std::io::Result<String>| answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"));
+    for (auth, without, with_other) in [
+        (ClientAuth::RequireAndVerifyClientCert, false, false),
+        (ClientAuth::VerifyClientCertIfGiven, true, false),
+        (ClientAuth::NoClientCert, true, true),
+    ] {
+        let port = serve_with(&agent, Some(files(auth)));
+        assert!(good(https(port.metrics, &authority, Some(&client))), "{auth:?}");
+        assert_eq!(good(https(port.metrics, &authority, None)), without, "{auth:?}");
+        assert_eq!(
+            good(https(port.metrics, &authority, Some(&stranger))),
+            with_other,
+            "{auth:?}"
+        );
+        assert!(
+            !good(https(port.metrics, &other, Some(&client))),
+            "another server's certificate"
+        );
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_named_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Identity::new("localhost", None);
+    let (cert_file, key_file) = server.write(directory.path(), "server");
+    let empty = directory.path().join("empty.crt");
+    std::fs::write(&empty, "").unwrap();
+    let missing = directory.path().join("missing.crt");
+    let refused = |settings: MetricsTls| format!("{:#}", server::acceptor(&settings).err().unwrap());
+    let files = MetricsTls {
+        cert_file: Some(cert_file),
+        key_file: Some(key_file),
+        ca_file: None,
+        client_auth: ClientAuth::NoClientCert,
+    };
+    assert!(server::acceptor(&files).unwrap().is_some());
+    assert!(server::acceptor(&MetricsTls::default()).unwrap().is_none());
+    let alone = MetricsTls {
+        key_file: None,
+        ..files.clone()
+    };
+    assert!(refused(alone).contains("go together"));
+    let nobody = MetricsTls {
+        client_auth: ClientAuth::RequireAndVerifyClientCert,
+        ..files.clone()
+    };
+    assert!(refused(nobody).contains("prometheusMetricsCAFile"));
+    for (path, text) in [(empty, "no certificate"), (missing, "missing.crt")] {
+        let settings = MetricsTls {
+            cert_file: Some(path),
+            ..files.clone()
+        };
+        assert!(refused(settings).contains(text));
+    }
+}
+
+#[test]
+fn whoever_waits_leaves_room_for_others_and_is_told_when_it_is_so() {
+    let agent = start(&[]);
+    agent.send_all(SHOP);
+    agent.until("ready", |agent| agent.health.ready().is_ok());
+    let servers = serve(&agent);
+    agent.kernel().hold = true;
+    agent.send(updates(&endpoint("a", "10.0.1.1")));
+    agent.until("second switch", |agent| agent.kernel().applied.len() == 2);
+    let waits = ["wait", "np/web", "-n", "shop", "--timeout", "60s"];
+    let run_dir = servers.run_dir.path().display().to_string();
+    let children: Vec<_> = (0..SOCKET_CONNECTIONS / 2 + 3)
+        .map(|_| {
+            let mut command = felid(&waits);
+            let pipes = (std::process::Stdio::piped(), std::process::Stdio::piped());
+            command.args(["--run-dir", &run_dir]).stdout(pipes.0).stderr(pipes.1);
+            command.spawn().unwrap()
+        })
+        .collect();
+    let mut waiting = children;
+    let mut refused = Vec::new();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while refused.len() < 3 {
+        assert!(std::time::Instant::now() < end, "{} of 3 are refused", refused.len());
+        refused.extend(waiting.extract_if(.., |child| child.try_wait().unwrap().is_some()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for child in refused {
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!(ran.code, Some(1));
+        assert!(
+            ran.err.contains("64 commands wait for something already"),
+            "{}",
+            ran.err
+        );
+    }
+    assert_eq!(servers.felid(&["status"]).code, Some(0), "others are answered");
+    agent.kernel().hold = false;
+    for child in waiting {
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (Some(0), "networkpolicy/web condition met\n"),
+            "{}",
+            ran.err
+        );
+    }
+    let ran = servers.felid(&["wait", "np", "absent", "web", "-n", "shop", "-o", "json"]);
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.err, "felid: resource does not exist: NetworkPolicy/shop/absent\n");
+    let answer: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        (&answer["done"], &answer["name"], &answer["endpoints"]),
+        (&true.into(), &"web".into(), &1.into())
+    );
+    assert_eq!(servers.felid(&["wait-ready"]).out, "ready\n");
 }

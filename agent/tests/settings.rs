@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use felid_agent::config::{self, Announcement, HostAction, Layer, LogLevel, NatOutbound, Static};
-use felid_model::{Decoded, FelixConfiguration, Resource, decode, documents};
+use felid_calc::NodeConfiguration;
+use felid_model::{Decoded, FelixConfiguration, Resource, WorkloadSourceSpoofing, decode, documents};
 
 fn flags(pairs: &[(&str, &str)]) -> Layer {
     let pairs: Vec<(&str, String)> = pairs.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
@@ -32,6 +34,13 @@ fn record(name: &str, spec: &str) -> FelixConfiguration {
     }
 }
 
+/// What the calculation says of these records, the strongest first.
+fn records<const N: usize>(records: [&FelixConfiguration; N]) -> NodeConfiguration {
+    NodeConfiguration {
+        records: records.map(|record| Arc::new(record.clone())).into(),
+    }
+}
+
 #[test]
 fn flags_before_environment_before_file_before_records_before_defaults() {
     let dir = tempfile::tempdir().unwrap();
@@ -53,7 +62,7 @@ fn flags_before_environment_before_file_before_records_before_defaults() {
         ("OTHER", "x"),
     ]);
     let all = Static::new(flags(&[("log-level", "debug")]), given, Some(&file)).unwrap();
-    let settings = all.with_records(Some(&node), Some(&default));
+    let settings = all.with_records(&records([&node, &default]));
     assert_eq!(settings.log_severity_screen, LogLevel::Debug);
     assert_eq!(settings.vxlan_port.0, 2);
     assert_eq!(settings.interface_prefix.0, ["tap", "vm"]);
@@ -66,7 +75,7 @@ fn flags_before_environment_before_file_before_records_before_defaults() {
     );
 
     let nothing = Static::new(Layer::default(), [], None).unwrap();
-    let settings = nothing.with_records(Some(&node), Some(&default));
+    let settings = nothing.with_records(&records([&node, &default]));
     assert_eq!(settings.log_severity_screen, LogLevel::Fatal);
     assert_eq!(settings.interface_prefix.0, ["nodeif"]);
     assert_eq!(
@@ -118,12 +127,32 @@ fn parts_of_a_setting_come_from_different_places() {
     );
 }
 
+/// As in a record: a file that was written for Felix can be taken as it is.
+#[test]
+fn settings_that_only_felix_has_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("felid.yaml");
+    let spec = "bpfEnabled: true, wireguardMTU: 1440, vxlanPort: 4790";
+    let record = format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: x}}\nspec: {{{spec}}}\n"
+    );
+    for text in [format!("{{{spec}}}"), record] {
+        std::fs::write(&file, &text).unwrap();
+        let config = Static::new(Layer::default(), [], Some(&file)).unwrap();
+        assert_eq!(config.settings().vxlan_port.0, 4790, "{text}");
+        let place = file.display();
+        let told = ["bpfEnabled", "wireguardMTU"]
+            .map(|name| format!("{place}: {name}: has no effect: felid does not have this setting of Felix"));
+        assert_eq!(config.not_followed, told, "{text}");
+    }
+}
+
 #[test]
 fn what_cannot_be_followed_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("felid.yaml");
     for text in [
-        "wireguardEnabled: true",
+        "wireguardEnable: true",
         "vxlanPort: 70000",
         "- a",
         "vxlanPort: 1\nvxlanPort: 2",
@@ -209,7 +238,7 @@ fn settings_of_external_addresses() {
         ("FELID_EXTERNALIPANNOUNCEMENT", "ProxyARP"),
     ]);
     let config = Static::new(Layer::default(), given, None).unwrap();
-    let settings = config.with_records(None, Some(&record("default", "{floatingIPs: Enabled}")));
+    let settings = config.with_records(&records([&record("default", "{floatingIPs: Enabled}")]));
     assert!(!settings.floating_ips, "the environment comes first");
     assert_eq!(settings.ip_nat_outbound, NatOutbound::External);
     assert_eq!(settings.external_ip_announcement, Announcement::ProxyArp);
@@ -221,10 +250,26 @@ fn settings_of_external_addresses() {
         .collect();
     assert_eq!(cidrs, ["10.0.0.0/8", "fd00::/8"]);
     let config = Static::new(Layer::default(), [], None).unwrap();
-    let disabled = config.with_records(
-        Some(&record("node.a", "{floatingIPs: Disabled}")),
-        Some(&record("default", "{floatingIPs: Enabled}")),
+    // Calico's default; a flag is stronger than any record.
+    let spoofing = |config: &Static, spec: &str| {
+        let settings = config.with_records(&records([&record("default", spec)]));
+        settings.workload_source_spoofing
+    };
+    assert_eq!(spoofing(&config, "{}"), WorkloadSourceSpoofing::Disabled);
+    assert_eq!(
+        spoofing(&config, "{workloadSourceSpoofing: any}"),
+        WorkloadSourceSpoofing::Any
     );
+    let given = flags(&[("workload-source-spoofing", "Disabled")]);
+    let flagged = Static::new(given, [], None).unwrap();
+    assert_eq!(
+        spoofing(&flagged, "{workloadSourceSpoofing: Any}"),
+        WorkloadSourceSpoofing::Disabled
+    );
+    let disabled = config.with_records(&records([
+        &record("node.a", "{floatingIPs: Disabled}"),
+        &record("default", "{floatingIPs: Enabled}"),
+    ]));
     assert!(!disabled.floating_ips);
     for (name, value) in [
         ("FELID_FLOATINGIPS", "maybe"),
@@ -236,5 +281,39 @@ fn settings_of_external_addresses() {
             Static::new(Layer::default(), environment(&[(name, value)]), None).is_err(),
             "{name}={value}"
         );
+    }
+}
+
+#[test]
+fn a_record_may_hold_every_setting() {
+    for name in config::names() {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{{name}: 1}}\n"
+        );
+        let decoded = decode(&documents(&text)[0]);
+        let unknown = decoded.issues().iter().any(|issue| issue.reason == "unknown field");
+        assert!(!unknown, "{name}: {:?}", decoded.issues());
+    }
+}
+
+#[test]
+fn felids_own_settings_are_followed_from_records() {
+    let config = Static::new(Layer::default(), [], None).unwrap();
+    let spec = "{externalIPAnnouncement: proxyarp, externalIPAllowed: [203.0.113.0/24], ipNATOutbound: External, ipNATClusterCIDRs: '10.0.0.1/8, fd00::/8'}";
+    let settings = config.with_records(&records([&record("default", spec)]));
+    assert_eq!(settings.external_ip_announcement, Announcement::ProxyArp);
+    assert_eq!(settings.ip_nat_outbound, NatOutbound::External);
+    let texts = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&settings.external_ip_allowed.0), ["203.0.113.0/24"]);
+    assert_eq!(texts(&settings.ip_nat_cluster_cidrs.0), ["10.0.0.0/8", "fd00::/8"]);
+    for bad in [
+        "{externalIPAllowed: [x]}",
+        "{ipNATOutbound: Both}",
+        "{externalIPAnnouncement: BGP}",
+    ] {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {bad}\n"
+        );
+        assert!(decode(&documents(&text)[0]).has_errors(), "{bad}");
     }
 }

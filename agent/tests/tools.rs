@@ -1,4 +1,5 @@
-//! `felid selector` and `felid name`, by the built binary: the reference cases as JSON lines, and how people ask.
+//! `felid selector` and `felid name`, by the built binary: the reference cases as JSON lines, and
+//! how people ask.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

@@ -1,4 +1,5 @@
-//! Exit codes: 2 where the arguments cannot be followed whatever there is, 1 where something that they name is not there or bad.
+//! Exit codes: 2 where the arguments cannot be followed whatever there is, 1 where something that
+//! they name is not there or bad.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

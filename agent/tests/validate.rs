@@ -174,7 +174,11 @@ fn bytes_that_are_no_text_spoil_their_own_document() {
         (ran.code, ran.out.as_str()),
         (Some(1), "2 documents valid, 1 invalid\n")
     );
-    assert!(ran.err.contains("a.yaml:8: error: column 3: not UTF-8"), "{}", ran.err);
+    assert!(
+        ran.err.contains("a.yaml:8: error: Tier/b: column 3: not UTF-8"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
@@ -220,4 +224,189 @@ fn nothing_to_check_is_an_error() {
     let missing: common::Ran = felid(&["validate", "-f", "/nonexistent.yaml"]).output().unwrap().into();
     assert_eq!(missing.code, Some(1));
     assert!(missing.err.contains("/nonexistent.yaml"), "{}", missing.err);
+}
+
+fn in_directory(files: &[(&str, &str)]) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let path = dir.path().display().to_string();
+    (dir, path)
+}
+
+fn validate(path: &str) -> common::Ran {
+    felid(&["validate", "-f", path]).output().unwrap().into()
+}
+
+/// What cannot be read is one error of many, in a directory and among files.
+#[test]
+fn a_dangling_link_hides_no_other_error() {
+    let (dir, path) = in_directory(&[("a.yaml", BAD), ("z.yaml", "kind: Tier\n")]);
+    std::os::unix::fs::symlink("/nonexistent/b", dir.path().join("m.yaml")).unwrap();
+    std::os::unix::fs::symlink("loop.yaml", dir.path().join("loop.yaml")).unwrap();
+    let ran = validate(&path);
+    assert_eq!(ran.code, Some(1));
+    for part in [
+        "a.yaml:4: error: NetworkPolicy/Bad_Name: ",
+        "m.yaml: error: a link to /nonexistent/b: ",
+        "loop.yaml: error: a link to loop.yaml: ",
+        "z.yaml:1: error: ",
+    ] {
+        assert!(ran.err.contains(part), "{part:?} in {}", ran.err);
+    }
+    assert_eq!(ran.out, "2 documents valid, 4 invalid, 1 warning\n");
+    let ran: common::Ran = felid(&[
+        "validate",
+        "-f",
+        "/nonexistent.yaml",
+        "-f",
+        &format!("{path}/a.yaml"),
+        "-o",
+        "json",
+    ])
+    .output()
+    .unwrap()
+    .into();
+    let lines: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 4, "{}", ran.out);
+    assert_eq!(
+        (&lines[0]["valid"], &lines[0]["file"]),
+        (&false.into(), &"/nonexistent.yaml".into())
+    );
+    // Nothing of it is written: there the first is the end.
+    let (_store, store) = in_directory(&[]);
+    let ran = common::on(std::path::Path::new(&store), &["apply", "-f", &path]);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(std::fs::read_dir(&store).unwrap().next().is_none());
+}
+
+#[test]
+fn a_file_without_its_option_gets_a_hint() {
+    for command in ["validate", "convert", "apply", "create", "replace"] {
+        let ran: common::Ran = felid(&[command, "shop.yaml", "b.yaml"]).output().unwrap().into();
+        assert_eq!(ran.code, Some(2), "{command}: {}", ran.err);
+        let hint = format!("files are named with -f: felid {command} -f shop.yaml");
+        assert!(ran.err.contains(&hint), "{command}: {}", ran.err);
+    }
+    let (dir, _) = in_directory(&[("shop.yaml", BAD)]);
+    for command in ["get", "delete"] {
+        let ran: common::Ran = felid(&[command, "shop.yaml", "x"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(ran.code, Some(2), "{command}: {}", ran.err);
+        assert!(ran.err.contains("files are named with -f"), "{command}: {}", ran.err);
+    }
+}
+
+fn endpoint(name: &str, interface: &str, address: &str, node: &str, profile: &str) -> String {
+    format!(
+        "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {{namespace: x}}\nspec:\n  node: {node}\n  orchestrator: k8s\n  \
+         pod: {name}\n  endpoint: eth0\n  interfaceName: {interface}\n  ipNetworks: ['{address}']\n  profiles: [{profile}]\n"
+    )
+}
+
+/// Records that are good alone may be bad together: whoever checks a directory hears of it.
+#[test]
+fn errors_between_records_are_errors_of_the_directory() {
+    let profile = "---\napiVersion: projectcalico.org/v3\nkind: Profile\nmetadata: {name: open}\n";
+    let policy = "---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: secure.p, namespace: x}\nspec:\n  tier: secure\n";
+    let staged = "---\napiVersion: projectcalico.org/v3\nkind: StagedNetworkPolicy\nmetadata: {name: secure.s, namespace: x}\nspec:\n  tier: secure\n";
+    let tier = "---\napiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: secure}\nspec: {order: 5}\n";
+    let web = endpoint("web", "cali1", "10.0.0.1", "n", "open");
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: y}\nspec: {nodeName: n, serviceAccountName: robot}\nstatus: {podIP: 10.0.0.7}\n";
+    let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: y}\n";
+    let account = "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: robot, namespace: y}\n";
+    let whole = [profile, &web].concat();
+    let cases: [(&str, String, Option<&str>); 12] = [
+        ("good", whole.clone(), None),
+        (
+            "tier",
+            [&whole, policy].concat(),
+            Some(":22: error: NetworkPolicy/x/secure.p: spec.tier \"secure\": no such tier"),
+        ),
+        ("tier that is there", [&whole, policy, tier].concat(), None),
+        (
+            "profile",
+            web.clone(),
+            Some("WorkloadEndpoint/x/n-k8s-web-eth0: spec.profiles \"open\": no such profile"),
+        ),
+        (
+            "interface",
+            [whole.clone(), endpoint("zed", "cali1", "10.0.0.2", "n", "open")].concat(),
+            Some("x/n-k8s-zed-eth0: spec.interfaceName \"cali1\": WorkloadEndpoint/x/n-k8s-web-eth0 of the same node"),
+        ),
+        (
+            "interface of another node",
+            [whole.clone(), endpoint("zed", "cali1", "10.0.0.2", "m", "open")].concat(),
+            None,
+        ),
+        (
+            "address",
+            [whole.clone(), endpoint("zed", "cali2", "10.0.0.1", "n", "open")].concat(),
+            Some("x/n-k8s-zed-eth0: spec.ipNetworks \"10.0.0.1\": WorkloadEndpoint/x/n-k8s-web-eth0 of the same node"),
+        ),
+        ("pod", [pod, namespace, account].concat(), None),
+        (
+            "pod without namespace",
+            [pod, account].concat(),
+            Some("Pod/y/p: metadata.namespace \"kns.y\": no record of the namespace"),
+        ),
+        ("pod without account", [pod, namespace].concat(), None),
+        (
+            "finished pod",
+            pod.replace("{podIP: 10.0.0.7}", "{phase: Failed, podIP: 10.0.0.1}") + &whole + namespace + account,
+            None,
+        ),
+        ("not staged", [&whole, staged, tier].concat(), None),
+    ];
+    for (what, text, error) in cases {
+        let (_dir, path) = in_directory(&[("records.yaml", &text)]);
+        let ran = validate(&path);
+        assert_eq!(ran.code, Some(i32::from(error.is_some())), "{what}: {}", ran.err);
+        match error {
+            None => assert!(!ran.err.contains("error: "), "{what}: {}", ran.err),
+            Some(error) => assert!(ran.err.contains(error), "{what}: {}", ran.err),
+        }
+        // A file alone need not hold everything.
+        let ran = validate(&format!("{path}/records.yaml"));
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{what}");
+    }
+    // A staged policy is not enforced: that it is not judged is worth a warning.
+    let (_dir, path) = in_directory(&[("records.yaml", &[&whole, staged].concat())]);
+    let ran = validate(&path);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("warning: StagedNetworkPolicy/x/secure.s: spec.tier \"secure\": no such tier"),
+        "{}",
+        ran.err
+    );
+    // What one directory refers to may stand in another.
+    let (_one, one) = in_directory(&[("a.yaml", &[&whole, policy].concat())]);
+    let (_other, other) = in_directory(&[("b.yaml", tier)]);
+    let ran: common::Ran = felid(&["validate", "-f", &one, "-f", &other]).output().unwrap().into();
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn what_stands_beside_records_is_a_warning_in_a_directory() {
+    let files = common::records::BESIDE_RECORDS;
+    let (dir, path) = in_directory(&files);
+    let ran = validate(&path);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for (name, _) in &files[1..] {
+        let told = |line: &str| line.contains(name) && line.contains(": warning: ");
+        assert!(ran.err.lines().any(told), "{name}: {}", ran.err);
+    }
+    // Who names such a file himself is told that it is none.
+    let alone = validate(&dir.path().join("values.yaml").display().to_string());
+    assert_eq!(alone.code, Some(1), "{}", alone.err);
+    assert!(alone.err.contains("it is no record"), "{}", alone.err);
 }

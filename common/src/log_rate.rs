@@ -5,8 +5,8 @@ use crate::{LogRate, Settings};
 impl LogRate {
     /// Takes what one record costs, if it is there. `now`: low 32 bits of jiffies.
     ///
-    /// The credit is counted in `hz`-ths of a record: a jiffy adds `log_rate` of them, so nothing is lost to rounding however few
-    /// records a jiffy allows.
+    /// The credit is counted in `hz`-ths of a record: a jiffy adds `log_rate` of them, so nothing
+    /// is lost to rounding however few records a jiffy allows.
     #[inline(always)]
     pub fn take(&mut self, now: u32, settings: &Settings) -> bool {
         let price = if settings.hz == 0 { 1 } else { settings.hz };

@@ -1,15 +1,19 @@
-//! The per-CPU scratch between tail calls, and the contract between the fixed programs and the generated policy programs.
+//! The per-CPU scratch between tail calls, and the contract between the static programs and the
+//! generated policy programs.
 
 use crate::shared;
 
 shared! {
 /// The one element of the per-CPU array `scratch`.
 ///
-/// A fixed program fills the tuple (always of the flow's *original* direction), the classes and the bank, then tail-calls
-/// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule` and `counter`, and
-/// `log_count`, `log_rules` and `log_program` if a Log rule matches, and `spoofed`; it counts in `counters` what staged policies would do; then it tail-calls
-/// `fixed[JUDGED]`. It must not touch anything else, and `skb` stays as it was.
-pub struct Scratch: 176 {
+/// A static program fills the tuple (always of the flow's *original* direction), the classes and
+/// the bank, then tail-calls
+/// `policies[policy_index(bank, direction, endpoint)]`. The policy program writes `verdict`, `rule`
+/// and `counter`, and
+/// `log_count`, `log_rules` and `log_program` if a Log rule matches, and `spoofed`; it counts in
+/// `counters` what staged policies would do; then it tail-calls
+/// `static_programs[POLICY_RETURN]`. It must not touch anything else, and `skb` stays as it was.
+pub struct Scratch: 200 {
     /// Source address, network byte order (IPv4: first word, the others zero).
     pub src: [u32; 4],
     /// Destination address.
@@ -40,8 +44,8 @@ pub struct Scratch: 176 {
     /// Written by the policy program: index into `counters` (below [`crate::MAX_COUNTERS`]).
     pub counter: u32,
 
-    /// Private to the fixed programs.
-    pub private: [u32; 20],
+    /// Private to the static programs.
+    pub private: [u32; 26],
 
     /// Counted by the policy program: Log rules that matched; zero before it runs.
     pub log_count: u32,
@@ -50,8 +54,9 @@ pub struct Scratch: 176 {
     /// Written by the policy program with the first of them: which rule table that is.
     pub log_program: u32,
 
-    /// Not 0 (the IP version): the source is none of the endpoint's own addresses. The egress policy program sets it to zero if the source
-    /// is one that the endpoint may send from all the same; unless it does, the packet is spoofed, whatever the verdict.
+    /// Not 0 (the IP version): the source is none of the endpoint's own addresses. The egress
+    /// policy program sets it to zero if the source is one that the endpoint may send from all the
+    /// same; unless it does, the packet is spoofed, whatever the verdict.
     pub spoofed: u32,
     /// Unused, zero.
     pub reserved: u32,
@@ -75,7 +80,8 @@ pub struct LogRecord: 80 {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
-    /// Id of the endpoint whose policy it is in the low bits; [`LOG_INGRESS`] if that looks towards the workload.
+    /// Id of the endpoint whose policy it is in the low bits; [`LOG_INGRESS`] if that looks towards
+    /// the workload.
     pub endpoint: u32,
     /// [`VERDICT_ALLOW`] or [`VERDICT_DENY`].
     pub verdict: u32,
@@ -91,7 +97,8 @@ pub struct LogRecord: 80 {
     pub reserved: u32,
 }
 
-/// One CPU's share of the rate at which Log rules may tell: the element of the per-CPU array `log_rate`.
+/// One CPU's share of the rate at which Log rules may tell: the element of the per-CPU array
+/// `log_rate`.
 pub struct LogRate: 16 {
     /// Records that may be written at once, in `hz`-ths of one.
     pub credit: u32,

@@ -55,8 +55,9 @@ fn floor(ctx: &TcContext) -> Option<i32> {
     Some(unsafe { bpf_redirect_peer(*target, 0) as i32 })
 }
 
-/// Turns the test packet (IPv4 or IPv6, without options, TCP or UDP) into one of a flow that was not seen before, by counting its source
-/// port up, restores its hop count and goes on with the program under test. After 65,536 packets the caller changes the destination port.
+/// Turns the test packet (IPv4 or IPv6, without options, TCP or UDP) into one of a flow that was
+/// not seen before, by counting its source port up, restores its hop count and goes on with the
+/// program under test. After 65,536 packets the caller changes the destination port.
 #[classifier]
 fn bench_fresh_flow(ctx: TcContext) -> i32 {
     let data = ctx.data();
@@ -83,8 +84,9 @@ fn bench_fresh_flow(ctx: TcContext) -> i32 {
 #[btf_map(name = "bench_header")]
 static HEADER: Array<[u64; 10], 1> = Array::new();
 
-/// Restores the test packet's addresses and checksums (TCP or UDP, without options) from `bench_header` and goes on with the program under
-/// test, so that every repetition is of the same packet whatever the program writes into it.
+/// Restores the test packet's addresses and checksums (TCP or UDP, without options) from
+/// `bench_header` and goes on with the program under test, so that every repetition is of the same
+/// packet whatever the program writes into it.
 #[classifier]
 fn bench_restore(ctx: TcContext) -> i32 {
     let Some(header) = HEADER.get(0) else { return DROP };

@@ -1,21 +1,23 @@
-//! Access to the flow tables: keys, entries that may be recycled under the reader, states, promotion.
+//! Access to the flow tables: keys, entries that may be recycled under the reader.
 
-use core::ptr::addr_of;
+mod ring;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use core::ptr::{addr_of, addr_of_mut};
+
 use felid_common::{
-    Event, FLOW_CLOSING, FLOW_DEAD, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, ImageV4,
-    ImageV6, NEVER_FRESH, QUERIER_LOW, Settings, Shown, Side, TCP_ACK, TCP_AFTER_RST, TCP_FIN, TCP_RST, TCP_SYN, join,
-    join_address, join_ports, protocol,
+    Charge, FLOW_CLOSING, FLOW_DEAD, FLOW_ESTABLISHED, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowEnd,
+    FlowKeyV4, FlowKeyV6, ImageV4, ImageV6, NatHandle, QUERIER_LOW, Settings, Side, join, join_address, join_ports,
+    protocol,
 };
 
 use crate::atomic::compare_and_swap;
 use crate::maps;
-use crate::packet::count;
-use crate::state::{Private, QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
+use crate::shares;
+use crate::state::{QUERY_ANSWERS, QUERY_ASKS, QUERY_NONE, State};
 
-/// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half): they change together, by
-/// compare-and-swap, so that a packet's update and the sweeper's claim exclude each other.
+/// The word that holds `last_seen` (low half), `flags`, `tcp_original` and `tcp_reply` (high half):
+/// they change together, by compare-and-swap, so that a packet's update and the sweeper's claim
+/// exclude each other.
 #[inline(always)]
 fn word_of(flow: *mut Flow) -> *mut u64 {
     use core::mem::offset_of;
@@ -24,7 +26,8 @@ fn word_of(flow: *mut Flow) -> *mut u64 {
     flow.wrapping_byte_add(offset_of!(Flow, last_seen)).cast()
 }
 
-/// `last_seen` and the state (`flags`, `tcp_original`, `tcp_reply`, from the low bits up) of a flow, read at once.
+/// `last_seen` and the state (`flags`, `tcp_original`, `tcp_reply`, from the low bits up) of a
+/// flow, read at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
@@ -48,7 +51,8 @@ impl Word {
 /// Reads a field of an entry that others may write, once.
 macro_rules! peek {
     ($flow:expr, $($field:tt)+) => {
-        // SAFETY: a looked-up element stays readable while the program runs; what it holds is checked by `is`.
+        // SAFETY: a looked-up element stays readable while the program runs; what it holds is
+        // checked by `is`.
         unsafe { addr_of!((*$flow).$($field)+).read_volatile() }
     };
 }
@@ -66,59 +70,84 @@ pub(crate) fn swap_word(flow: *mut Flow, check: u64, old: Word, new: Word) -> bo
     is(flow, check) && unsafe { compare_and_swap(word_of(flow), old.0, new.0) } == old.0
 }
 
-/// Reads one end: the originator (judged by its egress policy) or the responder.
+/// Reads a field of the originator or of the responder.
+macro_rules! peek_end {
+    ($flow:expr, $originator:expr, $field:ident) => {
+        if $originator {
+            peek!($flow, originator.$field)
+        } else {
+            peek!($flow, responder.$field)
+        }
+    };
+}
+
+/// Reads one end's side: the originator's (judged by its egress policy) or the responder's.
 #[inline(always)]
-pub(crate) fn read_side(flow: *mut Flow, egress: bool) -> Side {
-    if egress {
-        Side {
-            endpoint: peek!(flow, egress.endpoint),
-            index: peek!(flow, egress.index),
-            generation: peek!(flow, egress.generation),
-        }
-    } else {
-        Side {
-            endpoint: peek!(flow, ingress.endpoint),
-            index: peek!(flow, ingress.index),
-            generation: peek!(flow, ingress.generation),
-        }
+pub(crate) fn read_side(flow: *mut Flow, originator: bool) -> Side {
+    Side {
+        endpoint: peek_end!(flow, originator, endpoint),
+        index: u32::from(peek_end!(flow, originator, index)),
+        generation: peek_end!(flow, originator, generation),
     }
 }
 
 /// Reads how one end is shown to the other: the originator or the responder.
 #[inline(always)]
-pub(crate) fn read_shown(flow: *mut Flow, original: bool) -> Shown {
-    if original {
-        Shown {
-            index: peek!(flow, original_nat.index),
-            id: peek!(flow, original_nat.id),
-        }
-    } else {
-        Shown {
-            index: peek!(flow, reply_nat.index),
-            id: peek!(flow, reply_nat.id),
-        }
+pub(crate) fn read_shown(flow: *mut Flow, originator: bool) -> NatHandle {
+    NatHandle {
+        index: u32::from(peek_end!(flow, originator, nat_index)),
+        id: peek_end!(flow, originator, nat_id),
     }
+}
+
+/// Reads one end.
+#[inline(always)]
+fn read_end(flow: *mut Flow, originator: bool) -> FlowEnd {
+    FlowEnd::new(
+        read_side(flow, originator),
+        read_shown(flow, originator),
+        read_expects(flow, originator),
+    )
 }
 
 /// Reads the index of one end's record.
 #[inline(always)]
-pub(crate) fn read_index(flow: *mut Flow, egress: bool) -> u32 {
-    if egress {
-        peek!(flow, egress.index)
-    } else {
-        peek!(flow, ingress.index)
+pub(crate) fn read_index(flow: *mut Flow, originator: bool) -> u32 {
+    u32::from(peek_end!(flow, originator, index))
+}
+
+/// Reads [`FlowEnd::expects`] of one end.
+#[inline(always)]
+pub(crate) fn read_expects(flow: *mut Flow, originator: bool) -> u32 {
+    peek_end!(flow, originator, expects)
+}
+
+/// Reads one of [`Flow::windows`].
+#[inline(always)]
+pub(crate) fn read_window(flow: *mut Flow, originator: bool) -> u16 {
+    peek!(flow, windows[usize::from(!originator)])
+}
+
+/// Notes what one end expects and how much it can take, in an element that was verified to be this
+/// flow's.
+#[inline(always)]
+pub(crate) fn write_expects(flow: *mut Flow, originator: bool, expects: u32, window: u16) {
+    // SAFETY: fields of a map's element, aligned. Other CPUs may write them meanwhile, each as one
+    // word: the last one stands.
+    unsafe {
+        if originator {
+            addr_of_mut!((*flow).originator.expects).write_volatile(expects);
+            addr_of_mut!((*flow).windows[0]).write_volatile(window);
+        } else {
+            addr_of_mut!((*flow).responder.expects).write_volatile(expects);
+            addr_of_mut!((*flow).windows[1]).write_volatile(window);
+        }
     }
 }
 
 #[inline(always)]
 pub(crate) fn read_check(flow: *mut Flow) -> u64 {
     peek!(flow, check)
-}
-
-/// See [`Flow::handshake_or_fresh`]; of an established flow.
-#[inline(always)]
-pub(crate) fn read_fresh(flow: *mut Flow) -> u32 {
-    peek!(flow, handshake_or_fresh)
 }
 
 /// Whether the element still holds the flow with this key's check.
@@ -184,8 +213,8 @@ pub(crate) struct Hit {
 }
 
 impl Key {
-    /// The key of the tuple in the scratch. Who talks to itself has one address on both sides: ports tell the directions apart, and of
-    /// queries, whose ports are the same, the answer.
+    /// The key of the tuple in the scratch. Who talks to itself has one address on both sides:
+    /// ports tell the directions apart, and of queries, whose ports are the same, the answer.
     #[inline(always)]
     pub(crate) fn new(state: &mut State) -> Self {
         let private = state.private();
@@ -270,12 +299,10 @@ impl Key {
             flags: state as u16,
             tcp_original: (state >> 16) as u8,
             tcp_reply: (state >> 24) as u8,
-            egress: read_side(flow, true),
-            ingress: read_side(flow, false),
+            originator: read_end(flow, true),
+            responder: read_end(flow, false),
             created: peek!(flow, created),
-            handshake_or_fresh: peek!(flow, handshake_or_fresh),
-            original_nat: read_shown(flow, true),
-            reply_nat: read_shown(flow, false),
+            windows: [read_window(flow, true), read_window(flow, false)],
         };
         is(flow, self.check).then_some(Hit {
             flow,
@@ -284,7 +311,8 @@ impl Key {
         })
     }
 
-    /// Half-open, then established: a flow is in the second before it leaves the first, so one that moves meanwhile is found.
+    /// Half-open, then established: a flow is in the second before it leaves the first, so one that
+    /// moves meanwhile is found.
     #[inline(always)]
     pub(crate) fn find(&self) -> Option<Hit> {
         if let Some(hit) = self.look(false) {
@@ -304,15 +332,49 @@ impl Key {
         }
     }
 
-    /// Removes an entry, if it is there.
+    /// Removes an entry and nothing else; whether it was there.
     #[inline(always)]
-    pub(crate) fn remove(&self, established: bool) {
-        let _gone = match (self.v6, established) {
+    fn remove(&self, established: bool) -> bool {
+        match (self.v6, established) {
             (false, true) => maps::ESTABLISHED_V4.remove(self.as_v4()),
             (false, false) => maps::HALF_OPEN_V4.remove(self.as_v4()),
             (true, true) => maps::ESTABLISHED_V6.remove(self.as_v6()),
             (true, false) => maps::HALF_OPEN_V6.remove(self.as_v6()),
-        };
+        }
+        .is_ok()
+    }
+
+    /// Removes a half-open entry, if it is there.
+    #[inline(always)]
+    pub(crate) fn remove_half_open(&self) -> bool {
+        self.remove(false)
+    }
+
+    /// Removes an established entry, if it is there, and gives back what it took of a share.
+    /// Whoever removes it does so, and only they.
+    #[inline(always)]
+    pub(crate) fn remove_established(&self, settings: &Settings) -> bool {
+        let Some(flow) = self.element(true) else { return false };
+        let charge = Charge::of(&read_end(flow, true), &read_end(flow, false));
+        let same = is(flow, self.check);
+        let removed = self.remove(true);
+        if removed && same {
+            shares::give(&charge, self.family(), settings);
+        }
+        removed
+    }
+
+    /// Removes what there is of the flow.
+    #[inline(always)]
+    pub(crate) fn forget(&self, settings: &Settings) {
+        self.remove_established(settings);
+        self.remove(false);
+    }
+
+    /// Index of the IP version in what is kept for both.
+    #[inline(always)]
+    pub(crate) const fn family(&self) -> usize {
+        self.v6 as usize
     }
 }
 
@@ -333,101 +395,46 @@ impl Hit {
         )
     }
 
-    /// Claimed by the sweeper, or silent for too long. What lost its translation stays as long as any other: an end may go on sending again
-    /// for a quarter of an hour, which would else begin a flow under its own address.
+    /// Claimed by the sweeper, or silent for too long. What lost its translation stays as long as
+    /// any other: an end may go on sending again for a quarter of an hour, which would else begin a
+    /// flow under its own address.
     #[inline(always)]
     pub(crate) fn expired(&self, protocol: u8, settings: &Settings, now: u32) -> bool {
         self.copy.flags & FLOW_DEAD != 0
             || age(now, self.copy.last_seen)
                 > Flow::timeout(
+                    self.copy.flags,
                     self.copy.tcp_original,
                     self.copy.tcp_reply,
                     protocol,
-                    self.established,
                     settings,
                 )
     }
 
-    /// Both ends have said that they are done, or one has reset, or policy has revoked the flow: a SYN begins a new one.
+    /// Both ends have said that they are done, or one has reset, or policy has revoked the flow: a
+    /// SYN begins a new one.
     #[inline(always)]
     pub(crate) const fn closed(&self) -> bool {
         self.copy.flags & (FLOW_CLOSING | FLOW_REVOKED) != 0
     }
 
-    /// Notes what the packet says of the flow: that it lives, the TCP flags, the first reply; and promotes it when it is established.
+    /// 1 = both ends are done, or one has reset; policy has no part in it. Without a branch: the
+    /// verifier follows each on its own.
     #[inline(always)]
-    pub(crate) fn track(&mut self, key: &Key, private: &Private, original: bool, settings: &Settings, now: u32) {
-        let tcp = private.tcp;
-        let old = self.word();
-        let mut state = old.state() & !u32::from(FLOW_REVOKED);
-        let shift = if original { 16 } else { 24 };
-        if !original {
-            state |= u32::from(FLOW_REPLIED);
-        }
-        if tcp & TCP_RST != 0 {
-            // From here on, traffic in both directions takes the reset back.
-            state = (state | u32::from(TCP_RST) << shift) & !both(TCP_AFTER_RST);
-        } else {
-            state |= u32::from(tcp) << shift;
-            if state & both(TCP_RST) != 0 {
-                state |= u32::from(TCP_AFTER_RST) << shift;
-                if state & both(TCP_AFTER_RST) == both(TCP_AFTER_RST) {
-                    state &= !both(TCP_AFTER_RST | TCP_RST);
-                }
-            }
-        }
-        let closing = state & both(TCP_RST) != 0 || state & both(TCP_FIN) == both(TCP_FIN);
-        state = state & !u32::from(FLOW_CLOSING) | if closing { u32::from(FLOW_CLOSING) } else { 0 };
-        let seen = if age(now, old.seen()) >= settings.hz {
-            now
-        } else {
-            old.seen()
-        };
-        let new = Word::new(seen, state);
-        if new != old {
-            // A lost race loses one packet's flags; the next packet brings them again, and what matters is sent until answered.
-            swap_word(self.flow, key.check, old, new);
-        }
-        // What may be VXLAN stays where every packet's destination port is looked at.
-        let vxlan = private.word as u8 == protocol::UDP
-            && (u32::from(u16::from_be(private.src_port)) == settings.vxlan_port
-                || u32::from(u16::from_be(private.dst_port)) == settings.vxlan_port);
-        if self.established {
-            // Another port may have become VXLAN's.
-            if vxlan && self.copy.handshake_or_fresh != NEVER_FRESH {
-                self.set_handshake_or_fresh(key, NEVER_FRESH);
-            }
-            return;
-        }
-        let plain_ack = tcp & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK;
-        if tcp & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN | TCP_ACK && !original {
-            self.set_handshake_or_fresh(key, private.sequence.wrapping_add(1));
-            return;
-        }
-        let answered = if private.word as u8 == protocol::TCP {
-            if original {
-                // The originator has seen the responder's sequence number, so it is where it says it is.
-                plain_ack
-                    && self.copy.tcp_reply & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
-                    && private.acknowledged.wrapping_sub(self.copy.handshake_or_fresh) < HANDSHAKE_WINDOW
-            } else {
-                // The responder goes on with a connection whose originator has acknowledged something: a bogus one gets a RST.
-                plain_ack && self.copy.tcp_original & TCP_ACK != 0
-            }
-        } else {
-            !original
-        };
-        if answered && !vxlan {
-            self.copy.handshake_or_fresh = settings.hz;
-            self.promote(key, new);
-        }
+    pub(crate) const fn over(&self) -> u32 {
+        let flags = self.copy.flags as u32;
+        flags >> FLOW_CLOSING.trailing_zeros() & !(flags >> FLOW_REVOKED.trailing_zeros()) & 1
     }
 
+    /// Whether the other end has taken part: what opens a connection against the direction of such
+    /// a flow is one of its own.
     #[inline(always)]
-    fn set_handshake_or_fresh(&self, key: &Key, value: u32) {
-        if is(self.flow, key.check) {
-            // SAFETY: an element of a map, aligned; verified just now to be this flow.
-            unsafe { core::ptr::addr_of_mut!((*self.flow).handshake_or_fresh).write_volatile(value) };
+    pub(crate) const fn answered(&self, protocol: u8) -> bool {
+        let copy = &self.copy;
+        if protocol == protocol::TCP {
+            copy.flags & FLOW_ESTABLISHED != 0
+        } else {
+            copy.flags & FLOW_REPLIED != 0
         }
     }
 
@@ -440,51 +447,32 @@ impl Hit {
         new != old && swap_word(self.flow, key.check, old, new) && old.state() & u32::from(FLOW_REVOKED) == 0
     }
 
-    /// Marks one side as judged. The endpoint is written last: until then the side is nobody's or holds under its old generation.
+    /// Marks one side as judged. The endpoint is written last: until then the side is nobody's or
+    /// holds under its old generation.
     #[inline(always)]
-    pub(crate) fn set_side(&mut self, key: &Key, egress: bool, side: Side) {
-        let copy = if egress {
-            &mut self.copy.egress
+    pub(crate) fn set_side(&mut self, key: &Key, originator: bool, side: Side) {
+        let end = if originator {
+            &mut self.copy.originator
         } else {
-            &mut self.copy.ingress
+            &mut self.copy.responder
         };
-        *copy = side;
+        *end = FlowEnd::new(side, end.shown(), end.expects);
         if !is(self.flow, key.check) {
             return;
         }
         // SAFETY: an element of a map, aligned; verified just now to be this flow.
         unsafe {
-            let place = if egress {
-                core::ptr::addr_of_mut!((*self.flow).egress)
+            let place = if originator {
+                addr_of_mut!((*self.flow).originator)
             } else {
-                core::ptr::addr_of_mut!((*self.flow).ingress)
+                addr_of_mut!((*self.flow).responder)
             };
-            core::ptr::addr_of_mut!((*place).index).write_volatile(side.index);
-            core::ptr::addr_of_mut!((*place).generation).write_volatile(side.generation);
-            core::ptr::addr_of_mut!((*place).endpoint).write_volatile(side.endpoint);
-        }
-    }
-
-    #[inline(always)]
-    fn promote(&mut self, key: &Key, word: Word) {
-        self.copy.last_seen = word.seen();
-        self.copy.flags = word.state() as u16;
-        self.copy.tcp_original = (word.state() >> 16) as u8;
-        self.copy.tcp_reply = (word.state() >> 24) as u8;
-        match key.insert(true, &self.copy, u64::from(BPF_NOEXIST)) {
-            Ok(()) => {
-                count(Event::Promoted);
-                key.remove(false);
-            }
-            // Another CPU was first.
-            Err(EEXIST) => key.remove(false),
-            Err(_) => count(Event::EstablishedFull),
+            addr_of_mut!((*place).index).write_volatile(side.index as u16);
+            addr_of_mut!((*place).generation).write_volatile(side.generation);
+            addr_of_mut!((*place).endpoint).write_volatile(side.endpoint);
         }
     }
 }
-
-/// How far an originator's first ACK may run ahead of the responder's SYN-ACK: what a server may send before the handshake is complete.
-const HANDSHAKE_WINDOW: u32 = 1 << 20;
 
 /// What the kernel returns if the key is there already.
 pub(crate) const EEXIST: i32 = -17;

@@ -1,10 +1,11 @@
-//! The last step of a fast flow: both MAC addresses, the hop count, and straight into the other workload's namespace.
+//! The last step of a redirected flow: both MAC addresses, the hop count, and straight into the
+//! other workload's namespace.
 
 use core::ptr::addr_of;
 
 use aya_ebpf::bindings::bpf_check_mtu_flags::BPF_MTU_CHK_SEGS;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect_peer};
-use felid_common::{Drop, ENDPOINT_FAST, Endpoint};
+use felid_common::{DropReason, ENDPOINT_REDIRECTABLE, Endpoint};
 
 use crate::packet::{L3, NEXT, Packet};
 
@@ -39,51 +40,47 @@ fn fits(packet: Packet, own: &Endpoint, target: &Endpoint) -> bool {
     own.mtu == target.mtu || packet.len() <= target.mtu + L3 as u32
 }
 
-/// Delivers a packet whose headers are linear to an endpoint that may be redirected to; `None` if the slow program must look closer.
-#[inline(always)]
-pub(crate) fn common(
-    packet: Packet,
-    data: usize,
-    end: usize,
-    own: &Endpoint,
-    target: &Endpoint,
-    family: Family,
-) -> Option<i32> {
-    prepare(packet, data, end, own, target, family).then(|| redirect(packet, target))
+/// Where a packet's headers lie: in the linear data, between these addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
+    pub(crate) data: usize,
+    pub(crate) end: usize,
+    pub(crate) family: Family,
 }
 
-/// The first half of [`common`]: nothing is sent yet. False if the slow program must look closer; then nothing is written.
+/// Redirects a packet whose headers are linear to an endpoint that may be redirected to; `None` if
+/// the slow program must look closer.
 #[inline(always)]
-pub(crate) fn prepare(
-    packet: Packet,
-    data: usize,
-    end: usize,
-    own: &Endpoint,
-    target: &Endpoint,
-    family: Family,
-) -> bool {
-    fits(packet, own, target) && rewrite(data, end, target, family)
+pub(crate) fn redirect_linear(packet: Packet, headers: Linear, own: &Endpoint, target: &Endpoint) -> Option<i32> {
+    prepare(packet, headers, own, target).then(|| redirect(packet, target))
 }
 
-/// Delivers a packet of a fast flow, whatever its shape. What may not be redirected is left to the host's stack, which routes it and
-/// sends the ICMP error where there is one to send.
+/// Does the first half of [`redirect_linear`]: nothing is sent yet. False if the slow program must
+/// look closer; then nothing is written.
+#[inline(always)]
+pub(crate) fn prepare(packet: Packet, headers: Linear, own: &Endpoint, target: &Endpoint) -> bool {
+    fits(packet, own, target) && rewrite(headers, target)
+}
+
+/// Delivers a packet of a redirected flow, whatever its shape. What may not be redirected is left
+/// to the host's stack, which routes it and sends the ICMP error where there is one to send.
 ///
 /// # Minimum kernel version
 ///
 /// `bpf_check_mtu` 5.12, `bpf_redirect_peer` 5.10.
 #[inline(always)]
-pub(crate) fn any(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> i32 {
-    if may(packet, own, target, family) {
-        go(packet, target, family)
+pub(crate) fn redirect_or_pass(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> i32 {
+    if can_redirect(packet, own, target, family) {
+        redirect_any(packet, target, family)
     } else {
         NEXT
     }
 }
 
-/// Whether [`go`] can deliver the packet.
+/// Whether [`redirect_any`] can deliver the packet.
 #[inline(always)]
-pub(crate) fn may(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> bool {
-    if target.flags & ENDPOINT_FAST == 0 {
+pub(crate) fn can_redirect(packet: Packet, own: &Endpoint, target: &Endpoint, family: Family) -> bool {
+    if target.flags & ENDPOINT_REDIRECTABLE == 0 {
         return false;
     }
     if !fits(packet, own, target) {
@@ -105,31 +102,39 @@ pub(crate) fn may(packet: Packet, own: &Endpoint, target: &Endpoint, family: Fam
     packet.load::<u8>(family.hops() as u32).is_some_and(|hops| hops > 1)
 }
 
-/// Delivers a packet that [`may`] be.
+/// Redirects a packet that [`can_redirect`] allows.
 #[inline(always)]
-pub(crate) fn go(packet: Packet, target: &Endpoint, family: Family) -> i32 {
+pub(crate) fn redirect_any(packet: Packet, target: &Endpoint, family: Family) -> i32 {
     let header = if family == Family::V4 { L3 + 20 } else { L3 + 40 };
     if packet.data() + header > packet.data_end() && !packet.pull(header as u32) {
-        return packet.drop(Drop::Internal);
+        return packet.drop(DropReason::Internal);
     }
-    if rewrite(packet.data(), packet.data_end(), target, family) {
+    let headers = Linear {
+        data: packet.data(),
+        end: packet.data_end(),
+        family,
+    };
+    if rewrite(headers, target) {
         redirect(packet, target)
     } else {
-        packet.drop(Drop::Internal)
+        packet.drop(DropReason::Internal)
     }
 }
 
-/// Writes the link-layer header of the last hop and takes one hop off; false (and nothing written) if there is none to take.
+/// Writes the link-layer header of the last hop and takes one hop off; false (and nothing written)
+/// if there is none to take.
 #[inline(always)]
-fn rewrite(data: usize, end: usize, target: &Endpoint, family: Family) -> bool {
+fn rewrite(headers: Linear, target: &Endpoint) -> bool {
+    let Linear { data, end, family } = headers;
     let header = if family == Family::V4 { L3 + 20 } else { L3 + 40 };
     if data + header > end {
         return false;
     }
     // Destination and source stand side by side in the record as they do in the packet.
     let macs = addr_of!(target.mac).cast::<u8>();
-    // SAFETY: the offsets lie in the packet, which is read and written at any alignment; the twelve bytes of both MAC addresses are
-    // contiguous in `Endpoint` (asserted below) and its element is aligned to 8.
+    // SAFETY: the offsets lie in the packet, which is read and written at any alignment; the twelve
+    // bytes of both MAC addresses are contiguous in `Endpoint` (asserted below) and its element is
+    // aligned to 8.
     unsafe {
         let hops = (data + family.hops()) as *mut u8;
         let left = hops.read_volatile();
@@ -152,7 +157,7 @@ fn rewrite(data: usize, end: usize, target: &Endpoint, family: Family) -> bool {
 const _: () = assert!(core::mem::offset_of!(Endpoint, mac).is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Endpoint, host_mac) == core::mem::offset_of!(Endpoint, mac) + 6);
 
-/// The second half of [`common`].
+/// Does the second half of [`redirect_linear`].
 #[inline(always)]
 pub(crate) fn redirect(packet: Packet, target: &Endpoint) -> i32 {
     packet.set_target(target.ifindex);

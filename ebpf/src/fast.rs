@@ -1,17 +1,19 @@
-//! The common case, short: a packet of an established TCP or UDP flow in the usual shape. Whatever else it is goes to the slow program
-//! of the same hook, which begins afresh; so nothing here may decide against a packet.
+//! The common case, short: a packet of an established TCP or UDP flow in the usual shape. Whatever
+//! else it is goes to the slow program of the same hook, which begins afresh; so nothing here may
+//! decide against a packet.
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, Endpoint, FLOW_CLOSING, FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW,
-    Flow, FlowKeyV4, FlowKeyV6, GENERATION_EXEMPT, INGRESS, NAT_V6, SETTING_NATS, Shown, TCP_ACK, TCP_FIN, TCP_RST,
-    TCP_SYN, fixed, join_address, protocol, split_address,
+    DropReason, EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_REDIRECTABLE, Endpoint, FLOW_DEAD, FLOW_ESTABLISHED,
+    FLOW_ORIGINAL_LOW, FLOW_REDIRECT, FLOW_SLOW, Flow, FlowKeyV4, FlowKeyV6, GENERATION_EXEMPT, INGRESS, NatHandle,
+    OFFLOAD_CHECKSUM, OFFLOAD_FIELD_SHIFT, OFFLOAD_TCP_V4, OFFLOAD_TCP_V6, OFFLOAD_UDP, TCP_ACK, TCP_FIN, TCP_RST,
+    TCP_SYN, join_address, protocol, static_programs,
 };
 
-use crate::conntrack::{Word, key_v4, key_v6};
-use crate::deliver::{self, Family};
-use crate::nat::{self, Number};
+use crate::conntrack::{key_v4, key_v6};
+use crate::deliver::{self, Family, Linear};
 use crate::packet::{L3, NEXT, Packet, now, settings};
-use crate::{conntrack, judge, maps, translate};
+use crate::translation::{self, Number};
+use crate::{conntrack, judge, maps, tcp};
 
 /// Runs the fast program of a hook.
 #[inline(always)]
@@ -20,16 +22,17 @@ pub(crate) fn run<const HOOK: u32>(packet: Packet) -> i32 {
         return verdict;
     }
     packet.continue_in(if HOOK == EGRESS {
-        fixed::FROM_WORKLOAD_SLOW
+        static_programs::FROM_WORKLOAD_SLOW
     } else {
-        fixed::TO_WORKLOAD_SLOW
+        static_programs::TO_WORKLOAD_SLOW
     })
 }
 
 /// Bytes of the packet, at a constant offset below what was compared with `data_end`.
 macro_rules! read {
     ($data:expr, $offset:expr, $ty:ty) => {
-        // SAFETY: in the packet (the verifier checks it against the comparison with `data_end`), which is read at any alignment.
+        // SAFETY: in the packet (the verifier checks it against the comparison with `data_end`),
+        // which is read at any alignment.
         unsafe { (($data + $offset) as *const $ty).read_volatile() }
     };
 }
@@ -66,24 +69,14 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     // Not zero in a fragment: more-fragments bit and offset.
     let fragment = read!(data, L3 + 6, u16) & 0x3fff_u16.to_be();
     let number = read!(data, L3 + 9, u8);
-    let (odd, fin) = oddity(data, end, L4, number, length.wrapping_sub(20))?;
+    let odd =
+        oddity(data, end, L4, number, length.wrapping_sub(20))? | unlike_own::<OFFLOAD_TCP_V4>(packet, L4, number);
     if odd | u32::from(fragment) | negative(packet.len().wrapping_sub(length + L3 as u32)) != 0 {
         return None;
     }
     let (mut src, mut dst) = (read!(data, L3 + 12, u32), read!(data, L3 + 16, u32));
-    let (mut from, mut to) = (0, 0);
-    if settings()?.flags & SETTING_NATS != 0 {
-        if let Some((number, nat)) = nat::find(&[dst, 0, 0, 0], 0)
-            && (HOOK == EGRESS || nat.endpoint_id == packet.own_id())
-        {
-            (to, dst) = (number, nat.other[0]);
-        }
-        if HOOK == INGRESS
-            && let Some((number, nat)) = nat::find(&[src, 0, 0, 0], 0)
-        {
-            (from, src) = (number, nat.other[0]);
-        }
-    }
+    let settings = settings()?;
+    let (from, to) = translation::arrived_v4::<HOOK>(packet, settings, &mut src, &mut dst)?;
     let (image, low) = FlowKeyV4::image(src, dst, read!(data, L4, u32), u32::from(number));
     let flow = maps::ESTABLISHED_V4.get_ptr_mut(key_v4(&image))?;
     let found = Found {
@@ -93,7 +86,7 @@ fn v4<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
         flow,
         check: FlowKeyV4::check_of(&image),
         family: Family::V4,
-        fin,
+        hz: settings.hz,
         l4: L4,
         number,
         from,
@@ -110,25 +103,14 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     }
     let length = u32::from(u16::from_be(read!(data, L3 + 4, u16)));
     let number = read!(data, L3 + 6, u8);
-    let (odd, fin) = oddity(data, end, L4, number, length)?;
+    let odd = oddity(data, end, L4, number, length)? | unlike_own::<OFFLOAD_TCP_V6>(packet, L4, number);
     if odd | negative(packet.len().wrapping_sub(length + L4 as u32)) != 0 {
         return None;
     }
     let mut src = [read!(data, L3 + 8, u64), read!(data, L3 + 16, u64)];
     let mut dst = [read!(data, L3 + 24, u64), read!(data, L3 + 32, u64)];
-    let (mut from, mut to) = (0, 0);
-    if settings()?.flags & SETTING_NATS != 0 {
-        if let Some((number, nat)) = nat::find(&split_address(dst), NAT_V6)
-            && (HOOK == EGRESS || nat.endpoint_id == packet.own_id())
-        {
-            (to, dst) = (number, join_address(nat.other));
-        }
-        if HOOK == INGRESS
-            && let Some((number, nat)) = nat::find(&split_address(src), NAT_V6)
-        {
-            (from, src) = (number, join_address(nat.other));
-        }
-    }
+    let settings = settings()?;
+    let (from, to) = translation::arrived_v6::<HOOK>(packet, settings, &mut src, &mut dst)?;
     let (image, low) = FlowKeyV6::image(src, dst, read!(data, L4, u32), u32::from(number));
     let flow = maps::ESTABLISHED_V6.get_ptr_mut(key_v6(&image))?;
     let found = Found {
@@ -138,7 +120,7 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
         flow,
         check: FlowKeyV6::check_of(&image),
         family: Family::V6,
-        fin,
+        hz: settings.hz,
         l4: L4,
         number,
         from,
@@ -147,17 +129,17 @@ fn v6<const HOOK: u32>(packet: Packet, data: usize, end: usize) -> Option<i32> {
     found.hit::<HOOK>(low)
 }
 
-/// Not zero if a difference that was taken modulo 2^32 is negative. The checks below are collected by `|` and branched on once: many
-/// small branches cost more than the arithmetic.
+/// Not zero if a difference that was taken modulo 2^32 is negative. The checks below are collected
+/// by `|` and branched on once: many small branches cost more than the arithmetic.
 #[inline(always)]
 const fn negative(difference: u32) -> u32 {
     difference & 1 << 31
 }
 
-/// Zero if the L4 header is TCP in the middle of a connection or at its end, or UDP, and agrees with `length`, that of the IP payload; and
-/// the TCP flag FIN.
+/// Zero if the L4 header is TCP in the middle of a connection, or UDP, and agrees with `length`,
+/// that of the IP payload.
 #[inline(always)]
-fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option<(u32, u32)> {
+fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option<u32> {
     if number == protocol::TCP {
         if data + l4 + 20 > end {
             return None;
@@ -165,15 +147,31 @@ fn oddity(data: usize, end: usize, l4: usize, number: u8, length: u32) -> Option
         // Header length (in words) in the highest four bits, flags in the low byte.
         let word = u32::from(u16::from_be(read!(data, l4 + 12, u16)));
         let header = word >> 12 << 2;
-        let flags = word & (TCP_SYN | TCP_RST | TCP_ACK) as u32;
-        let odd = flags ^ TCP_ACK as u32 | negative(header.wrapping_sub(20)) | negative(length.wrapping_sub(header));
-        Some((odd, word & TCP_FIN as u32))
+        let flags = word & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) as u32;
+        Some(flags ^ TCP_ACK as u32 | negative(header.wrapping_sub(20)) | negative(length.wrapping_sub(header)))
     } else if number == protocol::UDP {
         let claimed = u32::from(u16::from_be(read!(data, l4 + 4, u16)));
-        Some((claimed ^ length | negative(length.wrapping_sub(8)), 0))
+        Some(claimed ^ length | negative(length.wrapping_sub(8)))
     } else {
         None
     }
+}
+
+/// Zero if what the packet leaves to others to do is nothing, or the checksum and the segmentation
+/// of its own L4 header, which begins at `l4`. `number` is TCP, whose segments are of the kind
+/// `TCP_SEGMENTS`, or UDP.
+#[inline(always)]
+fn unlike_own<const TCP_SEGMENTS: u32>(packet: Packet, l4: usize, number: u8) -> u32 {
+    let left = packet.offload();
+    if left == 0 {
+        return 0;
+    }
+    let (segments, field) = if number == protocol::TCP {
+        (TCP_SEGMENTS, 16)
+    } else {
+        (OFFLOAD_UDP, 6)
+    };
+    left & !segments ^ (l4 as u32 | field << OFFLOAD_FIELD_SHIFT | OFFLOAD_CHECKSUM)
 }
 
 /// A packet and the element that its key found.
@@ -184,8 +182,9 @@ struct Found {
     flow: *mut Flow,
     check: u64,
     family: Family,
-    /// The TCP flag.
-    fin: u32,
+    /// Jiffies a second: for how long after it was seen the fast programs take a flow's packets;
+    /// the next one goes through the slow program, which renews that or finds the flow expired.
+    hz: u32,
     /// Offset of the L4 header.
     l4: usize,
     /// L4 protocol.
@@ -197,9 +196,19 @@ struct Found {
 
 impl Found {
     #[inline(always)]
+    const fn headers(&self) -> Linear {
+        Linear {
+            data: self.data,
+            end: self.end,
+            family: self.family,
+        }
+    }
+
+    #[inline(always)]
     fn hit<const HOOK: u32>(self, low: bool) -> Option<i32> {
-        // At `from_workload` the source's side is this interface's own, at `to_workload` the destination's. One copy of the code for each
-        // direction: fields at constant offsets instead of a choice at each.
+        // At `from_workload` the source's side is this interface's own, at `to_workload` the
+        // destination's. One copy of the code for each direction: fields at constant offsets
+        // instead of a choice at each.
         const _: () = assert!(FLOW_ORIGINAL_LOW == 1);
         let original = (conntrack::read_word(self.flow).state() ^ u32::from(low)) & 1 == 0;
         if original == (HOOK == EGRESS) {
@@ -212,8 +221,8 @@ impl Found {
     #[inline(always)]
     fn side<const HOOK: u32, const MINE_IS_EGRESS: bool>(self) -> Option<i32> {
         let packet = self.packet;
-        // What needs a call comes first, so that nothing has to be saved across it. The other end's record is looked at below; index 0,
-        // where there is none, is a record that nobody uses.
+        // What needs a call comes first, so that nothing has to be saved across it. The other end's
+        // record is looked at below; index 0, where there is none, is a record that nobody uses.
         let own = maps::ENDPOINTS.get(packet.own_index())?;
         let theirs = maps::ENDPOINTS.get(conntrack::read_index(self.flow, !MINE_IS_EGRESS))?;
         let now = now();
@@ -223,16 +232,21 @@ impl Found {
         let word = conntrack::read_word(self.flow);
         let state = word.state();
         let mine = conntrack::read_side(self.flow, MINE_IS_EGRESS);
-        let other = conntrack::read_side(self.flow, !MINE_IS_EGRESS);
-        // All at once: the stub's endpoint lives and is the one this side was judged for, by its current policy, and the element is
-        // this flow's, without a reset, and not older than a second.
+        let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
+        // That the originator goes on after an answer is for the slow program to note.
+        let needed = if original { u32::from(FLOW_ESTABLISHED) } else { 0 };
+        // What came by the host's stack all the same may be another connection.
+        let unwanted = if HOOK == INGRESS { FLOW_REDIRECT } else { 0 };
+        // All at once: the stub's endpoint lives and is the one this side was judged for, by its
+        // current policy, and the element is this flow's, without a reset, and not older than a
+        // second.
         let id = packet.own_id();
-        let old = negative(conntrack::read_fresh(self.flow).wrapping_sub(now.wrapping_sub(word.seen())));
+        let old = negative(self.hz.wrapping_sub(now.wrapping_sub(word.seen())));
         let odd = mine.endpoint ^ id
             | own.id ^ id
             | negative(id.wrapping_sub(1))
             | old
-            | state & (u32::from(FLOW_DEAD) | conntrack::both(TCP_RST));
+            | (state ^ needed) & (u32::from(FLOW_DEAD | FLOW_SLOW | unwanted) | needed | conntrack::both(TCP_RST));
         let stale = mine.generation ^ judge::generation(own, MINE_IS_EGRESS);
         let other_flow = conntrack::read_check(self.flow) ^ self.check;
         if u64::from(odd | stale) | other_flow != 0 {
@@ -242,46 +256,54 @@ impl Found {
                 return None;
             }
         }
-        if HOOK == INGRESS {
-            // What claims a local endpoint's address must come from its interface.
-            if other.endpoint != 0 && theirs.id ^ other.endpoint | theirs.ifindex ^ packet.ingress_ifindex() != 0 {
-                return None;
-            }
-        } else if state & u32::from(FLOW_FAST) != 0 {
-            // No side of a fast flow is exempt.
-            let stale = other.generation ^ judge::generation(theirs, !MINE_IS_EGRESS);
-            if theirs.id ^ other.endpoint | stale | !theirs.flags & ENDPOINT_FAST != 0 {
-                return None;
-            }
+        if !self.other_end_holds::<HOOK, MINE_IS_EGRESS>(theirs, state) {
+            return None;
         }
-        let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
         let (from, to) = (
             conntrack::read_shown(self.flow, original),
             conntrack::read_shown(self.flow, !original),
         );
         // Another name for the same tuple: the slow program says what that is.
-        if nat::number(to) ^ self.to != 0 || (HOOK == INGRESS && nat::number(from) ^ self.from != 0) {
+        if translation::number(to) ^ self.to != 0 || (HOOK == INGRESS && translation::number(from) ^ self.from != 0) {
             return None;
         }
-        if self.fin != 0 && !self.finish::<HOOK, MINE_IS_EGRESS>(word) {
-            return None;
+        let redirected = HOOK == EGRESS && state & u32::from(FLOW_REDIRECT) != 0;
+        if HOOK == EGRESS && !redirected {
+            packet.tag_for_host(MINE_IS_EGRESS);
         }
+        self.note(state, original)?;
         if from.id | to.id != 0 {
-            let target = (HOOK == EGRESS && state & u32::from(FLOW_FAST) != 0).then_some(theirs);
-            return self.translate::<HOOK>(from, to, own, target);
+            return self.translate::<HOOK>(from, to, own, redirected.then_some(theirs));
         }
-        if HOOK == INGRESS || state & u32::from(FLOW_FAST) == 0 {
+        if !redirected {
             return Some(NEXT);
         }
-        deliver::common(packet, self.data, self.end, own, theirs, self.family)
+        deliver::redirect_linear(packet, self.headers(), own, theirs)
     }
 
-    /// A packet of a flow of which one end has an external address; see [`crate::translate`].
+    /// Whether the flow's other end, if it is a local endpoint, is still what the entry says.
+    /// `theirs`: the record at its index.
+    #[inline(always)]
+    fn other_end_holds<const HOOK: u32, const MINE_IS_EGRESS: bool>(&self, theirs: &Endpoint, state: u32) -> bool {
+        let other = conntrack::read_side(self.flow, !MINE_IS_EGRESS);
+        if HOOK == INGRESS {
+            // What claims a local endpoint's address must come from its interface.
+            other.endpoint == 0 || theirs.id ^ other.endpoint | theirs.ifindex ^ self.packet.ingress_ifindex() == 0
+        } else if state & u32::from(FLOW_REDIRECT) != 0 {
+            // No side of a redirected flow is exempt.
+            let stale = other.generation ^ judge::generation(theirs, !MINE_IS_EGRESS);
+            theirs.id ^ other.endpoint | stale | !theirs.flags & ENDPOINT_REDIRECTABLE == 0
+        } else {
+            true
+        }
+    }
+
+    /// A packet of a flow of which one end has an external address; see [`crate::translation`].
     #[inline(always)]
     fn translate<const HOOK: u32>(
         &self,
-        from: Shown,
-        to: Shown,
+        from: NatHandle,
+        to: NatHandle,
         own: &Endpoint,
         target: Option<&'static Endpoint>,
     ) -> Option<i32> {
@@ -300,7 +322,7 @@ impl Found {
             return None;
         }
         if let Some(target) = target
-            && !deliver::prepare(self.packet, data, end, own, target, self.family)
+            && !deliver::prepare(self.packet, self.headers(), own, target)
         {
             return None;
         }
@@ -311,11 +333,11 @@ impl Found {
         } else {
             return Some(NEXT);
         };
-        let difference = translate::difference(old, new);
+        let difference = translation::difference(old, new);
         if self.family == Family::V4 {
             write!(data, L3 + if source { 12 } else { 16 }, u32, new[0]);
             let sum = read!(data, L3 + 10, u16);
-            write!(data, L3 + 10, u16, translate::changed(sum, difference));
+            write!(data, L3 + 10, u16, translation::changed(sum, difference));
         } else {
             let at = L3 + if source { 8 } else { 24 };
             let new = join_address(*new);
@@ -323,8 +345,8 @@ impl Found {
             write!(data, at + 8, u64, new[1]);
         }
         let sum = self.l4 + if self.number == protocol::TCP { 16 } else { 6 };
-        if !translate::correct(self.packet, sum as u32, self.number, difference) {
-            return Some(self.packet.drop(Drop::Internal));
+        if !translation::correct(self.packet, sum as u32, self.number, difference) {
+            return Some(self.packet.drop(DropReason::Internal));
         }
         Some(match target {
             Some(target) => deliver::redirect(self.packet, target),
@@ -332,16 +354,31 @@ impl Found {
         })
     }
 
-    /// Notes a FIN; false if something else was noted meanwhile.
+    /// Notes what the sender of a TCP segment acknowledges and its window, if it is a segment that
+    /// the other end takes; see [`crate::tcp`]. Mostly that is what it said before.
     #[inline(always)]
-    fn finish<const HOOK: u32, const MINE_IS_EGRESS: bool>(&self, word: Word) -> bool {
-        let original = (HOOK == EGRESS) == MINE_IS_EGRESS;
-        let mut state = word.state() | u32::from(TCP_FIN) << if original { 16 } else { 24 };
-        if state & conntrack::both(TCP_FIN) == conntrack::both(TCP_FIN) {
-            state |= u32::from(FLOW_CLOSING);
+    fn note(&self, state: u32, original: bool) -> Option<()> {
+        let (data, end) = (self.data, self.end);
+        if self.number != protocol::TCP {
+            return Some(());
         }
-        let new = Word::new(word.seen(), state);
-        new == word || conntrack::swap_word(self.flow, self.check, word, new)
+        if data + self.l4 + 16 > end {
+            return None;
+        }
+        let acknowledged = u32::from_be(read!(data, self.l4 + 8, u32));
+        let window = u16::from_be(read!(data, self.l4 + 14, u16));
+        let expects = |end| conntrack::read_expects(self.flow, end);
+        let forward = acknowledged.wrapping_sub(expects(original));
+        if forward | u32::from(window ^ conntrack::read_window(self.flow, original)) == 0 {
+            return Some(());
+        }
+        let sequence = u32::from_be(read!(data, self.l4 + 4, u32));
+        let reach = |end| tcp::reach(state, end, conntrack::read_window(self.flow, end));
+        let in_reach = tcp::near(sequence, expects(!original), reach(!original));
+        if in_reach && forward <= reach(original) && conntrack::is(self.flow, self.check) {
+            conntrack::write_expects(self.flow, original, acknowledged, window);
+        }
+        Some(())
     }
 }
 

@@ -1,13 +1,12 @@
-//! What is the host's own: addresses, and packets that it would not forward.
+//! Kinds of addresses: the host's own, those of a link, those that belong on none.
 
-use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as Route,
-};
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use crate::maps::PeerInfo;
 
-use crate::maps::Known;
-use crate::packet::Packet;
-use crate::state::{MODE_ASK_ROUTE, MODE_TO_HOST, State};
+/// Whether two addresses are equal.
+#[inline(always)]
+pub(crate) const fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+}
 
 /// fe80::/10.
 #[inline(always)]
@@ -21,51 +20,37 @@ pub(crate) const fn is_multicast_v6(address: &[u32; 4]) -> bool {
     u32::from_be(address[0]) >> 24 == 0xff
 }
 
-/// `MODE_*` bits that say how to find out whether a packet to this address ends at the host.
+/// Whether an address pair must never be seen on a link (RFC 1122, 3.2.1.3; RFC 4291, 2.5):
+/// loopback or "this network" at either end, IPv4 mapped into IPv6 at either end, no IPv6 address
+/// at the destination; a reserved, broadcast or multicast address as a source.
 #[inline(always)]
-pub(crate) fn destination(version: u8, address: &[u32; 4], peer: &Known, local: bool) -> u8 {
-    if peer.is_host() {
-        return MODE_TO_HOST;
+pub(crate) const fn is_martian(version: u8, src: &[u32; 4], dst: &[u32; 4]) -> bool {
+    const fn never_v4(address: u32) -> bool {
+        let network = u32::from_be(address) >> 24;
+        network == 0 || network == 127
     }
-    if local {
-        return 0;
+    const fn never_v6(address: &[u32; 4]) -> bool {
+        let last = u32::from_be(address[3]);
+        let mapped = u32::from_be(address[2]) == 0xffff;
+        address[0] | address[1] == 0 && (mapped || (address[2] == 0 && last == 1))
     }
+    if version == 4 {
+        never_v4(src[0]) || never_v4(dst[0]) || u32::from_be(src[0]) >> 28 >= 0xe
+    } else {
+        let nowhere = dst[0] | dst[1] | dst[2] | dst[3] == 0;
+        never_v6(src) || never_v6(dst) || nowhere || is_multicast_v6(src)
+    }
+}
+
+/// Whether an address is beyond the host and its links: neither the host's own nor one that no
+/// router forwards to.
+#[inline(always)]
+pub(crate) fn is_beyond(version: u8, address: &[u32; 4], peer: &PeerInfo) -> bool {
     let on_link = if version == 4 {
         // Multicast, and above it the limited broadcast.
         u32::from_be(address[0]) >> 28 >= 0xe
     } else {
         is_link_local(address) || is_multicast_v6(address)
     };
-    if on_link { MODE_TO_HOST } else { MODE_ASK_ROUTE }
-}
-
-/// Whether the routing table would forward the packet of the tuple. Whatever is not clearly forwarded counts as the host's.
-///
-/// # Minimum kernel version
-///
-/// 6.3 (`BPF_FIB_LOOKUP_SKIP_NEIGH`).
-#[inline(always)]
-pub(crate) fn forwards(packet: Packet, state: &mut State) -> bool {
-    const AF_INET: u8 = 2;
-    const AF_INET6: u8 = 10;
-    let tuple = state.tuple();
-    // SAFETY: plain integers and unions of them, for which zero is valid.
-    let mut route: Route = unsafe { core::mem::zeroed() };
-    route.family = if tuple.ip_version == 4 { AF_INET } else { AF_INET6 };
-    route.l4_protocol = tuple.protocol;
-    route.sport = tuple.src_port.to_be();
-    route.dport = tuple.dst_port.to_be();
-    route.ifindex = packet.ifindex();
-    route.__bindgen_anon_3.ipv6_src = tuple.src;
-    route.__bindgen_anon_4.ipv6_dst = tuple.dst;
-    // SAFETY: the helper reads and writes `route` only, whose size it is told.
-    let answer = unsafe {
-        bpf_fib_lookup(
-            packet.skb().cast(),
-            &raw mut route,
-            size_of::<Route>() as i32,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
-        )
-    };
-    answer >= 0 && answer != i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) && answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+    !peer.is_host() && !on_link
 }

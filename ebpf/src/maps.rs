@@ -1,5 +1,5 @@
-//! Every map of the programs, under the name that user space pins it by. `classes` is not here: only generated policy programs read it,
-//! and its width is chosen when it is created.
+//! Every map of the programs, under the name that user space pins it by. `classes` is not here:
+//! only generated policy programs read it, and its width is chosen when it is created.
 //!
 //! # Minimum kernel version
 //!
@@ -8,17 +8,17 @@
 use core::ptr::addr_of;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use felid_common::{
-    ClassPair, DROP_REASONS, Drop, EVENTS, Endpoint, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKeyV4,
-    FragmentKeyV6, LOG_BYTES, LogRate, LogRecord, MAX_COUNTERS, MAX_ENDPOINTS, MAX_NATS, NamedPort, NamedPortKey, Nat,
-    POLICIES, Peer, Scratch, Settings, fixed,
+    ClassPair, DROP_REASONS, DropReason, EVENTS, Endpoint, FLOW_COUNTS, Flow, FlowCount, FlowKeyV4, FlowKeyV6,
+    FragmentPlaceV4, FragmentPlaceV6, ImageV4, ImageV6, LOG_BYTES, Learned, LogRate, LogRecord, MAX_COUNTERS,
+    MAX_ENDPOINTS, MAX_NATS, NamedPort, NamedPortKey, Nat, POLICIES, Peer, Scratch, Settings, static_programs,
 };
 
-/// The programs of this crate, by their numbers in [`fixed`].
-#[btf_map(name = "fixed")]
-pub(crate) static FIXED: ProgramArray<{ fixed::COUNT as usize }> = ProgramArray::new();
+/// The programs of this crate, by their numbers in [`static_programs`].
+#[btf_map(name = "static_programs")]
+pub(crate) static STATIC_PROGRAMS: ProgramArray<{ static_programs::COUNT as usize }> = ProgramArray::new();
 
 /// Generated policy programs, by [`felid_common::policy_index`].
 #[btf_map(name = "policies")]
@@ -56,13 +56,17 @@ pub(crate) static NETS_V4: LpmTrie<u32, ClassPair, 65_536> = LpmTrie::new();
 #[btf_map(name = "nets_v6")]
 pub(crate) static NETS_V6: LpmTrie<[u32; 4], ClassPair, 65_536> = LpmTrie::new();
 
-/// Translations, a hash table that user space fills: [`felid_common::nat_slot`].
+/// Translations, a hash table that user space fills: [`felid_common::nat_places`].
 #[btf_map(name = "nats")]
 pub(crate) static NATS: Array<Nat, { MAX_NATS as usize }> = Array::new();
 
 /// New flows that were translated, by the index of the external address's translation.
 #[btf_map(name = "nat_flows")]
 pub(crate) static NAT_FLOWS: PerCpuArray<u64, { MAX_NATS as usize }> = PerCpuArray::new();
+
+/// Addresses that endpoints showed by themselves, by the endpoint's index.
+#[btf_map(name = "learned")]
+pub(crate) static LEARNED: Array<Learned, { MAX_ENDPOINTS as usize }> = Array::new();
 
 /// IPv4 networks where workloads are shown under their own addresses.
 #[btf_map(name = "cluster_v4")]
@@ -72,35 +76,49 @@ pub(crate) static CLUSTER_V4: LpmTrie<u32, u32, 1_024> = LpmTrie::new();
 #[btf_map(name = "cluster_v6")]
 pub(crate) static CLUSTER_V6: LpmTrie<[u32; 4], u32, 1_024> = LpmTrie::new();
 
-/// Ports with a name. Read by generated programs only; defined here so that everything is created in one place.
+/// Ports with a name. Read by generated programs only; defined here so that everything is created
+/// in one place.
 #[btf_map(name = "named_ports")]
 pub(crate) static NAMED_PORTS: HashMap<NamedPortKey, NamedPort, 65_536> = HashMap::new();
 
-/// Answered IPv4 flows.
+/// Established IPv4 flows, see `FLOW_ESTABLISHED`.
 #[btf_map(name = "established_v4")]
 pub(crate) static ESTABLISHED_V4: HashMap<FlowKeyV4, Flow, 262_144> = HashMap::new();
 
-/// Answered IPv6 flows.
+/// Established IPv6 flows, see `FLOW_ESTABLISHED`.
 #[btf_map(name = "established_v6")]
 pub(crate) static ESTABLISHED_V6: HashMap<FlowKeyV6, Flow, 131_072> = HashMap::new();
 
-/// Unanswered IPv4 flows.
+/// Half-open IPv4 flows, and established ones that find no room in the other table.
 #[btf_map(name = "half_open_v4")]
-pub(crate) static HALF_OPEN_V4: LruHashMap<FlowKeyV4, Flow, 65_536> = LruHashMap::new();
+pub(crate) static HALF_OPEN_V4: HashMap<FlowKeyV4, Flow, 131_072> = HashMap::new();
 
-/// Unanswered IPv6 flows.
+/// Half-open IPv6 flows, and established ones that find no room in the other table.
 #[btf_map(name = "half_open_v6")]
-pub(crate) static HALF_OPEN_V6: LruHashMap<FlowKeyV6, Flow, 32_768> = LruHashMap::new();
+pub(crate) static HALF_OPEN_V6: HashMap<FlowKeyV6, Flow, 131_072> = HashMap::new();
 
-/// Ports of fragmented IPv4 datagrams.
+/// The keys of each endpoint's half-open IPv4 flows in the order of their coming, in rings: see
+/// [`felid_common::flow_slot`].
+#[btf_map(name = "half_open_ring_v4")]
+pub(crate) static HALF_OPEN_RING_V4: Array<ImageV4, 131_072> = Array::new();
+
+/// Likewise IPv6.
+#[btf_map(name = "half_open_ring_v6")]
+pub(crate) static HALF_OPEN_RING_V6: Array<ImageV6, 131_072> = Array::new();
+
+/// What each endpoint has of the tables of flows.
+#[btf_map(name = "flow_counts")]
+pub(crate) static FLOW_COUNT: Array<FlowCount, { FLOW_COUNTS as usize }> = Array::new();
+
+/// Ports of fragmented IPv4 datagrams: see [`felid_common::fragment_slot`].
 #[btf_map(name = "fragments_v4")]
-pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Fragment, 8_192> = LruHashMap::new();
+pub(crate) static FRAGMENTS_V4: Array<FragmentPlaceV4, 32_768> = Array::new();
 
 /// Ports of fragmented IPv6 datagrams.
 #[btf_map(name = "fragments_v6")]
-pub(crate) static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Fragment, 8_192> = LruHashMap::new();
+pub(crate) static FRAGMENTS_V6: Array<FragmentPlaceV6, 32_768> = Array::new();
 
-/// Dropped packets by [`felid_common::Drop`].
+/// Dropped packets by [`felid_common::DropReason`].
 #[btf_map(name = "drops")]
 pub(crate) static DROPS: PerCpuArray<u64, { DROP_REASONS as usize }> = PerCpuArray::new();
 
@@ -120,9 +138,10 @@ pub(crate) static LOG: RingBuf<LogRecord, { LOG_BYTES as usize }> = RingBuf::new
 #[btf_map(name = "log_rate")]
 pub(crate) static LOG_RATES: PerCpuArray<LogRate, 1> = PerCpuArray::new();
 
-/// What is known of an address. Integers only: the verifier does not follow how an `Option` in a `Result` lies on the stack.
+/// What is known of an address. Integers only: the verifier does not follow how an `Option` in a
+/// `Result` lies on the stack.
 #[derive(Clone, Copy)]
-pub(crate) struct Known {
+pub(crate) struct PeerInfo {
     class: [u32; 2],
     /// As in [`Peer`].
     pub(crate) endpoint: u32,
@@ -137,36 +156,37 @@ const ABSENT: u32 = 1 << 31;
 /// What was found was another address's, twice.
 const TORN: u32 = 1 << 30;
 
-/// Looks an address up. The kernel reuses replaced and deleted elements at once, so one may change under the reader: then a second look finds
-/// the new one.
+/// Looks an address up. The kernel reuses replaced and deleted elements at once, so one may change
+/// under the reader: then a second look finds the new one.
 #[inline(always)]
-pub(crate) fn peer(version: u8, address: &[u32; 4]) -> Result<Known, Drop> {
+pub(crate) fn lookup_peer(version: u8, address: &[u32; 4]) -> Result<PeerInfo, DropReason> {
     let mut known = look_up(version, address);
     if known.flags & TORN != 0 {
         known = look_up(version, address);
         if known.flags & TORN != 0 {
-            return Err(Drop::Internal);
+            return Err(DropReason::Internal);
         }
     }
     Ok(known)
 }
 
 #[inline(always)]
-fn look_up(version: u8, address: &[u32; 4]) -> Known {
+fn look_up(version: u8, address: &[u32; 4]) -> PeerInfo {
     let found = if version == 4 {
         PEERS_V4.get_ptr(address[0])
     } else {
         PEERS_V6.get_ptr(address)
     };
     let Some(found) = found else {
-        return Known {
+        return PeerInfo {
             class: [0; 2],
             endpoint: 0,
             id: 0,
             flags: ABSENT,
         };
     };
-    // SAFETY: a looked-up element stays readable while the program runs; what it holds is checked below.
+    // SAFETY: a looked-up element stays readable while the program runs; what it holds is checked
+    // below.
     let peer = unsafe {
         Peer {
             class: addr_of!((*found).class).read_volatile(),
@@ -177,7 +197,7 @@ fn look_up(version: u8, address: &[u32; 4]) -> Known {
         }
     };
     let torn = peer.check != peer.check_for(address);
-    Known {
+    PeerInfo {
         class: peer.class,
         endpoint: peer.endpoint,
         id: peer.id,
@@ -185,7 +205,7 @@ fn look_up(version: u8, address: &[u32; 4]) -> Known {
     }
 }
 
-impl Known {
+impl PeerInfo {
     /// Whether the address is the host's own.
     #[inline(always)]
     pub(crate) const fn is_host(&self) -> bool {

@@ -6,14 +6,19 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes};
-use felid_common::{CB_ID, CB_INDEX, CB_REASON, CB_TARGET, Drop, Endpoint, Event, Scratch, Settings};
+use aya_ebpf::helpers::generated::{
+    bpf_jiffies64, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+};
+use felid_common::{
+    CB_ID, CB_INDEX, CB_OFFLOAD, CB_REASON, CB_TARGET, DropReason, Endpoint, Event, HOST_INPUT_TAG, JUDGED_TAG,
+    Scratch, Settings,
+};
 
 use crate::maps;
 
 /// Go on with the host's stack (`TCX_NEXT`).
 pub(crate) const NEXT: i32 = -1;
-/// Drop (`TCX_DROP`).
+/// DropReason (`TCX_DROP`).
 pub(crate) const DROP: i32 = 2;
 
 /// Length of the Ethernet header, and so where the IP header begins.
@@ -39,7 +44,8 @@ impl EbpfContext for Packet {
 /// Reads a field of the context; each read is one instruction of the field's own size.
 macro_rules! field {
     ($packet:expr, $($field:tt)+) => {
-        // SAFETY: the kernel hands a valid context to the program; fields are read at their own size.
+        // SAFETY: the kernel hands a valid context to the program; fields are read at their own
+        // size.
         unsafe { addr_of!((*$packet.skb).$($field)+).read_volatile() }
     };
 }
@@ -78,16 +84,47 @@ impl Packet {
         field!(self, vlan_present) != 0
     }
 
+    /// Whether the host's stack hands itself a copy of a multicast or broadcast packet that it
+    /// sends out of this interface. Nobody else can make such a packet: where one arrives from
+    /// elsewhere the kernel sets its type anew. It has no Ethernet header.
+    #[inline(always)]
+    pub(crate) fn is_looped_back(self) -> bool {
+        const PACKET_LOOPBACK: u32 = 5;
+        field!(self, pkt_type) == PACKET_LOOPBACK
+    }
+
+    /// Takes a tag of VLAN 0 off, which gives a priority and no network (IEEE 802.1p), as the
+    /// host's stack would; false if the packet has another tag.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// `bpf_skb_vlan_pop` 4.3.
+    #[inline(always)]
+    pub(crate) fn untag(self) -> bool {
+        const ID: u32 = 0x0fff;
+        // SAFETY: plain helper call.
+        !self.vlan() || (field!(self, vlan_tci) & ID == 0 && unsafe { bpf_skb_vlan_pop(self.skb) } == 0 && !self.vlan())
+    }
+
+    /// Says for netfilter's hooks that this packet was judged, and whether the workload sends it on
+    /// its own account and not in answer: [`HOST_INPUT_TAG`], [`JUDGED_TAG`].
+    #[inline(always)]
+    pub(crate) fn tag_for_host(self, on_its_own: bool) {
+        let tag = if on_its_own { HOST_INPUT_TAG } else { JUDGED_TAG };
+        // SAFETY: `tc_index` is writable in this program type.
+        unsafe { addr_of_mut!((*self.skb).tc_index).write_volatile(tag.into()) }
+    }
+
+    /// What the packet leaves to others to do, as the endpoint's stub says: `OFFLOAD_*`.
+    #[inline(always)]
+    pub(crate) fn offload(self) -> u32 {
+        self.cb(CB_OFFLOAD)
+    }
+
     /// Whether the packet stands for several (segmentation offload).
     #[inline(always)]
     pub(crate) fn segmented(self) -> bool {
         field!(self, gso_size) != 0
-    }
-
-    /// The interface this hook is at.
-    #[inline(always)]
-    pub(crate) fn ifindex(self) -> u32 {
-        field!(self, ifindex)
     }
 
     /// The interface that the packet came in by; 0 = the host generated it.
@@ -144,7 +181,8 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn load<T: Copy>(self, offset: u32) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper fills all of `value` or fails; `T` is plain data (see the callers: words and arrays of words).
+        // SAFETY: the helper fills all of `value` or fails; `T` is plain data (see the callers:
+        // words and arrays of words).
         unsafe {
             if bpf_skb_load_bytes(
                 self.skb.cast(),
@@ -181,7 +219,8 @@ impl Packet {
         }
     }
 
-    /// Makes the first `length` bytes linear and writable. Pointers into the packet are void afterwards.
+    /// Makes the first `length` bytes linear and writable. Pointers into the packet are void
+    /// afterwards.
     #[inline(always)]
     pub(crate) fn pull(self, length: u32) -> bool {
         // SAFETY: plain helper call.
@@ -190,7 +229,7 @@ impl Packet {
 
     /// Drops the packet and counts why.
     #[inline(always)]
-    pub(crate) fn drop(self, reason: Drop) -> i32 {
+    pub(crate) fn drop(self, reason: DropReason) -> i32 {
         self.set_cb(CB_REASON, reason as u32);
         if let Some(counter) = maps::DROPS.get_ptr_mut(reason as u32) {
             // SAFETY: this CPU's own slot.
@@ -203,16 +242,16 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn continue_in(self, program: u32) -> i32 {
         // SAFETY: nothing here needs to be dropped.
-        unsafe { maps::FIXED.tail_call(&self, program) }
-        self.drop(Drop::Internal)
+        unsafe { maps::STATIC_PROGRAMS.tail_call(&self, program) }
+        self.drop(DropReason::Internal)
     }
 
     /// Goes on with a policy program. Returns only if there is none.
     #[inline(always)]
-    pub(crate) fn judge_by(self, policy: u32) -> i32 {
+    pub(crate) fn evaluate_policy(self, policy: u32) -> i32 {
         // SAFETY: nothing here needs to be dropped.
         unsafe { maps::POLICY.tail_call(&self, policy) }
-        self.drop(Drop::NoPolicy)
+        self.drop(DropReason::NoPolicy)
     }
 }
 
@@ -238,7 +277,8 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     maps::SETTINGS.get(0)
 }
 
-/// This CPU's scratch. Programs are not preempted by others on the same CPU (softirq context, or bottom halves disabled).
+/// This CPU's scratch. Programs are not preempted by others on the same CPU (softirq context, or
+/// bottom halves disabled).
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: one program at a time per CPU, and each takes the reference once.

@@ -1,13 +1,17 @@
-//! Programs that only user space runs (`BPF_PROG_TEST_RUN`): expiry of flows, and the clock that timeouts are counted by.
+//! Programs that only user space runs (`BPF_PROG_TEST_RUN`): expiry of flows, and the clock that
+//! timeouts are counted by.
 //!
-//! User space proposes keys; whether an entry has expired is decided here, by the same clock and the same compare-and-swap as packets use,
-//! so that a flow that lives is never swept.
+//! User space proposes keys; whether an entry has expired is decided here, by the same clock and
+//! the same compare-and-swap as packets use, so that a flow that lives is never swept.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use felid_common::{FLOW_DEAD, ImageV4, ImageV6, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep};
+use felid_common::{
+    FLOW_DEAD, ImageV4, ImageV6, Recount, SWEEP_ESTABLISHED, SWEEP_KEYS_V4, SWEEP_KEYS_V6, Settings, Sweep,
+};
 
-use crate::conntrack::{Key, Word, key_v4, key_v6, swap_word};
+use crate::conntrack::{Key, Word, age, key_v4, key_v6, swap_word};
 use crate::packet::{Packet, now, settings};
+use crate::shares;
 
 /// How far back a claimed entry is dated: longer than any timeout may be, see [`FLOW_DEAD`].
 const LONG_AGO: u32 = 1 << 30;
@@ -67,7 +71,9 @@ fn expire(key: &Key, word: u32, header: Sweep, settings: &Settings) -> bool {
     let established = header.table == SWEEP_ESTABLISHED;
     let Some(hit) = key.look(established) else { return false };
     let now = now();
-    if !hit.expired(word as u8, settings, now) {
+    let silent = settings.hz.wrapping_sub(age(now, hit.copy.last_seen)) >> 31;
+    let over = header.closed & hit.over() & silent;
+    if over == 0 && !hit.expired(word as u8, settings, now) {
         return false;
     }
     let old = hit.word();
@@ -75,8 +81,21 @@ fn expire(key: &Key, word: u32, header: Sweep, settings: &Settings) -> bool {
     if !swap_word(hit.flow, key.check, old, dead) {
         return false;
     }
-    key.remove(established);
-    true
+    if established {
+        key.remove_established(settings)
+    } else {
+        key.remove_half_open()
+    }
+}
+
+/// Adds what user space has found to be missing in a count, if that is still the endpoint's.
+#[inline(always)]
+pub(crate) fn recount(packet: Packet) -> i32 {
+    let Some(wanted) = packet.load::<Recount>(0) else {
+        return 1;
+    };
+    let done = u32::from(shares::correct(&wanted));
+    i32::from(!packet.store(core::mem::offset_of!(Recount, done) as u32, &done))
 }
 
 /// Writes jiffies to the front of the data.

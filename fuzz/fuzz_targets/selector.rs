@@ -1,4 +1,5 @@
-//! Any text as a selector: what parses has a canonical text that parses to the same, and matches the same labels.
+//! Any text as a selector: what parses has a canonical text that parses to the same, and matches
+//! the same labels.
 #![no_main]
 
 use felid_model::{LabelMap, Selector};
@@ -18,7 +19,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let canonical = selector.canonical();
     let again = Selector::parse(canonical).expect("canonical text parses");
-    // Negations of negations, kept apart by parentheses in the text, are adjacent in the canonical text and vanish.
+    // Negations of negations, kept apart by parentheses in the text, are adjacent in the canonical
+    // text and vanish.
     if !canonical.contains("!!") {
         assert_eq!(again.canonical(), canonical);
         assert_eq!(again.uid(), selector.uid());

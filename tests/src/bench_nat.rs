@@ -1,6 +1,7 @@
 //! What a translated packet of an established flow costs beside one that is not translated.
 //!
-//! Translation changes the packet, so a program in front restores it before each repetition; its few nanoseconds are in all figures alike.
+//! Translation changes the packet, so a program in front restores it before each repetition; its
+//! few nanoseconds are in all figures alike.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -12,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use felid_compile::nat::{Mapping, Mappings};
 use felid_compile::stub::Hook;
 use felid_compile::transaction::EndpointId;
-use felid_dataplane::kernel::{Outcome, Probe};
+use felid_dataplane::kernel::{PacketOutcome, Probe};
 use felid_dataplane::sys::RawMap;
 use felid_dataplane::{Kernel, object, sys};
 use felid_lab::Workload;
@@ -46,11 +47,12 @@ struct Way {
     packet: Vec<u8>,
     ifindex: u32,
     came_by: u32,
-    outcome: Outcome,
+    outcome: PacketOutcome,
 }
 
-/// Measures all directions: between two workloads (redirected) and from and to the outside (through the host's stack). The client may reach
-/// the server's `port` and everybody the client. Ends with the table of translations filled.
+/// Measures all directions: between two workloads (redirected) and from and to the outside (through
+/// the host's stack). The client may reach the server's `port` and everybody the client. Ends with
+/// the table of translations filled.
 pub fn measure(
     kernel: &mut Kernel,
     client: &End<'_>,
@@ -99,7 +101,7 @@ pub fn measure(
                     context[36..40].copy_from_slice(&way.came_by.to_ne_bytes());
                     context[40..44].copy_from_slice(&way.ifindex.to_ne_bytes());
                     let run = sys::test_run(program.as_fd(), &way.packet, &context, repeat)?;
-                    let wanted = if way.outcome == Outcome::Next { -1 } else { 7 };
+                    let wanted = if way.outcome == PacketOutcome::Next { -1 } else { 7 };
                     ensure!(
                         run.result.cast_signed() == wanted,
                         "{family} {kind} {}: {}",
@@ -194,7 +196,7 @@ fn all(
                 client,
                 local.tcp(source_port, port, TCP_ACK),
                 client_if,
-                Outcome::Redirect(server_if),
+                PacketOutcome::Redirect(server_if),
             )?,
             way(
                 "back from it",
@@ -202,7 +204,7 @@ fn all(
                 server,
                 reply.tcp(port, source_port, TCP_ACK),
                 server_if,
-                Outcome::Redirect(client_if),
+                PacketOutcome::Redirect(client_if),
             )?,
             &local,
             &reply,
@@ -214,7 +216,7 @@ fn all(
                 client,
                 inward.tcp(source_port, port, TCP_ACK),
                 UPLINK,
-                Outcome::Next,
+                PacketOutcome::Next,
             )?,
             way(
                 "back to outside",
@@ -222,7 +224,7 @@ fn all(
                 client,
                 outward.tcp(port, source_port, TCP_ACK),
                 client_if,
-                Outcome::Next,
+                PacketOutcome::Next,
             )?,
             &inward,
             &outward,
@@ -230,11 +232,10 @@ fn all(
     ];
     let mut ways = Vec::new();
     for (there, back, ask, answer) in flows {
-        // Frames of the laboratory carry sequence number 1 and acknowledge nothing; the answer to 2 is a plain ACK of 2.
         for (way, packet) in [
             (&there, ask.tcp(source_port, port, TCP_SYN)),
             (&back, answer.tcp(port, source_port, TCP_SYN | TCP_ACK)),
-            (&there, ask.tcp_acknowledging(source_port, port, 2)),
+            (&there, ask.tcp(source_port, port, TCP_ACK)),
         ] {
             let run = way.probe.run(&packet, way.ifindex, way.came_by)?;
             ensure!(run.outcome == way.outcome, "{}: handshake: {:?}", way.name, run.outcome);

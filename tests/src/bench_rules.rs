@@ -86,23 +86,19 @@ impl Rules<'_> {
             }
         }
         let port = if last { self.port } else { 20_000 + n };
+        let action = if self.changed && n == 0 && !last {
+            ResolvedAction::Deny
+        } else {
+            ResolvedAction::Allow
+        };
         ResolvedRule {
-            icmp: None,
-            not_icmp: None,
-            index: n.into(),
-            action: if self.changed && n == 0 && !last {
-                ResolvedAction::Deny
-            } else {
-                ResolvedAction::Allow
-            },
-            ip_version: None,
             protocol: Some(Protocol(protocol::TCP)),
-            not_protocol: None,
             source,
             destination: ResolvedSide {
                 ports: self.shape.ports.then_some((port, port)).into_iter().collect(),
                 ..ResolvedSide::default()
             },
+            ..ResolvedRule::new(n.into(), action)
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The kernel programs without interfaces: loaded unpinned, with tables filled by hand, run on crafted packets by `BPF_PROG_TEST_RUN`.
+//! The kernel programs without interfaces: loaded unpinned, with tables filled by hand, run on
+//! crafted packets by `BPF_PROG_TEST_RUN`.
 //!
-//! Policies are a few instructions written here, so that these tests depend on nothing but the programs under test. Each fixture lives in a
-//! network namespace of its own (of the calling thread), with one veth pair per endpoint for helpers that want a real interface.
+//! Policies are a few instructions written here, so that these tests depend on nothing but the
+//! programs under test. Each fixture lives in a network namespace of its own (of the calling
+//! thread), with one veth pair per endpoint for helpers that want a real interface.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,9 +15,9 @@ use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use felid_common::{
-    ClassPair, Drop, EGRESS, Endpoint, Event, Flow, FlowKeyV4, FlowKeyV6, INGRESS, MAX_NATS, NAT_OUT, NAT_PASSED,
-    NAT_PROBES, NAT_V6, Nat, NetKeyV4, NetKeyV6, Peer, QUERIER_LOW, SETTING_NATS, Scratch, Settings, fixed, nat_slot,
-    policy_index, protocol,
+    ClassPair, DropReason, EGRESS, Endpoint, Event, Flow, FlowCount, FlowKeyV4, FlowKeyV6, INGRESS, NAT_OUT,
+    NAT_PASSED, NAT_PROBES, NAT_V6, Nat, NatSeed, NetKeyV4, NetKeyV6, Peer, QUERIER_LOW, SETTING_NATS, Scratch,
+    Settings, nat_places, nat_probe, policy_index, protocol, static_programs,
 };
 use felid_compile::program::Insn;
 use felid_dataplane::object;
@@ -63,48 +65,74 @@ pub const SETTINGS: Settings = Settings {
     log_rate: 100,
     log_burst: 200,
     revoking: 0,
-    reserved: [0; 3],
+    udp_answered: 10_000,
+    nat_seed: NatSeed {
+        words: [
+            0x5851_f42d_4c95_7f2d,
+            0xda94_2042_e4dd_58b5,
+            0xbb67_ae85_84ca_a73b,
+            0x3c6e_f372_fe94_f82b,
+            0xa54f_f53a_5f1d_36f1,
+        ],
+    },
+    // No endpoint takes another's room: the tables are large enough for what tests do.
+    flow_share: [1 << 20; 2],
+    flow_pool: [0; 2],
+    flow_limit: i32::MAX as u32,
+    flow_greed: 8,
+    flow_ring: 4096,
+    fragment_ring: 256,
 };
 
-/// Programs of the object and where they belong in `fixed`.
-const PROGRAMS: [(&str, Option<u32>); 12] = [
-    ("from_workload", Some(fixed::FROM_WORKLOAD)),
-    ("to_workload", Some(fixed::TO_WORKLOAD)),
-    ("from_workload_slow", Some(fixed::FROM_WORKLOAD_SLOW)),
-    ("to_workload_slow", Some(fixed::TO_WORKLOAD_SLOW)),
-    ("judged", Some(fixed::JUDGED)),
-    ("related", Some(fixed::RELATED)),
-    ("neighbour", Some(fixed::NEIGHBOUR)),
-    ("translate", Some(fixed::TRANSLATE)),
+/// Programs of the object and where they belong in `static_programs`.
+const PROGRAMS: [(&str, Option<u32>); 13] = [
+    ("from_workload", Some(static_programs::FROM_WORKLOAD)),
+    ("to_workload", Some(static_programs::TO_WORKLOAD)),
+    ("from_workload_slow", Some(static_programs::FROM_WORKLOAD_SLOW)),
+    ("to_workload_slow", Some(static_programs::TO_WORKLOAD_SLOW)),
+    ("policy_return", Some(static_programs::POLICY_RETURN)),
+    ("related", Some(static_programs::RELATED)),
+    ("neighbour", Some(static_programs::NEIGHBOUR)),
+    ("translate", Some(static_programs::TRANSLATE)),
     ("closed", None),
     ("sweep_v4", None),
     ("sweep_v6", None),
     ("clock", None),
+    ("recount", None),
 ];
 
 /// Sizes that suffice here and are quick to make.
-const SIZES: [(&str, u32); 10] = [
+const SIZES: [(&str, u32); 8] = [
     ("established_v4", 1024),
     ("established_v6", 1024),
     ("half_open_v4", 1024),
     ("half_open_v6", 1024),
-    ("fragments_v4", 256),
-    ("fragments_v6", 256),
     ("peers_v4", 1024),
     ("peers_v6", 1024),
     ("nets_v4", 256),
     ("nets_v6", 256),
 ];
 
+/// What the kernel says of a loaded program.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProgramSize {
+    /// Instructions that the verifier processed; it gives up at a million.
+    pub verified: u32,
+    /// Instructions of the program as the kernel runs it.
+    pub translated: u32,
+}
+
 /// The loaded programs and their tables.
 pub struct Fixture {
     maps: BTreeMap<String, RawMap>,
     programs: BTreeMap<&'static str, OwnedFd>,
+    sizes: BTreeMap<&'static str, ProgramSize>,
     stubs: BTreeMap<(u32, u32), OwnedFd>,
 }
 
 impl Fixture {
-    /// Loads everything into a fresh namespace of this thread, which is pinned to one CPU so that per-CPU values are in one place.
+    /// Loads everything into a fresh namespace of this thread, which is pinned to one CPU so that
+    /// per-CPU values are in one place.
     pub fn new() -> Result<Self> {
         Self::with_sizes(&SIZES)
     }
@@ -123,12 +151,19 @@ impl Fixture {
         }
         let mut ebpf = loader.load(object::EBPF).context("load the object")?;
         let mut programs = BTreeMap::new();
+        let mut program_sizes = BTreeMap::new();
         for (name, _) in PROGRAMS {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(name)
                 .with_context(|| format!("no program {name}"))?
                 .try_into()?;
             program.load().with_context(|| format!("load {name}"))?;
+            let info = program.info()?;
+            let size = ProgramSize {
+                verified: info.verified_instruction_count().unwrap_or_default(),
+                translated: info.size_translated().unwrap_or_default() / 8,
+            };
+            program_sizes.insert(name, size);
             programs.insert(name, program.fd()?.as_fd().try_clone_to_owned()?);
         }
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
@@ -142,12 +177,13 @@ impl Fixture {
         let mut fixture = Self {
             maps,
             programs,
+            sizes: program_sizes,
             stubs: BTreeMap::new(),
         };
         for (name, index) in PROGRAMS {
             if let Some(index) = index {
                 let fd = fixture.programs[name].as_raw_fd();
-                fixture.map("fixed").update(index.as_bytes(), fd.as_bytes())?;
+                fixture.map("static_programs").update(index.as_bytes(), fd.as_bytes())?;
             }
         }
         fixture.set_settings(SETTINGS)?;
@@ -162,6 +198,11 @@ impl Fixture {
     /// A program by its name.
     pub fn program(&self, name: &str) -> &OwnedFd {
         &self.programs[name]
+    }
+
+    /// How large a program is and what it costs the verifier.
+    pub fn size(&self, name: &str) -> ProgramSize {
+        self.sizes.get(name).copied().unwrap_or_default()
     }
 
     /// The stub of an endpoint's hook.
@@ -184,7 +225,7 @@ impl Fixture {
         Endpoint {
             id: n + 100,
             ifindex: n + 10,
-            flags: felid_common::ENDPOINT_FAST,
+            flags: felid_common::ENDPOINT_REDIRECTABLE,
             mtu: 1500,
             egress_generation: 1,
             ingress_generation: 1,
@@ -228,8 +269,11 @@ impl Fixture {
                 },
             )?;
         }
-        for (hook, program) in [(EGRESS, fixed::FROM_WORKLOAD), (INGRESS, fixed::TO_WORKLOAD)] {
-            let insns = code::stub(n, record.id, program, self.map("fixed").fd().as_raw_fd());
+        for (hook, program) in [
+            (EGRESS, static_programs::FROM_WORKLOAD),
+            (INGRESS, static_programs::TO_WORKLOAD),
+        ] {
+            let insns = code::stub(n, record.id, program, self.map("static_programs").fd().as_raw_fd());
             self.stubs.insert((n, hook), load(&insns, "stub")?);
             self.policy(hook, n, Policy::Allow)?;
         }
@@ -294,8 +338,11 @@ impl Fixture {
 
     /// Sets a policy in one bank. The counter it names is `2 * n + direction`.
     pub fn policy_in(&mut self, bank: u32, direction: u32, n: u32, policy: Policy) -> Result<()> {
-        let (scratch, fixed) = (self.map("scratch").fd().as_raw_fd(), self.map("fixed").fd().as_raw_fd());
-        let insns = code::policy(policy, 2 * n + direction, scratch, fixed);
+        let (scratch, static_programs) = (
+            self.map("scratch").fd().as_raw_fd(),
+            self.map("static_programs").fd().as_raw_fd(),
+        );
+        let insns = code::policy(policy, 2 * n + direction, scratch, static_programs);
         let program = load(&insns, "policy")?;
         let index = policy_index(bank, direction, n);
         Ok(self
@@ -303,7 +350,8 @@ impl Fixture {
             .update(index.as_bytes(), program.as_raw_fd().as_bytes())?)
     }
 
-    /// Translates an external address of an endpoint to an internal one, and shows the internal one under it. Returns the index.
+    /// Translates an external address of an endpoint to an internal one, and shows the internal one
+    /// under it. Returns the index.
     pub fn nat(&mut self, n: u32, id: u32, external: &str, internal: &str) -> Result<u32> {
         let (external, internal) = (external.parse::<IpAddr>()?, internal.parse::<IpAddr>()?);
         let flags = if external.is_ipv6() { NAT_V6 } else { 0 };
@@ -333,10 +381,12 @@ impl Fixture {
         self.set_settings(Settings { flags, ..SETTINGS })
     }
 
-    /// Writes a translation where programs look for it: over that of the same address, or where none is.
+    /// Writes a translation where programs look for it: over that of the same address, or where
+    /// none is.
     pub fn put_nat(&mut self, record: Nat) -> Result<u32> {
-        let mut index = nat_slot(&record.address);
-        for _ in 0..NAT_PROBES {
+        let places = nat_places(&record.address, &SETTINGS.nat_seed);
+        for probe in 0..NAT_PROBES {
+            let index = nat_probe(places, probe);
             let there = self.nat_at(index)?;
             let same = there.address == record.address && (there.flags ^ record.flags) & (NAT_V6 | NAT_OUT) == 0;
             if same || (there.id == 0 && there.address == [0; 4]) {
@@ -350,7 +400,6 @@ impl Fixture {
                 ..there
             };
             self.map("nats").update(index.as_bytes(), passed.as_bytes())?;
-            index = (index + 1) % MAX_NATS;
         }
         bail!("no room")
     }
@@ -396,7 +445,8 @@ impl Fixture {
         run(self.stub(n, EGRESS), packet, &Context::new(ifindex, ifindex), 1)
     }
 
-    /// A packet that the host's stack sends to a workload; `came_by` is where it came in, 0 if the host generated it.
+    /// A packet that the host's stack sends to a workload; `came_by` is where it came in, 0 if the
+    /// host generated it.
     pub fn to_workload(&self, n: u32, came_by: u32, packet: &[u8]) -> Result<Outcome> {
         run(
             self.stub(n, INGRESS),
@@ -413,7 +463,7 @@ impl Fixture {
     }
 
     /// A count of dropped packets.
-    pub fn drops(&self, reason: Drop) -> Result<u64> {
+    pub fn drops(&self, reason: DropReason) -> Result<u64> {
         self.count("drops", reason as u32)
     }
 
@@ -439,7 +489,8 @@ impl Fixture {
         self.map(map).lookup(index.as_bytes())?.context("no such element")
     }
 
-    /// The entry of a flow: whether it is established, and what it holds. ICMP: an echo that `src` asked for.
+    /// The entry of a flow: whether it is established, and what it holds. ICMP: an echo that `src`
+    /// asked for.
     pub fn flow(
         &self,
         protocol: u8,
@@ -475,6 +526,15 @@ impl Fixture {
         let table = if established { "established" } else { "half_open" };
         let (name, key) = key(table, protocol, src.parse()?, src_port, dst.parse()?, dst_port);
         Ok(self.map(&name).update(&key, flow.as_bytes())?)
+    }
+
+    /// What is counted for an endpoint, or at an index.
+    pub fn flow_count(&self, index: u32) -> Result<FlowCount> {
+        let bytes = self
+            .map("flow_counts")
+            .lookup(index.as_bytes())?
+            .context("no such element")?;
+        FlowCount::read_from_bytes(&bytes).map_err(|_| anyhow::anyhow!("size of a count"))
     }
 
     /// How many flows there are: established and half-open, both families.

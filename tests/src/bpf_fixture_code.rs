@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 
-use felid_common::{CB_ID, CB_INDEX, Scratch, VERDICT_ALLOW, VERDICT_DENY, fixed};
+use felid_common::{CB_ID, CB_INDEX, Scratch, VERDICT_ALLOW, VERDICT_DENY, static_programs};
 use felid_compile::program::Insn;
 
 use super::{DROP, Policy};
@@ -48,17 +48,17 @@ fn go_on(array: RawFd, index: u32) -> Vec<Insn> {
     code
 }
 
-pub(super) fn stub(index: u32, id: u32, program: u32, fixed: RawFd) -> Vec<Insn> {
+pub(super) fn stub(index: u32, id: u32, program: u32, static_programs: RawFd) -> Vec<Insn> {
     let mut code = vec![
         mov(6, 1),
         store(6, 48 + 4 * CB_INDEX, index),
         store(6, 48 + 4 * CB_ID, id),
     ];
-    code.extend(go_on(fixed, program));
+    code.extend(go_on(static_programs, program));
     code
 }
 
-pub(super) fn policy(policy: Policy, counter: u32, scratch: RawFd, fixed_array: RawFd) -> Vec<Insn> {
+pub(super) fn policy(policy: Policy, counter: u32, scratch: RawFd, static_programs_fd: RawFd) -> Vec<Insn> {
     let mut code = vec![mov(6, 1), insn(0x62, 10, 0, -4, 0), mov(2, 10), insn(0x07, 2, 0, 0, -4)];
     code.extend(map(1, scratch));
     code.extend([call(1), insn(0x55, 0, 0, 2, 0), set(0, DROP), EXIT]);
@@ -81,6 +81,6 @@ pub(super) fn policy(policy: Policy, counter: u32, scratch: RawFd, fixed_array: 
         Policy::DestinationClass(class) => test(0x61, offset_of!(Scratch, dst_class), class as i32),
         Policy::IcmpType(kind) => test(0x71, offset_of!(Scratch, icmp_type), i32::from(kind)),
     });
-    code.extend(go_on(fixed_array, fixed::JUDGED));
+    code.extend(go_on(static_programs_fd, static_programs::POLICY_RETURN));
     code
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use felid_common::{CB_REASON, CB_TARGET, Drop};
+use felid_common::{CB_OFFLOAD, CB_REASON, CB_TARGET, DropReason};
 use felid_dataplane::sys;
 
 /// `TCX_NEXT`.
@@ -31,7 +31,7 @@ pub struct Outcome {
 impl Outcome {
     /// Asserts a drop for this reason.
     #[track_caller]
-    pub fn dropped(&self, reason: Drop) {
+    pub fn dropped(&self, reason: DropReason) {
         assert!(
             self.code == DROP && self.reason == reason as u32,
             "expected a drop for {reason:?}, not {}",
@@ -57,7 +57,7 @@ impl Outcome {
 
     fn text(&self) -> String {
         match self.code {
-            DROP => format!("a drop for {:?}", Drop::ALL.get(self.reason as usize)),
+            DROP => format!("a drop for {:?}", DropReason::ALL.get(self.reason as usize)),
             NEXT => "a pass".to_owned(),
             REDIRECT => format!("a redirect to {}", self.target),
             code => format!("code {code}"),
@@ -79,11 +79,19 @@ impl Context {
         context
     }
 
-    /// With segmentation offload: bytes a segment. Their number is derived from the packet by the programs' helpers.
+    /// With segmentation offload: bytes a segment. Their number is derived from the packet by the
+    /// programs' helpers.
     #[must_use]
     pub fn segments(mut self, size: u32, count: u32) -> Self {
         self.set(164, count);
         self.set(176, size);
+        self
+    }
+
+    /// With a word of `OFFLOAD_*`, as an endpoint's real stub finds it.
+    #[must_use]
+    pub fn offload(mut self, word: u32) -> Self {
+        self.set(48 + 4 * CB_OFFLOAD, word);
         self
     }
 

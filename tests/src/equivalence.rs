@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use felid_common::{Drop, LOG_INGRESS, VERDICT_ALLOW, protocol};
+use felid_common::{DropReason, LOG_INGRESS, VERDICT_ALLOW, protocol};
 use felid_compile::Direction;
 use felid_compile::planner::{Planner, PlannerOptions};
 use felid_compile::program::table_id;
@@ -19,7 +19,7 @@ use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedPolic
 use felid_model::{Kind, ResourceKey};
 use ipnet::IpNet;
 
-use crate::probe::Outcome;
+use crate::probe::PacketOutcome;
 
 mod packets;
 
@@ -106,6 +106,7 @@ impl Bench {
         };
         let config = Config {
             bpffs: host.bpffs().to_owned(),
+            bpffs_private: true,
             capacities: capacities.clone(),
             settings,
             ..Config::default()
@@ -187,6 +188,7 @@ impl Bench {
             let endpoint = LocalEndpoint {
                 allow_spoofed_source_prefixes: world.spoofed.clone(),
                 ip_nats: Vec::new(),
+                aws_elastic_ips: Vec::new(),
                 key: key.clone(),
                 interface_name: "calieq".into(),
                 addresses: world.own.clone(),
@@ -231,7 +233,8 @@ impl Bench {
                     let Some((packet, mut frame)) = packet(&world, &mut rng, policy, direction) else {
                         continue;
                     };
-                    // Some are cut in two: the first part is judged by what it shows, the other one goes by that.
+                    // Some are cut in two: the first part is judged by what it shows, the other one
+                    // goes by that.
                     let mut later = None;
                     if rng.percent(10) {
                         let parts = parts(&packet, &frame, &mut rng);
@@ -241,8 +244,9 @@ impl Bench {
                     if sent.contains(&(number, packet.dst, packet.dst_port, packet.src, packet.src_port)) {
                         continue;
                     }
-                    // A packet of a flow that is known may not be judged at all: then only its verdict says something. (Of ICMP, types
-                    // that are no flows of their own have verdicts of their own.)
+                    // A packet of a flow that is known may not be judged at all: then only its
+                    // verdict says something. (Of ICMP, types that are no flows of their own have
+                    // verdicts of their own.)
                     let known = !sent.insert((number, packet.src, packet.src_port, packet.dst, packet.dst_port));
                     if known && (!repeat || matches!(number, protocol::ICMP | protocol::ICMPV6)) {
                         continue;
@@ -253,15 +257,15 @@ impl Bench {
                         && !world.spoofed.iter().any(|net| net.contains(&packet.src));
                     let got = probe.run(&frame, self.uplink, came_by)?.outcome;
                     let denied = match direction {
-                        Direction::Ingress => Drop::IngressPolicy,
-                        Direction::Egress => Drop::EgressPolicy,
+                        Direction::Ingress => DropReason::IngressPolicy,
+                        Direction::Egress => DropReason::EgressPolicy,
                     };
                     let wanted = if spoofed {
-                        Outcome::Drop(Some(Drop::SpoofedAddress))
+                        PacketOutcome::Drop(Some(DropReason::SpoofedAddress))
                     } else if expected.allowed {
-                        Outcome::Next
+                        PacketOutcome::Next
                     } else {
-                        Outcome::Drop(Some(denied))
+                        PacketOutcome::Drop(Some(denied))
                     };
                     if got != wanted {
                         let by: &Decided = &expected.by;
@@ -269,14 +273,15 @@ impl Bench {
                             "turn {turn} {direction:?} (known: {known}): {packet:?}\nreference: {wanted:?} by {by:?}\nkernel: {got:?}\n{policy:#?}\n{world:#?}"
                         );
                     }
-                    // (An answer that nobody asked for makes no flow that its second part could belong to.)
+                    // (An answer that nobody asked for makes no flow that its second part could
+                    // belong to.)
                     let version = if packet.src.is_ipv4() { 4 } else { 6 };
                     let answers = matches!(number, protocol::ICMP | protocol::ICMPV6)
                         && matches!(protocol::icmp_query(version, packet.icmp_type), Some((_, true)));
-                    if let Some(later) = later.filter(|_| got == Outcome::Next && !answers) {
+                    if let Some(later) = later.filter(|_| got == PacketOutcome::Next && !answers) {
                         let got = probe.run(&later, self.uplink, came_by)?.outcome;
                         anyhow::ensure!(
-                            got == Outcome::Next,
+                            got == PacketOutcome::Next,
                             "turn {turn} {direction:?}: the second part of {packet:?}: {got:?}"
                         );
                         summary.fragments += 1;
@@ -412,7 +417,7 @@ impl Bench {
             let flip = self.kernel.apply(&transaction)?;
             anyhow::ensure!(flip.link_errors.is_empty(), "{:?}", flip.link_errors);
             self.kernel.complete(&transaction)?;
-            self.planner.retired();
+            self.planner.committed();
         }
         if let Some(problem) = self.planner.problems().next() {
             bail!("the planner has a problem: {problem:?}");

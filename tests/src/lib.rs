@@ -1,5 +1,5 @@
-//! What the tests that need root share: the laboratory of namespaces (`felid-lab`), a node with the real agent ([`Cluster`]), crafted
-//! frames, sockets.
+//! What the tests that need root share: the laboratory of namespaces (`felid-lab`), a node with the
+//! real agent ([`Cluster`]), crafted frames, sockets.
 #![forbid(unsafe_code)]
 
 pub mod bench_nat;
@@ -7,6 +7,7 @@ pub mod bench_rules;
 pub mod bpf_fixture;
 mod cluster;
 pub mod equivalence;
+mod feeder;
 pub mod figures;
 pub mod inventory;
 pub mod nat_flows;

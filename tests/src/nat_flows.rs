@@ -19,7 +19,8 @@ const WARM: Duration = Duration::from_secs(1);
 /// First byte of what nobody has asked for.
 const UNASKED: u8 = b'!';
 
-/// Echoes TCP and UDP on a port with the server's letter in front. Those who asked by UDP lately are also written to unasked.
+/// Echoes TCP and UDP on a port with the server's letter in front. Those who asked by UDP lately
+/// are also written to unasked.
 pub fn serve(namespace: &Namespace, port: u16, letter: u8) -> Result<()> {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let socket = namespace.run(|| UdpSocket::bind(any))?.context("bind")?;
@@ -74,7 +75,8 @@ impl Flow {
     /// A UDP flow, or a TCP connection.
     pub fn open(from: &Namespace, to: IpAddr, port: u16, tcp: bool) -> Result<Self> {
         let to = SocketAddr::new(to, port);
-        // Two flows of one port to two names of a server would be a collision, and the kernel may well choose one port twice.
+        // Two flows of one port to two names of a server would be a collision, and the kernel may
+        // well choose one port twice.
         static NEXT: AtomicU16 = AtomicU16::new(5000);
         // (Beyond the port of VXLAN: what a workload sends there is a tunnel.)
         let port = NEXT.fetch_add(1, Ordering::Relaxed).max(5000);
@@ -97,7 +99,8 @@ impl Flow {
         Ok(Self { socket, number: 0 })
     }
 
-    /// A question whose answer must come, from the server with this letter. Nothing is sent twice (but by TCP itself).
+    /// A question whose answer must come, from the server with this letter. Nothing is sent twice
+    /// (but by TCP itself).
     pub fn ask(&mut self, letter: u8) -> Result<()> {
         self.send();
         match self.answer(PATIENCE)? {
@@ -166,7 +169,8 @@ fn connect(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
     Ok(fd.into())
 }
 
-/// Counts what comes to a namespace from the given addresses: those under which nobody here may be answered.
+/// Counts what comes to a namespace from the given addresses: those under which nobody here may be
+/// answered.
 #[derive(Debug)]
 pub struct Leaks<'a>(&'a Namespace);
 

@@ -1,4 +1,5 @@
-//! Two workloads with 1:1 translations, a host, somebody outside; and conversations between them of which both ends' addresses are seen.
+//! Two workloads with 1:1 translations, a host, somebody outside; and conversations between them of
+//! which both ends' addresses are seen.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -19,7 +20,8 @@ pub struct Family {
     pub web: &'static str,
     /// An external address of `web`.
     pub external: &'static str,
-    /// Another one, that comes first in the order of their texts: `web` shows it where it has the choice.
+    /// Another one, that comes first in the order of their texts: `web` shows it where it has the
+    /// choice.
     pub smallest: &'static str,
     /// The workload `client`.
     pub client: &'static str,
@@ -146,7 +148,8 @@ impl NatWorld {
         }
     }
 
-    /// With the agent running, its translations in force, and servers for every [`Kind`] but on the host.
+    /// With the agent running, its translations in force, and servers for every [`Kind`] but on the
+    /// host.
     pub fn new(prefix: &str, extra: &str, options: &[&str]) -> Result<Self> {
         let mut world = Self::without_agent(prefix, extra, options)?;
         world.cluster.start()?;
@@ -154,13 +157,15 @@ impl NatWorld {
         for namespace in [&world.web.namespace, &world.client.namespace] {
             serve(namespace, &[ip("::")])?;
         }
-        // A datagram's answer comes from the address that was asked only where the socket has no other.
+        // A datagram's answer comes from the address that was asked only where the socket has no
+        // other.
         let outside = FAMILIES.map(|family| [ip(family.outside), ip(family.pool)]);
         serve(&world.outside, &outside.concat())?;
         Ok(world)
     }
 
-    /// Waits until routes lead to every external address, the last thing that the agent does for them.
+    /// Waits until routes lead to every external address, the last thing that the agent does for
+    /// them.
     pub fn in_force(&self) -> Result<()> {
         let host = self.cluster.host.namespace();
         for family in FAMILIES {
@@ -258,7 +263,8 @@ impl Kind {
         }
     }
 
-    /// Asks from a namespace with an address of its own; whether there was an answer. (SCTP: it is asked; see what arrives.)
+    /// Asks from a namespace with an address of its own; whether there was an answer. (SCTP: it is
+    /// asked; see what arrives.)
     pub fn ask(self, from: &Namespace, own: IpAddr, to: IpAddr) -> Result<bool> {
         match self {
             Self::Tcp => sockets::tcp(from, to, PORT),
@@ -276,7 +282,8 @@ impl Kind {
     }
 }
 
-/// Answers to every [`Kind`] on [`PORT`], for the rest of the test; to datagrams at these addresses.
+/// Answers to every [`Kind`] on [`PORT`], for the rest of the test; to datagrams at these
+/// addresses.
 pub fn serve(namespace: &Namespace, datagrams: &[IpAddr]) -> Result<()> {
     sockets::serve_tcp(namespace, PORT)?;
     for address in datagrams {
@@ -312,7 +319,8 @@ pub struct Ends {
     pub asker: Vec<(IpAddr, IpAddr)>,
 }
 
-/// Has a conversation between two namespaces (or within one) and tells which addresses arrived where. Fails unless there is an answer.
+/// Has a conversation between two namespaces (or within one) and tells which addresses arrived
+/// where. Fails unless there is an answer.
 pub fn converse(kind: Kind, asker: &Namespace, own: &str, server: &Namespace, to: &str) -> Result<Ends> {
     let (at_asker, at_server) = (Capture::of(asker)?, Capture::of(server)?);
     let what = || format!("{kind:?} from {own} to {to}");

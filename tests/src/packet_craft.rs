@@ -1,5 +1,6 @@
-//! Packets to be changed and taken apart, for test runs of the kernel programs: a [`Frame`] with its payload, of which every field can be set.
-//! Checksums of IPv4 and L4 are right unless asked otherwise.
+//! Packets to be changed and taken apart, for test runs of the kernel programs: a [`Frame`] with
+//! its payload, of which every field can be set. Checksums of IPv4 and L4 are right unless asked
+//! otherwise.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -32,12 +33,32 @@ pub struct Craft {
     pub protocol: u8,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
-    /// IPv6 extension headers: number and whole bytes, of which the first (next header) is filled in.
+    /// IPv6 extension headers: number and whole bytes, of which the first (next header) is filled
+    /// in.
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// IPv4: identification; flags and offset word.
     pub fragment: (u16, u16),
     /// L4 header and data.
     pub payload: Vec<u8>,
+}
+
+/// A TCP segment.
+#[derive(Debug, Clone, Default)]
+pub struct Segment {
+    /// Source and destination port.
+    pub ports: (u16, u16),
+    /// TCP flags.
+    pub flags: u8,
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number.
+    pub acknowledged: u32,
+    /// Window as in the header.
+    pub window: u16,
+    /// Options, a multiple of four bytes.
+    pub options: Vec<u8>,
+    /// What it carries.
+    pub data: Vec<u8>,
 }
 
 impl Craft {
@@ -88,6 +109,22 @@ impl Craft {
         header.extend(sequence.to_be_bytes());
         header.extend(acknowledged.to_be_bytes());
         header.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        self.checked(6, header, 16)
+    }
+
+    /// TCP with all that its header says. `options` is a multiple of four bytes.
+    #[must_use]
+    pub fn segment(self, segment: &Segment) -> Self {
+        let mut header = Vec::new();
+        header.extend(segment.ports.0.to_be_bytes());
+        header.extend(segment.ports.1.to_be_bytes());
+        header.extend(segment.sequence.to_be_bytes());
+        header.extend(segment.acknowledged.to_be_bytes());
+        header.extend([((5 + segment.options.len() / 4) as u8) << 4, segment.flags]);
+        header.extend(segment.window.to_be_bytes());
+        header.extend([0; 4]);
+        header.extend(&segment.options);
+        header.extend(&segment.data);
         self.checked(6, header, 16)
     }
 

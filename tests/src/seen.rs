@@ -26,7 +26,8 @@ pub struct Seen {
     pub ports: (u16, u16),
     /// What an ICMP error quotes.
     pub about: Option<Box<Self>>,
-    /// ICMP: the four bytes behind the checksum (identifier and number of an echo, MTU of an error).
+    /// ICMP: the four bytes behind the checksum (identifier and number of an echo, MTU of an
+    /// error).
     pub rest: u32,
     /// Bytes of the IP packet.
     pub length: usize,

@@ -2,8 +2,9 @@
 
 use crate::packet_craft::checksum;
 
-/// What is wrong with a frame's checksums: IPv4 header, TCP, UDP, UDP-Lite, ICMP, ICMPv6, and IPv4 headers that ICMP errors quote. Fragments
-/// but for unfragmented packets are looked at no further than their IP header.
+/// What is wrong with a frame's checksums: IPv4 header, TCP, UDP, UDP-Lite, ICMP, ICMPv6, and IPv4
+/// headers that ICMP errors quote. Fragments but for unfragmented packets are looked at no further
+/// than their IP header.
 pub fn faults(frame: &[u8]) -> Vec<String> {
     let mut faults = Vec::new();
     packet(frame.get(14..).unwrap_or_default(), &mut faults);

@@ -79,7 +79,8 @@ fn answer(mut stream: TcpStream) -> Result<()> {
     send(&mut stream, down)
 }
 
-/// Sends `up` bytes to a server and then gets `down` bytes from it, by one connection; all of them must be right.
+/// Sends `up` bytes to a server and then gets `down` bytes from it, by one connection; all of them
+/// must be right.
 pub fn transfer(from: &Namespace, to: IpAddr, port: u16, up: u64, down: u64) -> Result<()> {
     let talk = || -> Result<()> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE)?;

@@ -1,4 +1,5 @@
-//! What the kernel tests of address translation share: two endpoints of which one has external addresses, and flows of every kind.
+//! What the kernel tests of address translation share: two endpoints of which one has external
+//! addresses, and flows of every kind.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
@@ -8,7 +9,8 @@ use felid_common::{PEER_HOST, Peer};
 use crate::bpf_fixture::{Fixture, Outcome};
 use crate::packet_craft::{ACK, Craft, SYN};
 
-/// The addresses of a family: two endpoints, the second one's external address, somebody outside, the host.
+/// The addresses of a family: two endpoints, the second one's external address, somebody outside,
+/// the host.
 #[derive(Clone, Copy)]
 pub struct Family {
     /// The first endpoint's.

@@ -1,13 +1,15 @@
-//! Random damage to packets: whatever the programs let through or show to a policy is what an independent parser reads, too.
+//! Random damage to packets: whatever the programs let through or show to a policy is what an
+//! independent parser reads, too.
 //!
-//! The independent parser is etherparse for the headers, and a few lines here for what felid adds (fragments, lengths). It need not refuse
-//! all that felid refuses: only what felid accepts is compared.
+//! The independent parser is etherparse for the headers, and a few lines here for what felid adds
+//! (fragments, lengths). It need not refuse all that felid refuses: only what felid accepts is
+//! compared.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use felid_common::{Drop, EGRESS, INGRESS, Scratch};
+use felid_common::{DropReason, EGRESS, INGRESS, Scratch};
 use felid_tests::bpf_fixture::{DROP, Fixture, NEXT, REDIRECT, words};
 use felid_tests::packet_craft::{ACK, Craft, SYN, arp, fragment_header};
 use zerocopy::IntoBytes as _;
@@ -196,8 +198,8 @@ fn what_passes_was_read_right() {
         let context = || format!("seed {seed}, round {round}, hook {hook}, packet {packet:02x?}, outcome {outcome:?}");
         assert!([DROP, NEXT, REDIRECT].contains(&outcome.code), "{}", context());
         if outcome.code == DROP {
-            assert!((outcome.reason as usize) < Drop::ALL.len(), "{}", context());
-            assert_ne!(outcome.reason, Drop::Internal as u32, "{}", context());
+            assert!((outcome.reason as usize) < DropReason::ALL.len(), "{}", context());
+            assert_ne!(outcome.reason, DropReason::Internal as u32, "{}", context());
             continue;
         }
         passed += 1;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use felid_common::{Drop, EGRESS, Event, INGRESS, PEER_HOST, Peer, protocol};
+use felid_common::{DropReason, EGRESS, Event, INGRESS, PEER_HOST, Peer, protocol};
 use felid_tests::bpf_fixture::{Fixture, Policy, SETTINGS};
 use felid_tests::packet_craft::{Craft, SYN, fragment_header};
 
@@ -35,7 +35,7 @@ fn echo_is_a_flow_by_its_identifier() {
         fixture
             .from_workload(2, &craft(b, a).echo(77, true).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture
             .from_workload(1, &craft(a, b).echo(77, false).build())
             .unwrap()
@@ -50,7 +50,7 @@ fn echo_is_a_flow_by_its_identifier() {
         fixture
             .from_workload(2, &craft(b, a).echo(78, true).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture
             .from_workload(
                 2,
@@ -59,12 +59,13 @@ fn echo_is_a_flow_by_its_identifier() {
                     .build(),
             )
             .unwrap()
-            .dropped(Drop::EgressPolicy);
-        // A query the other way under the same identifier is a flow of its own, which has to be allowed.
+            .dropped(DropReason::EgressPolicy);
+        // A query the other way under the same identifier is a flow of its own, which has to be
+        // allowed.
         fixture
             .from_workload(2, &craft(b, a).echo(77, false).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture
             .from_workload(2, &craft(b, a).echo(77, true).build())
             .unwrap()
@@ -78,7 +79,7 @@ fn echo_is_a_flow_by_its_identifier() {
         fixture
             .from_workload(2, &craft(b, a).echo(77, true).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture.policy(EGRESS, 2, Policy::Allow).unwrap();
     }
 }
@@ -96,7 +97,7 @@ fn an_answer_that_nobody_asked_for_makes_no_flow() {
         fixture
             .from_workload(2, &craft(b, a).echo(3, false).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
     }
 }
 
@@ -112,7 +113,7 @@ fn the_type_is_what_was_judged() {
     fixture
         .from_workload(1, &craft(a, b).icmp(13, 0, [0, 5, 0, 1], &[0; 12]).build())
         .unwrap()
-        .dropped(Drop::IngressPolicy);
+        .dropped(DropReason::IngressPolicy);
     // Judged again on a reply: by the query.
     fixture
         .from_workload(2, &craft(b, a).echo(5, true).build())
@@ -142,7 +143,7 @@ fn errors_about_known_flows_go_back_to_their_origin() {
         fixture
             .from_workload(2, &unreachable(b, a, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture.from_workload(1, &sent.build()).unwrap().redirected(12);
         let flows = fixture.flows().unwrap();
         let outcome = fixture
@@ -159,15 +160,15 @@ fn errors_about_known_flows_go_back_to_their_origin() {
         fixture
             .from_workload(2, &unreachable(b, a, &sent.ip()[..header + 3]).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture
             .from_workload(2, &unreachable(b, a, &sent.ip()[..header - 1]).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture
             .from_workload(2, &unreachable(b, a, &[]).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         // Through the stack: the other hook lets it in; a router's as well.
         fixture
             .to_workload(1, 12, &unreachable(b, a, &sent.ip()).build())
@@ -180,33 +181,34 @@ fn errors_about_known_flows_go_back_to_their_origin() {
             .passed();
         // It does not extend the flow's life or make flows.
         assert_eq!(fixture.flows().unwrap(), flows);
-        // The other port, the other direction (its own packet), someone else's flow, not the origin's address.
+        // The other port, the other direction (its own packet), someone else's flow, not the
+        // origin's address.
         let other = craft(a, b).udp(40001, 53, b"query");
         fixture
             .from_workload(2, &unreachable(b, a, &other.ip()).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture
             .from_workload(1, &unreachable(a, b, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture
             .from_workload(1, &unreachable(a, a, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         fixture
             .to_workload(2, 11, &unreachable(a, b, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::UnrelatedError);
+            .dropped(DropReason::UnrelatedError);
         // In another's name.
         fixture
             .from_workload(2, &unreachable(router, a, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::SpoofedAddress);
+            .dropped(DropReason::SpoofedAddress);
         fixture
             .to_workload(1, 1, &unreachable(b, a, &sent.ip()).build())
             .unwrap()
-            .dropped(Drop::SpoofedAddress);
+            .dropped(DropReason::SpoofedAddress);
         // A reply may be complained about, too.
         let reply = craft(b, a).udp(53, 40000, b"answer");
         fixture.from_workload(2, &reply.build()).unwrap().redirected(11);
@@ -230,7 +232,7 @@ fn errors_about_every_kind_of_flow() {
             fixture
                 .from_workload(2, &unreachable(b, a, &sent.ip()).build())
                 .unwrap()
-                .dropped(Drop::UnrelatedError);
+                .dropped(DropReason::UnrelatedError);
             fixture.from_workload(1, &sent.build()).unwrap().redirected(12);
             fixture
                 .from_workload(2, &unreachable(b, a, &sent.ip()).build())
@@ -243,7 +245,7 @@ fn errors_about_every_kind_of_flow() {
             fixture
                 .from_workload(2, &unreachable(b, a, &inner.ip()).build())
                 .unwrap()
-                .dropped(Drop::UnrelatedError);
+                .dropped(DropReason::UnrelatedError);
         }
     }
     // IPv4 options inside; IPv6 extension headers inside; later fragments show no ports.
@@ -259,7 +261,7 @@ fn errors_about_every_kind_of_flow() {
     fixture
         .from_workload(2, &unreachable(b, a, &sent.ip()).build())
         .unwrap()
-        .dropped(Drop::UnrelatedError);
+        .dropped(DropReason::UnrelatedError);
     let (a, b) = PAIRS[1];
     let mut sent = craft(a, b).udp(1, 2, b"");
     sent.extensions = vec![(60, vec![0; 8])];
@@ -272,7 +274,7 @@ fn errors_about_every_kind_of_flow() {
     fixture
         .from_workload(2, &unreachable(b, a, &sent.ip()).build())
         .unwrap()
-        .dropped(Drop::UnrelatedError);
+        .dropped(DropReason::UnrelatedError);
 }
 
 #[test]
@@ -292,7 +294,10 @@ fn the_hosts_own_errors_reach_its_workloads() {
         let sent = craft(a, b).udp(40000, 53, b"query");
         let error = unreachable(host, a, &sent.ip()).build();
         fixture.to_workload(1, 0, &error).unwrap().passed();
-        fixture.to_workload(1, 1, &error).unwrap().dropped(Drop::UnrelatedError);
+        fixture
+            .to_workload(1, 1, &error)
+            .unwrap()
+            .dropped(DropReason::UnrelatedError);
     }
 }
 
@@ -308,7 +313,7 @@ fn errors_wait_for_a_flow_to_be_judged_again() {
     fixture
         .from_workload(2, &unreachable(b, a, &sent.ip()).build())
         .unwrap()
-        .dropped(Drop::UnrelatedError);
+        .dropped(DropReason::UnrelatedError);
     fixture.from_workload(1, &sent.build()).unwrap().redirected(12);
     fixture
         .from_workload(2, &unreachable(b, a, &sent.ip()).build())
@@ -325,5 +330,5 @@ fn redirects_are_not_a_workloads_to_send() {
     fixture
         .from_workload(2, &craft(b, a).icmp(5, 1, [10, 65, 0, 9], &sent.ip()).build())
         .unwrap()
-        .dropped(Drop::SpoofedNeighbour);
+        .dropped(DropReason::SpoofedNeighbour);
 }

@@ -1,11 +1,12 @@
-//! Who a packet is from and to: spoofing, the host, endpoints that come and go, delivery that is not possible.
+//! Who a packet is from and to: spoofing, the host, endpoints that come and go, delivery that is
+//! not possible.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_FAST, FLOW_FAST, INGRESS, PEER_HOST, Peer, SETTING_HOST_REACHABLE,
-    protocol::{TCP, UDP},
+    DropReason, EGRESS, ENDPOINT_CHECK_MAC, ENDPOINT_REDIRECTABLE, ENDPOINT_SPOOFS, FLOW_REDIRECT, INGRESS, PEER_HOST,
+    Peer, SETTING_HOST_REACHABLE, protocol::TCP,
 };
 use felid_tests::bpf_fixture::{Context, Fixture, Policy, SETTINGS, command, run};
 use felid_tests::packet_craft::{ACK, Craft, SYN};
@@ -54,28 +55,32 @@ fn a_workload_has_its_own_addresses_only() {
     for ((_, b), far) in PAIRS.into_iter().zip(FAR) {
         // Unknown addresses, the host's, a neighbour's, none.
         let none = if b.contains(':') { "::" } else { "0.0.0.0" };
-        for src in [far, b, none] {
+        for (src, reason) in [
+            (far, DropReason::SpoofedAddress),
+            (b, DropReason::SpoofedAddress),
+            (none, DropReason::Martian),
+        ] {
             fixture
                 .from_workload(1, &craft(src, b).udp(1, 2, b"").build())
                 .unwrap()
-                .dropped(Drop::SpoofedAddress);
+                .dropped(reason);
         }
         // A neighbour's established flow does not help.
     }
     fixture
         .from_workload(1, &craft("192.0.2.1", "10.65.0.3").udp(1, 2, b"").build())
         .unwrap()
-        .dropped(Drop::SpoofedAddress);
+        .dropped(DropReason::SpoofedAddress);
     for (a, b) in PAIRS {
         establish(&fixture, a, b);
         fixture
             .from_workload(2, &craft(a, b).tcp(40000, 80, ACK).build())
             .unwrap()
-            .dropped(Drop::SpoofedAddress);
+            .dropped(DropReason::SpoofedAddress);
         fixture
             .from_workload(1, &craft(b, a).tcp(80, 40000, ACK).build())
             .unwrap()
-            .dropped(Drop::SpoofedAddress);
+            .dropped(DropReason::SpoofedAddress);
     }
     assert_eq!(fixture.flows().unwrap(), (2, 0));
 }
@@ -99,19 +104,19 @@ fn a_workload_has_its_own_mac_only_if_the_record_names_one() {
         fixture
             .from_workload(1, &good.clone().mac(other).build())
             .unwrap()
-            .dropped(Drop::SpoofedMac);
+            .dropped(DropReason::SpoofedMac);
         for byte in 0..6 {
             let mut mac = record.mac;
             mac[byte] ^= 0x40;
             fixture
                 .from_workload(1, &good.clone().mac(mac).build())
                 .unwrap()
-                .dropped(Drop::SpoofedMac);
+                .dropped(DropReason::SpoofedMac);
         }
         fixture
             .from_workload(1, &craft(a, b).mac(other).tcp(3, 4, SYN).build())
             .unwrap()
-            .dropped(Drop::SpoofedMac);
+            .dropped(DropReason::SpoofedMac);
     }
 }
 
@@ -125,7 +130,7 @@ fn nobody_else_comes_with_a_local_address() {
             fixture
                 .to_workload(2, came_by, &packet)
                 .unwrap()
-                .dropped(Drop::SpoofedAddress);
+                .dropped(DropReason::SpoofedAddress);
         }
         fixture.to_workload(2, 11, &packet).unwrap().passed();
         fixture
@@ -136,11 +141,11 @@ fn nobody_else_comes_with_a_local_address() {
         fixture
             .to_workload(2, 1, &craft(far, a).udp(5, 6, b"").build())
             .unwrap()
-            .dropped(Drop::ForeignDestination);
+            .dropped(DropReason::ForeignDestination);
         fixture
             .to_workload(2, 1, &craft(far, far).udp(5, 6, b"").build())
             .unwrap()
-            .dropped(Drop::ForeignDestination);
+            .dropped(DropReason::ForeignDestination);
     }
     // The host's multicast is let in and makes no flow.
     fixture
@@ -164,7 +169,7 @@ fn nobody_else_comes_with_a_local_address() {
     fixture
         .to_workload(2, 1, &craft("192.0.2.1", "224.0.0.251").udp(5353, 5353, b"").build())
         .unwrap()
-        .dropped(Drop::ForeignDestination);
+        .dropped(DropReason::ForeignDestination);
     assert_eq!(fixture.flows().unwrap(), flows);
 }
 
@@ -198,19 +203,25 @@ fn an_address_that_became_local_comes_from_its_interface_only() {
                 fixture
                     .to_workload(2, came_by, &packet)
                     .unwrap()
-                    .dropped(Drop::SpoofedAddress);
+                    .dropped(DropReason::SpoofedAddress);
             }
             fixture.policy(INGRESS, 2, Policy::Deny).unwrap();
             // The new owner's flow is another one.
             fixture
                 .to_workload(2, 13, &packet)
                 .unwrap()
-                .dropped(Drop::IngressPolicy);
+                .dropped(DropReason::IngressPolicy);
             fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
             fixture.to_workload(2, 13, &packet).unwrap().passed();
         }
         assert_eq!(
-            fixture.flow(TCP, far, 40000, b, 80).unwrap().unwrap().1.egress.endpoint,
+            fixture
+                .flow(TCP, far, 40000, b, 80)
+                .unwrap()
+                .unwrap()
+                .1
+                .originator
+                .endpoint,
             103
         );
     }
@@ -237,40 +248,38 @@ fn to_the_host() {
             },
         )
         .unwrap();
-    command("ip", &["link", "set", "p2", "up"]).unwrap();
-    for setting in ["ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"] {
-        std::fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
-    }
-    command("ip", &["addr", "add", "203.0.113.1/32", "dev", "lo"]).unwrap();
-    command("ip", &["addr", "add", "2001:db8:7::1/128", "dev", "lo"]).unwrap();
-    command("ip", &["route", "add", "198.51.100.0/24", "dev", "d2"]).unwrap();
-    command("ip", &["-6", "route", "add", "2001:db8:9::/64", "dev", "d2"]).unwrap();
+    fixture
+        .peer(
+            "fe80::1",
+            Peer {
+                flags: PEER_HOST,
+                ..Peer::default()
+            },
+        )
+        .unwrap();
     let (v4, v6) = (
-        ["192.0.2.1", "203.0.113.1", "224.0.0.251", "255.255.255.255"],
-        ["2001:db8::1", "2001:db8:7::1", "ff02::fb", "fe80::1"],
+        ["192.0.2.1", "224.0.0.251", "255.255.255.255"],
+        ["2001:db8::1", "ff02::fb", "fe80::1"],
     );
-    for ((a, _), hosts, far) in [(PAIRS[0], v4, FAR[0]), (PAIRS[1], v6, FAR[1])] {
-        for host in hosts {
-            let packet = craft(a, host).udp(5353, 5353, b"").build();
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::EndpointToHost);
-            assert!(fixture.flow(UDP, a, 5353, host, 5353).unwrap().is_none());
-        }
-        fixture
-            .from_workload(1, &craft(a, far).udp(5, 6, b"").build())
-            .unwrap()
-            .passed();
-        let mut settings = SETTINGS;
-        settings.flags = SETTING_HOST_REACHABLE;
-        fixture.set_settings(settings).unwrap();
+    // Whether it ends at the host is decided where it does, behind every translation; the policy of
+    // the workload comes first.
+    for ((a, _), hosts) in [(PAIRS[0], v4), (PAIRS[1], v6)] {
         for host in hosts {
             let packet = craft(a, host).udp(5353, 5353, b"").build();
             fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::EgressPolicy);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::EgressPolicy);
             fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
             fixture.from_workload(1, &packet).unwrap().passed();
         }
-        fixture.set_settings(SETTINGS).unwrap();
     }
+    // On the link is the host alone: it must not look for others there.
+    fixture
+        .from_workload(1, &craft(PAIRS[1].0, "fe80::77").udp(5353, 5353, b"").build())
+        .unwrap()
+        .dropped(DropReason::EndpointToHost);
     // Answers to what the host began are not asked about.
     fixture
         .to_workload(1, 0, &craft("192.0.2.1", PAIRS[0].0).udp(9, 10, b"").build())
@@ -315,7 +324,7 @@ fn a_new_endpoint_does_not_inherit_flows() {
         fixture
             .from_workload(2, &craft(b, a).tcp(80, 40000, ACK).build())
             .unwrap()
-            .dropped(Drop::UnknownInterface);
+            .dropped(DropReason::UnknownInterface);
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
         fixture.set_endpoint(2, Fixture::record(2)).unwrap();
         for address in [PAIRS[0].1, PAIRS[1].1] {
@@ -337,7 +346,7 @@ fn establish_denied(fixture: &Fixture, a: &str, b: &str) {
     fixture
         .from_workload(1, &craft(a, b).tcp(41000, 80, SYN).build())
         .unwrap()
-        .dropped(Drop::IngressPolicy);
+        .dropped(DropReason::IngressPolicy);
 }
 
 #[test]
@@ -365,11 +374,11 @@ fn an_address_that_moves_takes_its_flows_along_judged_again() {
     fixture
         .from_workload(2, &craft(b, a).tcp(80, 40000, ACK).build())
         .unwrap()
-        .dropped(Drop::SpoofedAddress);
+        .dropped(DropReason::SpoofedAddress);
     fixture
         .from_workload(3, &craft(b, a).tcp(80, 40000, ACK).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
 }
 
 #[test]
@@ -428,7 +437,7 @@ fn what_cannot_be_redirected_to_uses_the_stack() {
     for (a, b) in PAIRS {
         establish(&fixture, a, b);
         let mut record = Fixture::record(2);
-        record.flags &= !ENDPOINT_FAST;
+        record.flags &= !ENDPOINT_REDIRECTABLE;
         fixture.set_endpoint(2, record).unwrap();
         fixture
             .from_workload(1, &craft(a, b).tcp(40000, 80, ACK).build())
@@ -442,7 +451,10 @@ fn what_cannot_be_redirected_to_uses_the_stack() {
             .from_workload(1, &craft(a, b).tcp(6, 7, SYN).build())
             .unwrap()
             .passed();
-        assert_eq!(fixture.flow(TCP, a, 6, b, 7).unwrap().unwrap().1.flags & FLOW_FAST, 0);
+        assert_eq!(
+            fixture.flow(TCP, a, 6, b, 7).unwrap().unwrap().1.flags & FLOW_REDIRECT,
+            0
+        );
         fixture.set_endpoint(2, Fixture::record(2)).unwrap();
         fixture
             .from_workload(1, &craft(a, b).tcp(40000, 80, ACK).build())
@@ -475,13 +487,17 @@ fn to_itself_goes_through_the_stack() {
     fixture
         .to_workload(1, 11, &packet)
         .unwrap()
-        .dropped(Drop::IngressPolicy);
+        .dropped(DropReason::IngressPolicy);
     fixture.policy(INGRESS, 1, Policy::Port(80)).unwrap();
     fixture.from_workload(1, &packet).unwrap().passed();
     fixture.to_workload(1, 11, &packet).unwrap().passed();
     let (_, flow) = fixture.flow(TCP, "10.65.0.2", 40000, "10.65.0.4", 80).unwrap().unwrap();
     assert_eq!(
-        (flow.egress.endpoint, flow.ingress.endpoint, flow.flags & FLOW_FAST),
+        (
+            flow.originator.endpoint,
+            flow.responder.endpoint,
+            flow.flags & FLOW_REDIRECT
+        ),
         (101, 101, 0)
     );
 }
@@ -496,7 +512,62 @@ fn unknown_interfaces_are_closed() {
     ] {
         run(fixture.program("closed"), &packet, &Context::new(11, 11), 1)
             .unwrap()
-            .dropped(Drop::UnknownInterface);
+            .dropped(DropReason::UnknownInterface);
     }
-    assert_eq!(fixture.drops(Drop::UnknownInterface).unwrap(), 3);
+    assert_eq!(fixture.drops(DropReason::UnknownInterface).unwrap(), 3);
+}
+
+#[test]
+fn addresses_that_belong_on_no_link_go_nowhere() {
+    let mut fixture = Fixture::new().unwrap();
+    fixture.endpoint(1, &["10.65.0.2", "fd00:65::2"]).unwrap();
+    for host in ["127.0.0.1", "::1", "192.0.2.1"] {
+        fixture
+            .peer(
+                host,
+                Peer {
+                    flags: PEER_HOST,
+                    ..Peer::default()
+                },
+            )
+            .unwrap();
+    }
+    let mut record = Fixture::record(1);
+    // Trusted to send from anywhere, and to reach the host.
+    record.flags |= ENDPOINT_SPOOFS;
+    fixture.set_endpoint(1, record).unwrap();
+    let mut settings = SETTINGS;
+    settings.flags = SETTING_HOST_REACHABLE;
+    fixture.set_settings(settings).unwrap();
+    let send = |src: &str, dst: &str| {
+        let craft = Craft::new(src.parse::<IpAddr>().unwrap(), dst.parse::<IpAddr>().unwrap());
+        for packet in [
+            craft.clone().udp(1, 2, b"x"),
+            craft.clone().tcp(1, 2, SYN),
+            craft.clone().echo(3, false),
+            craft.raw(99, vec![0; 8]),
+        ] {
+            fixture
+                .from_workload(1, &packet.build())
+                .unwrap()
+                .dropped(DropReason::Martian);
+        }
+    };
+    let (own, other) = ("10.65.0.2", "192.0.2.1");
+    for address in ["127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3"] {
+        send(own, address);
+        send(address, other);
+    }
+    for source in ["224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255"] {
+        send(source, other);
+    }
+    let (own, other) = ("fd00:65::2", "2001:db8::1");
+    for address in ["::1", "::ffff:127.0.0.1", "::ffff:10.65.0.3"] {
+        send(own, address);
+        send(address, other);
+    }
+    send(own, "::");
+    for source in ["ff02::1", "ff0e::1", "::"] {
+        send(source, other);
+    }
 }

@@ -1,10 +1,11 @@
-//! What policy programs are given, and what becomes of their verdicts: banks, classes, generations, counters, tables that are full.
+//! What policy programs are given, and what becomes of their verdicts: banks, classes, generations,
+//! counters, tables that are full.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
 
 use felid_common::{
-    Drop, EGRESS, Event, FLOW_DEAD, INGRESS, Peer, SETTING_NETS_V4, SETTING_NETS_V6, SWEEP_ESTABLISHED,
+    DropReason, EGRESS, Event, FLOW_DEAD, INGRESS, Peer, SETTING_NETS_V4, SETTING_NETS_V6, SWEEP_ESTABLISHED,
     SWEEP_HALF_OPEN, Sweep,
     protocol::{TCP, UDP},
 };
@@ -91,7 +92,7 @@ fn one_word_switches_programs_and_classes_together() {
         fixture
             .from_workload(1, &query(pair, port + 1))
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture
             .peer(
                 pair.1,
@@ -111,7 +112,7 @@ fn one_word_switches_programs_and_classes_together() {
         fixture
             .from_workload(1, &query(pair, port + 3))
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         fixture.policy_in(0, INGRESS, 2, Policy::Allow).unwrap();
     }
 }
@@ -122,10 +123,16 @@ fn classes_of_addresses_and_of_networks() {
     fixture.policy(INGRESS, 2, Policy::SourceClass(9)).unwrap();
     for ((_, b), far) in PAIRS.into_iter().zip(FAR) {
         let packet = craft(far, b).tcp(1000, 80, SYN).build();
-        fixture.to_workload(2, 1, &packet).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .to_workload(2, 1, &packet)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         fixture.net(far, if b.contains(':') { 48 } else { 24 }, [9, 9]).unwrap();
         // Networks count only if the settings say that there are some.
-        fixture.to_workload(2, 1, &packet).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .to_workload(2, 1, &packet)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         let mut settings = SETTINGS;
         settings.flags = SETTING_NETS_V4 | SETTING_NETS_V6;
         fixture.set_settings(settings).unwrap();
@@ -137,7 +144,7 @@ fn classes_of_addresses_and_of_networks() {
         fixture
             .to_workload(2, 1, &craft(far, b).tcp(1001, 80, SYN).build())
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         fixture
             .peer(
                 far,
@@ -180,18 +187,30 @@ fn a_raised_generation_judges_again_by_the_original_tuple() {
         record.ingress_generation = 3;
         fixture.set_endpoint(2, record).unwrap();
         if n == 0 {
-            fixture.from_workload(1, &forward).unwrap().dropped(Drop::IngressPolicy);
+            fixture
+                .from_workload(1, &forward)
+                .unwrap()
+                .dropped(DropReason::IngressPolicy);
         } else {
-            fixture.from_workload(2, &back).unwrap().dropped(Drop::IngressPolicy);
+            fixture
+                .from_workload(2, &back)
+                .unwrap()
+                .dropped(DropReason::IngressPolicy);
         }
         let (_, flow) = fixture
             .flow(UDP, a, port, b, 53)
             .unwrap()
             .expect("remembered as revoked");
         assert!(flow.flags & felid_common::FLOW_REVOKED != 0);
-        fixture.from_workload(1, &forward).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(1, &forward)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         // Replies are no new flow of endpoint 2, which its egress policy would allow.
-        fixture.from_workload(2, &back).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .from_workload(2, &back)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
         fixture.set_endpoint(2, Fixture::record(2)).unwrap();
     }
@@ -225,7 +244,7 @@ fn both_sides_stale_are_both_judged() {
         (counts.0 + 1, counts.1 + 1)
     );
     let (_, flow) = fixture.flow(UDP, a, 7, b, 53).unwrap().unwrap();
-    assert_eq!((flow.egress.generation, flow.ingress.generation), (5, 5));
+    assert_eq!((flow.originator.generation, flow.responder.generation), (5, 5));
     // The originator's egress policy denies: the responder's packet is refused, too.
     fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
     let mut record = Fixture::record(1);
@@ -235,7 +254,7 @@ fn both_sides_stale_are_both_judged() {
     fixture
         .from_workload(2, &craft(b, a).udp(53, 7, b"").build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
 }
 
 #[test]
@@ -258,7 +277,7 @@ fn through_the_stack_each_hook_renews_its_own_side() {
         fixture
             .to_workload(2, 11, &forward)
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         let (_, flow) = fixture.flow(UDP, a, 9, b, 53).unwrap().unwrap();
         assert!(flow.flags & felid_common::FLOW_REVOKED != 0);
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
@@ -283,7 +302,13 @@ fn through_the_stack_each_hook_renews_its_own_side() {
             .unwrap()
             .passed();
         assert_eq!(
-            fixture.flow(UDP, a, 9, far, 53).unwrap().unwrap().1.egress.generation,
+            fixture
+                .flow(UDP, a, 9, far, 53)
+                .unwrap()
+                .unwrap()
+                .1
+                .originator
+                .generation,
             9
         );
         fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
@@ -292,7 +317,7 @@ fn through_the_stack_each_hook_renews_its_own_side() {
         fixture
             .to_workload(1, 1, &craft(far, a).udp(53, 9, b"").build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
         fixture.set_endpoint(1, Fixture::record(1)).unwrap();
         fixture.set_settings(SETTINGS).unwrap();
@@ -336,12 +361,12 @@ fn an_element_that_became_another_address_is_not_taken_for_this_one() {
         ];
         for other in others {
             fixture.raw_peer(pair.1, other).unwrap();
-            let internal = fixture.drops(Drop::Internal).unwrap();
+            let internal = fixture.drops(DropReason::Internal).unwrap();
             fixture
                 .from_workload(1, &query(pair, 5))
                 .unwrap()
-                .dropped(Drop::Internal);
-            assert_eq!(fixture.drops(Drop::Internal).unwrap(), internal + 1);
+                .dropped(DropReason::Internal);
+            assert_eq!(fixture.drops(DropReason::Internal).unwrap(), internal + 1);
         }
         assert_eq!(fixture.flows().unwrap().1, usize::from(pair.0.contains(':')));
         fixture.peer(pair.1, mine(0)).unwrap();
@@ -408,7 +433,7 @@ fn the_sweeper_takes_what_has_expired_and_nothing_else() {
     for pair in PAIRS {
         let v6 = pair.0.contains(':');
         let (a, b): (IpAddr, IpAddr) = (pair.0.parse().unwrap(), pair.1.parse().unwrap());
-        let count = if v6 { 80 } else { 200 };
+        let count = if v6 { 64 } else { 128 };
         for port in 1..=count {
             establish(&fixture, pair, port);
             if port % 3 == 0 {
@@ -495,4 +520,45 @@ fn a_second_of_silence_is_noted_by_the_next_packet() {
         })
         .unwrap();
     fixture.from_workload(1, &forward).unwrap().redirected(12);
+}
+
+#[test]
+fn one_question_and_one_answer_have_a_short_life() {
+    for pair in [("10.65.0.2", "192.0.2.9"), ("fd00:65::2", "2001:db8::9")] {
+        let mut fixture = Fixture::new().unwrap();
+        fixture.endpoint(1, &["10.65.0.2", "fd00:65::2"]).unwrap();
+        let mut settings = SETTINGS;
+        settings.flags = felid_common::SETTING_HOST_REACHABLE;
+        fixture.set_settings(settings).unwrap();
+        let ask = |fixture: &Fixture| {
+            let packet = craft(pair.0, pair.1).udp(5, 53, b"q").build();
+            fixture.from_workload(1, &packet).unwrap()
+        };
+        let answer = |fixture: &Fixture| {
+            let packet = craft(pair.1, pair.0).udp(53, 5, b"a").build();
+            fixture.to_workload(1, 2, &packet).unwrap()
+        };
+        let age = |fixture: &Fixture, jiffies: u32| {
+            fixture
+                .edit_flow(UDP, pair.0, 5, pair.1, 53, |flow| {
+                    flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
+                })
+                .unwrap();
+        };
+        fixture.policy(INGRESS, 1, Policy::Deny).unwrap();
+        ask(&fixture).passed();
+        age(&fixture, SETTINGS.udp_answered + 1000);
+        answer(&fixture).passed();
+        // Answered, and nothing since: over soon.
+        age(&fixture, SETTINGS.udp_answered + 1000);
+        answer(&fixture).dropped(DropReason::IngressPolicy);
+        // The originator goes on after an answer: as long as any other.
+        ask(&fixture).passed();
+        answer(&fixture).passed();
+        ask(&fixture).passed();
+        age(&fixture, SETTINGS.udp_answered + 1000);
+        answer(&fixture).passed();
+        age(&fixture, SETTINGS.udp + 1000);
+        answer(&fixture).dropped(DropReason::IngressPolicy);
+    }
 }

@@ -1,10 +1,11 @@
-//! 1:1 translation in the kernel programs: who sees which addresses, in every direction and every shape of packet.
+//! 1:1 translation in the kernel programs: who sees which addresses, in every direction and every
+//! shape of packet.
 //!
-//! What a packet must look like afterwards is built anew with the other addresses, so that every checksum is compared with one that was
-//! calculated from scratch.
+//! What a packet must look like afterwards is built anew with the other addresses, so that every
+//! checksum is compared with one that was calculated from scratch.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use felid_common::{Drop, ENDPOINT_FAST, protocol};
+use felid_common::{DropReason, ENDPOINT_REDIRECTABLE, protocol};
 use felid_tests::bpf_fixture::Fixture;
 use felid_tests::packet_craft::{Craft, SYN, fragment_header};
 use felid_tests::translation::{
@@ -49,10 +50,10 @@ fn from_outside_and_back() {
             .unwrap()
             .unwrap()
             .1
-            .reply_nat
-            .index;
+            .responder
+            .nat_index;
         assert_eq!(
-            fixture.nat_flows(index).unwrap(),
+            fixture.nat_flows(index.into()).unwrap(),
             KINDS.len() as u64,
             "each flow is counted once"
         );
@@ -60,7 +61,7 @@ fn from_outside_and_back() {
         fixture
             .to_workload(1, UPLINK, &Kind::Udp.ask(outside, external).build())
             .unwrap()
-            .dropped(Drop::ForeignDestination);
+            .dropped(DropReason::ForeignDestination);
     }
 }
 
@@ -112,7 +113,7 @@ fn from_another_workload_and_back() {
 fn from_another_workload_through_the_stack() {
     let mut fixture = world();
     let mut record = Fixture::record(2);
-    record.flags &= !ENDPOINT_FAST;
+    record.flags &= !ENDPOINT_REDIRECTABLE;
     fixture.set_endpoint(2, record).unwrap();
     for family in FAMILIES {
         let Family {
@@ -154,7 +155,7 @@ fn from_another_workload_through_the_stack() {
         fixture
             .to_workload(1, UPLINK, &Kind::Udp.more(external, client, false).build())
             .unwrap()
-            .dropped(Drop::SpoofedAddress);
+            .dropped(DropReason::SpoofedAddress);
     }
 }
 
@@ -184,7 +185,7 @@ fn from_oneself() {
                 .is_some()
         );
     }
-    assert_eq!(fixture.drops(Drop::NatCollision).unwrap(), 0);
+    assert_eq!(fixture.drops(DropReason::NatCollision).unwrap(), 0);
 }
 
 #[test]
@@ -229,7 +230,7 @@ fn errors_name_what_their_readers_know() {
                     fixture
                         .to_workload(2, came_by, &error(sender, server, &other).build())
                         .unwrap()
-                        .dropped(Drop::UnrelatedError);
+                        .dropped(DropReason::UnrelatedError);
                 }
             }
             // From another workload.
@@ -293,7 +294,8 @@ fn every_shape_of_packet() {
         craft.protocol = protocol::UDPLITE;
         craft
     };
-    // (The pseudo-header names another protocol, so the checksum is compared with its own difference.)
+    // (The pseudo-header names another protocol, so the checksum is compared with its own
+    // difference.)
     let before = lite(craft(outside, external));
     let outcome = fixture.to_workload(2, UPLINK, &before.build()).unwrap();
     outcome.passed();

@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use felid_common::{
-    Drop, EGRESS, ENDPOINT_FAST, INGRESS, Nat, SETTING_HOST_REACHABLE, SETTING_NAT_OUTBOUND, SETTING_NATS, protocol,
+    DropReason, EGRESS, ENDPOINT_REDIRECTABLE, INGRESS, Nat, SETTING_HOST_REACHABLE, SETTING_NAT_OUTBOUND,
+    SETTING_NATS, protocol,
 };
 use felid_tests::bpf_fixture::{Fixture, Policy, words};
 use felid_tests::packet_craft::{ACK, FIN};
@@ -30,7 +31,10 @@ fn oneself_by_another_external_address() {
         .flow(protocol::TCP, family.server, 40000, family.server, 80)
         .unwrap()
         .unwrap();
-    assert_eq!((flow.original_nat.index, flow.reply_nat.index), (smallest, index));
+    assert_eq!(
+        (flow.originator.nat_index.into(), flow.responder.nat_index.into()),
+        (smallest, index)
+    );
     // And it can complain to itself.
     let got = Kind::Udp.ask(family.external, family.server);
     fixture
@@ -43,12 +47,12 @@ fn oneself_by_another_external_address() {
     redirected_as(&outcome, SERVER_IF, error(second, family.server, &sent));
     // Where it cannot be redirected to, that is refused.
     let mut record = Fixture::record(2);
-    record.flags &= !ENDPOINT_FAST;
+    record.flags &= !ENDPOINT_REDIRECTABLE;
     fixture.set_endpoint(2, record).unwrap();
     fixture
         .from_workload(2, &Kind::Sctp.ask(family.server, second).build())
         .unwrap()
-        .dropped(Drop::NatHairpin);
+        .dropped(DropReason::NatHairpin);
 }
 
 #[test]
@@ -95,7 +99,8 @@ fn outbound_keeps_the_internal_address_unless_told_otherwise() {
                 passed_as(&outcome, &kind.more(outside, server, false));
             }
         }
-        // Not to the host, to another workload, to the cluster, and not from who has no external address.
+        // Not to the host, to another workload, to the cluster, and not from who has no external
+        // address.
         let other = if outside.contains(':') {
             "2001:db8:c::1"
         } else {
@@ -136,7 +141,7 @@ fn the_first_of_two_names_keeps_the_flow() {
         fixture
             .to_workload(2, UPLINK, &Kind::Udp.ask(outside, server).build())
             .unwrap()
-            .dropped(Drop::NatCollision);
+            .dropped(DropReason::NatCollision);
         // By the internal one first.
         fixture
             .from_workload(1, &Kind::Udp.ask(client, server).build())
@@ -145,7 +150,7 @@ fn the_first_of_two_names_keeps_the_flow() {
         fixture
             .from_workload(1, &Kind::Udp.ask(client, external).build())
             .unwrap()
-            .dropped(Drop::NatCollision);
+            .dropped(DropReason::NatCollision);
         let outcome = fixture
             .from_workload(2, &Kind::Udp.answer(server, client).build())
             .unwrap();
@@ -168,7 +173,7 @@ fn the_first_of_two_names_keeps_the_flow() {
         fixture
             .from_workload(1, &craft(client, server).udp(40001, 80, b"x").build())
             .unwrap()
-            .dropped(Drop::NatCollision);
+            .dropped(DropReason::NatCollision);
     }
 }
 
@@ -217,7 +222,7 @@ fn another_name_does_not_touch_the_flow() {
             &craft(client, server).tcp_with(40000, 80, FIN | ACK, 1001, 5001).build(),
         )
         .unwrap()
-        .dropped(Drop::NatCollision);
+        .dropped(DropReason::NatCollision);
     let (established, flow) = fixture.flow(protocol::TCP, client, 40000, server, 80).unwrap().unwrap();
     assert!(established && (flow.tcp_original | flow.tcp_reply) & FIN == 0);
 }
@@ -230,7 +235,7 @@ fn oneself_from_an_address_without_a_name() {
     fixture
         .from_workload(3, &Kind::Udp.ask("10.65.0.4", "203.0.113.30").build())
         .unwrap()
-        .dropped(Drop::NatHairpin);
+        .dropped(DropReason::NatHairpin);
     fixture
         .from_workload(3, &Kind::Udp.ask("10.65.0.5", "203.0.113.30").build())
         .unwrap()
@@ -259,17 +264,17 @@ fn policy_sees_the_internal_address_and_both_sides() {
         fixture
             .from_workload(1, &Kind::Tcp.ask(family.client, family.external).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
         fixture.policy(INGRESS, 2, Policy::Deny).unwrap();
         fixture
             .from_workload(1, &Kind::Tcp.ask(family.client, family.external).build())
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         fixture
             .to_workload(2, UPLINK, &Kind::Tcp.ask(family.outside, family.external).build())
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         let judged = fixture.scratch().unwrap();
         assert_eq!(judged.dst, words(family.server.parse().unwrap()));
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
@@ -327,14 +332,14 @@ fn a_flow_ends_with_its_translation() {
                     fixture
                         .from_workload(2, &kind.more(server, peer, false).build())
                         .unwrap()
-                        .dropped(Drop::NatGone);
+                        .dropped(DropReason::NatGone);
                 }
             }
             let more = Kind::Tcp.more(outside, external, true).build();
             let reason = if id == 0 {
-                Drop::ForeignDestination
+                DropReason::ForeignDestination
             } else {
-                Drop::NatGone
+                DropReason::NatGone
             };
             fixture.to_workload(2, UPLINK, &more).unwrap().dropped(reason);
             if id != 0 {
@@ -359,5 +364,5 @@ fn record(fixture: &Fixture, family: Family) -> Nat {
         .flow(protocol::TCP, family.outside, 40000, family.server, 80)
         .unwrap()
         .unwrap();
-    fixture.nat_at(flow.reply_nat.index).unwrap()
+    fixture.nat_at(flow.responder.nat_index.into()).unwrap()
 }

@@ -1,4 +1,5 @@
-//! Random packets through the translation and back: nothing is left of it, and every checksum is right on the way.
+//! Random packets through the translation and back: nothing is left of it, and every checksum is
+//! right on the way.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;

@@ -1,9 +1,10 @@
-//! ARP and neighbour discovery in the kernel programs: answers for the gateways, and what a workload may not say.
+//! ARP and neighbour discovery in the kernel programs: answers for the gateways, and what a
+//! workload may not say.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use felid_common::{Drop, ENDPOINT_CHECK_MAC, Event, PEER_HOST, Peer};
+use felid_common::{DropReason, ENDPOINT_CHECK_MAC, Event, PEER_HOST, Peer};
 use felid_tests::bpf_fixture::{Fixture, words};
 use felid_tests::packet_craft::{Craft, arp, checksum};
 
@@ -73,30 +74,36 @@ fn arp_for_others_addresses() {
             fixture
                 .from_workload(1, &arp(operation, MAC, sender, [0; 6], GATEWAY))
                 .unwrap()
-                .dropped(Drop::SpoofedArp);
+                .dropped(DropReason::SpoofedArp);
         }
     }
     // The MAC inside is not that of the frame.
     let mut packet = arp(1, MAC, OWN, [0; 6], GATEWAY);
     packet[22] = 6;
-    fixture.from_workload(1, &packet).unwrap().dropped(Drop::SpoofedArp);
+    fixture
+        .from_workload(1, &packet)
+        .unwrap()
+        .dropped(DropReason::SpoofedArp);
     // Not Ethernet and IPv4, no known operation, too short.
     for (at, value) in [(15, 6), (16, 9), (18, 8), (19, 16), (21, 3)] {
         let mut packet = arp(1, MAC, OWN, [0; 6], GATEWAY);
         packet[at] = value;
-        fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &packet)
+            .unwrap()
+            .dropped(DropReason::Malformed);
     }
     fixture
         .from_workload(1, &arp(1, MAC, OWN, [0; 6], GATEWAY)[..41])
         .unwrap()
-        .dropped(Drop::Malformed);
+        .dropped(DropReason::Malformed);
     let mut record = Fixture::record(1);
     record.flags |= ENDPOINT_CHECK_MAC;
     fixture.set_endpoint(1, record).unwrap();
     fixture
         .from_workload(1, &arp(1, [2, 9, 9, 9, 9, 9], OWN, [0; 6], GATEWAY))
         .unwrap()
-        .dropped(Drop::SpoofedMac);
+        .dropped(DropReason::SpoofedMac);
 }
 
 fn nd(src: &str, dst: &str, kind: u8, target: &str, hops: u8) -> Craft {
@@ -147,9 +154,10 @@ fn the_gateway_answers_solicitations() {
         fixture
             .to_workload(1, 12, &outcome.packet)
             .unwrap()
-            .dropped(Drop::SpoofedNeighbour);
+            .dropped(DropReason::SpoofedNeighbour);
     }
-    // Duplicate address detection for the gateway's own address, without an option: shorter than the answer.
+    // Duplicate address detection for the gateway's own address, without an option: shorter than
+    // the answer.
     let mut probe = nd("::", "ff02::1:ff00:1", 135, GATEWAY6, 255);
     probe.payload.truncate(24);
     let outcome = fixture.from_workload(1, &probe.build()).unwrap();
@@ -217,7 +225,7 @@ fn discovery_that_is_allowed() {
         fixture
             .to_workload(1, 12, &packet.build())
             .unwrap()
-            .dropped(Drop::SpoofedNeighbour);
+            .dropped(DropReason::SpoofedNeighbour);
     }
 }
 
@@ -254,12 +262,145 @@ fn discovery_that_is_not() {
         fixture
             .from_workload(1, &packet.build())
             .unwrap()
-            .dropped(Drop::SpoofedNeighbour);
+            .dropped(DropReason::SpoofedNeighbour);
     }
     let mut short = nd(OWN6, "ff02::1:ff00:1", 135, GATEWAY6, 255);
     short.payload.truncate(23);
     fixture
         .from_workload(1, &short.build())
         .unwrap()
-        .dropped(Drop::Malformed);
+        .dropped(DropReason::Malformed);
+}
+
+#[test]
+fn the_host_learns_a_few_link_local_addresses_and_no_more() {
+    let fixture = one();
+    let solicit = |n: u32| nd(&format!("fe80::9:{n:x}"), "ff02::1:ff00:9", 135, "fe80::9", 255).build();
+    let places = u32::try_from(felid_common::LEARNED_LINK_LOCAL).unwrap();
+    for n in 1..=places {
+        fixture.from_workload(1, &solicit(n)).unwrap().passed();
+    }
+    for n in places + 1..500 {
+        fixture
+            .from_workload(1, &solicit(n))
+            .unwrap()
+            .dropped(DropReason::SpoofedNeighbour);
+    }
+    // Those that have their places keep them, and the one of the MAC address needs none.
+    fixture.from_workload(1, &solicit(1)).unwrap().passed();
+    fixture
+        .from_workload(1, &nd("fe80::ff:fe00:1", "ff02::1:ff00:9", 135, "fe80::9", 255).build())
+        .unwrap()
+        .passed();
+    // Every kind of message that makes the host keep something.
+    for packet in [
+        nd("fe80::9:1f4", "ff02::2", 133, "::", 255),
+        nd("fe80::9:1f4", "ff02::1", 136, OWN6, 255),
+        nd("fe80::9:1", "ff02::1", 136, "fe80::9:1f4", 255),
+        nd("fe80::9:1f4", "ff02::16", 143, "ff02::fb", 1),
+        nd("fe80::9:1f4", "ff02::1:ff00:1", 135, GATEWAY6, 255),
+        // Not of the one prefix that link-local addresses have.
+        nd("fe80:0:0:1::9", "ff02::1:ff00:9", 135, "fe80::9", 255),
+        nd("febf::9", "ff02::1:ff00:9", 135, "fe80::9", 255),
+    ] {
+        fixture
+            .from_workload(1, &packet.build())
+            .unwrap()
+            .dropped(DropReason::SpoofedNeighbour);
+    }
+    // Another endpoint has places of its own, and so has the next one that gets this one's index.
+    fixture
+        .from_workload(2, &nd("fe80::9:1f4", "ff02::1:ff00:9", 135, "fe80::9", 255).build())
+        .unwrap()
+        .passed();
+    let learned = fixture.map("learned").lookup(&1_u32.to_ne_bytes()).unwrap().unwrap();
+    assert_eq!(learned[..4], 101_u32.to_ne_bytes());
+    // A place is free again when its address was silent for long.
+    let mut old = learned.clone();
+    old[20..24].copy_from_slice(&1_u32.to_ne_bytes());
+    fixture.map("learned").update(&1_u32.to_ne_bytes(), &old).unwrap();
+    fixture.from_workload(1, &solicit(400)).unwrap().passed();
+    fixture
+        .from_workload(1, &solicit(401))
+        .unwrap()
+        .dropped(DropReason::SpoofedNeighbour);
+    fixture
+        .from_workload(1, &solicit(1))
+        .unwrap()
+        .dropped(DropReason::SpoofedNeighbour);
+    let mut other = learned;
+    other[..4].copy_from_slice(&7_u32.to_ne_bytes());
+    fixture.map("learned").update(&1_u32.to_ne_bytes(), &other).unwrap();
+    fixture.from_workload(1, &solicit(402)).unwrap().passed();
+}
+
+fn dhcp(src: &str, dst: &str) -> Craft {
+    let v4 = src.contains('.');
+    let (client, server) = if v4 { (68, 67) } else { (546, 547) };
+    Craft::new(src.parse::<IpAddr>().unwrap(), dst.parse::<IpAddr>().unwrap()).udp(client, server, &[1; 240])
+}
+
+#[test]
+fn virtual_machines_ask_the_host_for_an_address() {
+    let mut fixture = one();
+    fixture
+        .peer(
+            "192.0.2.1",
+            Peer {
+                flags: PEER_HOST,
+                ..Peer::default()
+            },
+        )
+        .unwrap();
+    fixture
+        .policy(felid_common::EGRESS, 1, felid_tests::bpf_fixture::Policy::Deny)
+        .unwrap();
+    let discover = dhcp("0.0.0.0", "255.255.255.255");
+    let solicit = dhcp("fe80::ff:fe00:1", "ff02::1:2");
+    // Pods have no business with it.
+    fixture
+        .from_workload(1, &discover.build())
+        .unwrap()
+        .dropped(DropReason::Martian);
+    fixture
+        .from_workload(1, &solicit.build())
+        .unwrap()
+        .dropped(DropReason::SpoofedAddress);
+    let mut record = Fixture::record(1);
+    record.flags |= felid_common::ENDPOINT_DHCP | ENDPOINT_CHECK_MAC;
+    fixture.set_endpoint(1, record).unwrap();
+    for message in [
+        &discover,
+        &solicit,
+        // It has an address and asks again: everybody, or the server that it knows.
+        &dhcp("10.65.0.2", "255.255.255.255"),
+        &dhcp("10.65.0.2", "192.0.2.1"),
+        &dhcp(OWN6, "ff02::1:2"),
+        &dhcp("fe80::77", "ff02::1:2"),
+    ] {
+        fixture.from_workload(1, &message.build()).unwrap().passed();
+    }
+    assert_eq!(fixture.events(Event::DhcpPassed).unwrap(), 6);
+    assert_eq!(fixture.flows().unwrap(), (0, 0));
+    for (message, reason) in [
+        (dhcp("10.65.0.3", "255.255.255.255"), DropReason::SpoofedAddress),
+        (dhcp("fd00:65::3", "ff02::1:2"), DropReason::SpoofedAddress),
+        // Beyond the host it is policy's business.
+        (dhcp("0.0.0.0", "192.0.2.1"), DropReason::Martian),
+        (dhcp("0.0.0.0", "10.65.0.3"), DropReason::Martian),
+        (dhcp("10.65.0.2", "10.65.0.3"), DropReason::EgressPolicy),
+        (dhcp(OWN6, "fd00:65::3"), DropReason::EgressPolicy),
+        (discover.clone().mac([2, 9, 9, 9, 9, 9]), DropReason::SpoofedMac),
+        // Ports of the other side, and other ports.
+        (
+            Craft::new([0, 0, 0, 0], [255; 4]).udp(67, 68, &[1; 240]),
+            DropReason::Martian,
+        ),
+        (
+            Craft::new([0, 0, 0, 0], [255; 4]).udp(68, 69, &[1; 240]),
+            DropReason::Martian,
+        ),
+    ] {
+        fixture.from_workload(1, &message.build()).unwrap().dropped(reason);
+    }
 }

@@ -1,9 +1,10 @@
-//! What the kernel programs read out of packets, and what they refuse: options, extension headers, tunnels, lengths.
+//! What the kernel programs read out of packets, and what they refuse: options, extension headers,
+//! tunnels, lengths.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
 
-use felid_common::{Drop, EGRESS, INGRESS, SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, protocol};
+use felid_common::{DropReason, EGRESS, INGRESS, SETTING_ALLOW_IPIP, SETTING_ALLOW_VXLAN, protocol};
 use felid_tests::bpf_fixture::{Context, Fixture, Policy, SETTINGS, run};
 use felid_tests::packet_craft::{ACK, Craft, SYN};
 
@@ -60,14 +61,20 @@ fn ports_of_every_protocol_that_has_them() {
             craft(src, dst).raw(47, vec![0; 20]).build(),
             craft(src, dst).raw(50, vec![0; 20]).build(),
         ] {
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::IngressPolicy);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::IngressPolicy);
         }
         lite(80, 9);
-        fixture.from_workload(1, &lite(80, 7)).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &lite(80, 7))
+            .unwrap()
+            .dropped(DropReason::Malformed);
         fixture
             .from_workload(1, &lite(80, 13))
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
     }
 }
 
@@ -88,7 +95,7 @@ fn ipv4_options_do_not_shift_the_ports() {
     fixture
         .from_workload(1, &packet.build())
         .unwrap()
-        .dropped(Drop::IngressPolicy);
+        .dropped(DropReason::IngressPolicy);
 }
 
 #[test]
@@ -100,7 +107,7 @@ fn source_routes_and_broken_options() {
         fixture
             .from_workload(1, &packet.build())
             .unwrap()
-            .dropped(Drop::SourceRoute);
+            .dropped(DropReason::SourceRoute);
     }
     for options in [vec![7, 1, 0, 0], vec![7, 0, 0, 0], vec![7, 9, 0, 0], vec![1, 1, 1, 7]] {
         let mut packet = craft(A, B).tcp(40000, 80, SYN);
@@ -108,7 +115,7 @@ fn source_routes_and_broken_options() {
         fixture
             .from_workload(1, &packet.build())
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
     }
     // After the end of the list anything may stand.
     let mut packet = craft(A, B).tcp(40000, 80, SYN);
@@ -139,32 +146,32 @@ fn extension_headers_are_followed() {
         fixture
             .from_workload(1, &packet.build())
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
     }
     let mut packet = craft(A6, B6).udp(40000, 80, b"data");
     packet.extensions = vec![long.clone(); 9];
     fixture
         .from_workload(1, &packet.build())
         .unwrap()
-        .dropped(Drop::TooManyHeaders);
+        .dropped(DropReason::TooManyHeaders);
     // Hop-by-hop options stand first or not at all.
     packet.extensions = vec![long.clone(), hop];
     fixture
         .from_workload(1, &packet.build())
         .unwrap()
-        .dropped(Drop::Malformed);
+        .dropped(DropReason::Malformed);
     // A routing header that has somewhere left to go.
     packet.extensions = vec![(43, [vec![0, 2, 0, 1], vec![0; 20]].concat())];
     fixture
         .from_workload(1, &packet.build())
         .unwrap()
-        .dropped(Drop::SourceRoute);
+        .dropped(DropReason::SourceRoute);
     // A header longer than the packet.
     packet.extensions = vec![(60, vec![0, 200, 0, 0, 0, 0, 0, 0])];
     fixture
         .from_workload(1, &packet.build())
         .unwrap()
-        .dropped(Drop::Malformed);
+        .dropped(DropReason::Malformed);
 }
 
 #[test]
@@ -180,47 +187,62 @@ fn lengths_that_contradict_each_other() {
         fixture
             .from_workload(1, &with_length(header + 21))
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
         fixture
             .from_workload(1, &with_length(header + 19))
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
         fixture
             .from_workload(1, &with_length(0))
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
         fixture
             .from_workload(1, &with_length(u16::MAX))
             .unwrap()
-            .dropped(Drop::Malformed);
+            .dropped(DropReason::Malformed);
         // Padding behind the packet is Ethernet's.
         let mut padded = good.clone();
         padded.extend([0; 6]);
         fixture.from_workload(1, &padded).unwrap().redirected(12);
         for end in [good.len() - 1, good.len() - 15] {
-            fixture.from_workload(1, &good[..end]).unwrap().dropped(Drop::Malformed);
+            fixture
+                .from_workload(1, &good[..end])
+                .unwrap()
+                .dropped(DropReason::Malformed);
         }
         // A TCP header shorter than TCP's, or longer than the packet.
         let tcp = good.len() - 20;
         for offset in [4 << 4, 6 << 4] {
             let mut packet = good.clone();
             packet[tcp + 12] = offset;
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::Malformed);
         }
         let udp = craft(src, dst).udp(40000, 80, b"data").build();
         let at = udp.len() - 8;
         for length in [7_u16, 13, 0] {
             let mut packet = udp.clone();
             packet[at..at + 2].copy_from_slice(&length.to_be_bytes());
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::Malformed);
         }
         let mut packet = good.clone();
         packet[14] = 0x54;
-        fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+        fixture
+            .from_workload(1, &packet)
+            .unwrap()
+            .dropped(DropReason::Malformed);
     }
     let mut packet = craft(A, B).tcp(40000, 80, SYN).build();
     packet[14] = 0x44;
-    fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+    fixture
+        .from_workload(1, &packet)
+        .unwrap()
+        .dropped(DropReason::Malformed);
 }
 
 #[test]
@@ -244,15 +266,22 @@ fn the_fast_program_leaves_what_contradicts_itself() {
         for length in [header + 19, header + 21, 0, u16::MAX] {
             let mut packet = good.clone();
             packet[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::Malformed);
         }
         let tcp = good.len() - 20;
         for offset in [0, 4 << 4, 6 << 4, 15 << 4] {
             let mut packet = good.clone();
             packet[tcp + 12] = offset;
-            fixture.from_workload(1, &packet).unwrap().dropped(Drop::Malformed);
+            fixture
+                .from_workload(1, &packet)
+                .unwrap()
+                .dropped(DropReason::Malformed);
         }
-        // Without ACK and with nothing else it is not the middle of a connection, but still the flow's.
+        // Without ACK and with nothing else it is not the middle of a connection, but still the
+        // flow's.
         let mut packet = good.clone();
         packet[tcp + 13] = 0;
         fixture.from_workload(1, &packet).unwrap().redirected(12);
@@ -268,18 +297,18 @@ fn tags_and_other_ethertypes() {
         fixture
             .from_workload(1, &packet)
             .unwrap()
-            .dropped(Drop::UnknownEthertype);
+            .dropped(DropReason::UnknownEthertype);
         fixture
             .to_workload(2, 11, &packet)
             .unwrap()
-            .dropped(Drop::UnknownEthertype);
+            .dropped(DropReason::UnknownEthertype);
     }
     let mut tagged = craft(A, B).tcp(40000, 80, SYN).build();
     tagged.splice(12..12, [0x81, 0x00, 0, 5]);
     fixture
         .from_workload(1, &tagged)
         .unwrap()
-        .dropped(Drop::UnknownEthertype);
+        .dropped(DropReason::UnknownEthertype);
 }
 
 #[test]
@@ -294,9 +323,9 @@ fn tunnels() {
             craft(src, dst).udp(40000, 4789, b"\x08\0\0\0\0\0\x01\0").build(),
         ];
         for packet in &packets {
-            fixture.from_workload(1, packet).unwrap().dropped(Drop::Tunnel);
+            fixture.from_workload(1, packet).unwrap().dropped(DropReason::Tunnel);
         }
-        assert_eq!(fixture.drops(Drop::Tunnel).unwrap(), 3);
+        assert_eq!(fixture.drops(DropReason::Tunnel).unwrap(), 3);
         let mut settings = SETTINGS;
         settings.flags = SETTING_ALLOW_IPIP | SETTING_ALLOW_VXLAN;
         fixture.set_settings(settings).unwrap();
@@ -309,7 +338,7 @@ fn tunnels() {
 }
 
 #[test]
-fn answers_to_the_tunnel_port_are_tunnels_too() {
+fn answers_to_the_tunnel_port_are_looked_at_one_by_one() {
     for (src, dst) in [(A, B), (A6, B6)] {
         let fixture = two();
         fixture
@@ -320,8 +349,12 @@ fn answers_to_the_tunnel_port_are_tunnels_too() {
             fixture
                 .from_workload(1, &craft(src, dst).udp(53, 4789, b"a").build())
                 .unwrap()
-                .dropped(Drop::Tunnel);
+                .redirected(12);
         }
+        assert!(
+            !fixture.flow(protocol::UDP, src, 53, dst, 4789).unwrap().unwrap().0,
+            "never by the fast programs"
+        );
     }
 }
 
@@ -357,6 +390,29 @@ fn without_a_stub_nothing_passes() {
         "closed",
     ] {
         let outcome = run(fixture.program(name), &packet, &Context::new(11, 11), 1).unwrap();
-        outcome.dropped(Drop::UnknownInterface);
+        outcome.dropped(DropReason::UnknownInterface);
+    }
+}
+
+#[test]
+fn answers_of_a_flow_from_the_tunnel_port_are_no_tunnel() {
+    for (own, far) in [(A, "192.0.2.9"), (A6, "2001:db8::9")] {
+        let mut fixture = two();
+        let mut settings = SETTINGS;
+        settings.flags = felid_common::SETTING_HOST_REACHABLE;
+        fixture.set_settings(settings).unwrap();
+        let answer = craft(own, far).udp(53, 4789, b"answer").build();
+        fixture.from_workload(1, &answer).unwrap().dropped(DropReason::Tunnel);
+        let question = craft(far, own).udp(4789, 53, b"question").build();
+        fixture.to_workload(1, 2, &question).unwrap().passed();
+        fixture.from_workload(1, &answer).unwrap().passed();
+        // From another port it is what it looks like; so it is against a flow that the workload
+        // began.
+        let other = craft(own, far).udp(54, 4789, b"answer").build();
+        fixture.from_workload(1, &other).unwrap().dropped(DropReason::Tunnel);
+        let begun = craft(own, far).udp(4789, 4788, b"question").build();
+        fixture.from_workload(1, &begun).unwrap().passed();
+        let back = craft(far, own).udp(4788, 4789, b"answer").build();
+        fixture.to_workload(1, 2, &back).unwrap().passed();
     }
 }

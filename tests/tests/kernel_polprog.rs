@@ -1,4 +1,5 @@
-//! Facts about the reference behaviour: one packet against one policy, through the compiled programs in the kernel.
+//! Facts about the reference behaviour: one packet against one policy, through the compiled
+//! programs in the kernel.
 
 #[path = "../../agent/compile/tests/support/cases.rs"]
 mod cases;

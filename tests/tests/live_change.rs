@@ -1,6 +1,7 @@
 //! Changes while traffic runs: policy edits, restarts, bad records.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -149,7 +150,11 @@ fn a_bad_record_leaves_the_last_good_one_in_force_across_restarts() {
         .cluster
         .eventually("the problem is told", || {
             let status = world.cluster.felid(&["status"])?;
-            Ok(String::from_utf8_lossy(&status.stdout).contains("policy.yaml"))
+            // A stream has objects instead of files.
+            let told = String::from_utf8_lossy(&status.stdout).into_owned();
+            Ok(["policy.yaml", "NetworkPolicy/default/"]
+                .iter()
+                .any(|place| told.contains(place)))
         })
         .unwrap();
     assert!(world.reaches(to, 80), "the last good version is in force");
@@ -213,7 +218,8 @@ fn interfaces_come_late_vanish_are_renamed_and_reused() {
             .unwrap();
         assert!(!world.reaches(to, 81), "life {life}");
         if life == 1 {
-            // Renamed: no endpoint has this name, so it is closed; the record's own name brings it back.
+            // Renamed: no endpoint has this name, so it is closed; the record's own name brings it
+            // back.
             host.ip("link set calilate down").unwrap();
             host.ip("link set calilate name caliother").unwrap();
             host.ip("link set caliother up").unwrap();
@@ -229,9 +235,64 @@ fn interfaces_come_late_vanish_are_renamed_and_reused() {
             assert!(!world.reaches(to, 81));
             world.cluster.write("late.yaml", &record("calilate")).unwrap();
         }
-        // The kernel removes a namespace's interfaces some time after the namespace: by hand, it is now.
+        // The kernel removes a namespace's interfaces some time after the namespace: by hand, it is
+        // now.
         let name = if life == 1 { "caliother" } else { "calilate" };
         host.ip(&format!("link del {name}")).unwrap();
         drop(late);
     }
+}
+
+/// A writer that pauses in the middle of a file, longer than anybody would call a pause, and an
+/// agent that starts meanwhile: what is not written yet does not count as deleted.
+#[test]
+fn a_file_that_is_still_open_for_writing_takes_nothing_out_of_force() {
+    let mut world = world("lc-open");
+    if !world.cluster.reads_files() {
+        // A stream has whole records.
+        return;
+    }
+    let to = world.server.addresses[0];
+    let allow = allow(80).replace("[80]", "[80, 81]");
+    let deny = policy(
+        "default",
+        "deny",
+        "  order: 1\n  selector: app == 'server'\n  types: [Ingress]\n  ingress:\n    - {action: Deny, protocol: TCP, destination: {ports: [81]}}\n    - {action: Pass}",
+    );
+    world
+        .cluster
+        .write("policy.yaml", &format!("{allow}---\n{deny}"))
+        .unwrap();
+    world
+        .cluster
+        .eventually("81 is denied, 80 is not", || {
+            Ok(world.reaches(to, 80) && !world.reaches(to, 81))
+        })
+        .unwrap();
+    let path = world.cluster.records().join("policy.yaml");
+    let mut slow = std::fs::File::create(&path).unwrap();
+    slow.write_all(format!("{allow}---\n").as_bytes()).unwrap();
+    for _ in 0..13 {
+        std::thread::sleep(Duration::from_secs(1));
+        let log = || world.cluster.agent().unwrap().log_text();
+        assert!(
+            !world.reaches(to, 81),
+            "the document that denies it is not written yet: {}",
+            log()
+        );
+    }
+    let told = |world: &World| {
+        let status = world.cluster.felid(&["status"]).unwrap();
+        String::from_utf8_lossy(&status.stdout).contains("for writing")
+    };
+    world.cluster.eventually("status says it", || Ok(told(&world))).unwrap();
+    world.cluster.kill();
+    world.cluster.start().unwrap();
+    assert!(world.reaches(to, 80) && !world.reaches(to, 81), "after a restart");
+    slow.write_all(deny.replace("[81]", "[82]").as_bytes()).unwrap();
+    drop(slow);
+    world
+        .cluster
+        .eventually("the whole file is in force", || Ok(world.reaches(to, 81)))
+        .unwrap();
 }

@@ -1,4 +1,5 @@
-//! A minute of endpoints that come and go with their interfaces, in any order: nothing unpermitted ever passes, and nothing stays.
+//! A minute of endpoints that come and go with their interfaces, in any order: nothing unpermitted
+//! ever passes, and nothing stays.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -49,7 +50,8 @@ fn friend(n: usize) -> bool {
     n.is_multiple_of(2)
 }
 
-/// Interfaces of the churn: created and deleted in a namespace of the pool; senders for those that are there.
+/// Interfaces of the churn: created and deleted in a namespace of the pool; senders for those that
+/// are there.
 struct Pool {
     namespaces: Vec<Namespace>,
     sockets: Mutex<BTreeMap<usize, PacketSocket>>,
@@ -78,8 +80,8 @@ impl Pool {
         host.ip(&format!("link del {}", interface(n))).unwrap();
     }
 
-    /// Every interface sends, to the witness: what its endpoint may (if it is a friend), what it may not, and what only a friend may
-    /// with a friend's address. The payload says who and what.
+    /// Every interface sends, to the witness: what its endpoint may (if it is a friend), what it
+    /// may not, and what only a friend may with a friend's address. The payload says who and what.
     fn send(&self, witness: &[IpAddr], port: u16) {
         for (&n, socket) in &*self.sockets.lock().unwrap() {
             for (family, to) in witness.iter().enumerate() {

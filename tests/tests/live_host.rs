@@ -18,25 +18,7 @@ struct World {
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
 
 fn world(prefix: &str, extra: &str) -> World {
-    let mut cluster = Cluster::new(prefix).unwrap();
-    let outside = Namespace::new(&format!("{prefix}-out")).unwrap();
-    let host = cluster.host.namespace();
-    host.ip(&format!(
-        "link add uplink type veth peer name eth0 netns {}",
-        outside.name()
-    ))
-    .unwrap();
-    for (namespace, interface, last) in [(host, "uplink", 1), (&outside, "eth0", 7)] {
-        namespace.ip(&format!("link set {interface} up")).unwrap();
-        namespace
-            .ip(&format!("addr add 192.0.2.{last}/24 dev {interface}"))
-            .unwrap();
-        namespace
-            .ip(&format!("addr add 2001:db8:2::{last}/64 dev {interface} nodad"))
-            .unwrap();
-    }
-    outside.ip("route add default via 192.0.2.1").unwrap();
-    outside.ip("-6 route add default via 2001:db8:2::1").unwrap();
+    let (mut cluster, outside) = Cluster::with_uplink(prefix, None).unwrap();
     let web = cluster.host.workload("caliweb", &["10.65.0.2", "fd00:65::2"]).unwrap();
     let records = [
         Endpoint { labels: "app: web", ..Endpoint::of("web", &web) }.yaml(),
@@ -115,7 +97,8 @@ fn the_record_lets_workloads_reach_the_host() {
 #[test]
 fn masquerade_by_the_host_does_not_open_anything() {
     let world = world("lh-masq", "");
-    // What the host forwards for others carries the host's address now: it is judged like any other.
+    // What the host forwards for others carries the host's address now: it is judged like any
+    // other.
     let host = world.cluster.host.namespace();
     host.exec(&["nft", "add table inet nat; add chain inet nat post { type nat hook postrouting priority 100; }; add rule inet nat post oifname caliweb masquerade"])
         .unwrap();
@@ -129,10 +112,56 @@ fn masquerade_by_the_host_does_not_open_anything() {
 }
 
 #[test]
+fn the_host_is_the_host_under_any_address() {
+    // As service meshes show their probes to pods: netfilter gives what the host itself sends an
+    // address that is nobody's.
+    let world = world("lh-mesh", "");
+    let host = world.cluster.host.namespace();
+    host.exec(&["nft", "add table ip mesh; add chain ip mesh post { type nat hook postrouting priority 100; }; add rule ip mesh post oifname caliweb snat to 169.254.7.127; add table ip6 mesh; add chain ip6 mesh post { type nat hook postrouting priority 100; }; add rule ip6 mesh post oifname caliweb snat to fd16:9254:7127:1337:ffff:ffff:ffff:ffff"])
+        .unwrap();
+    sockets::serve_udp(&world.web.namespace, 83).unwrap();
+    for to in world.web.addresses.clone() {
+        assert!(sockets::tcp(host, to, 81).unwrap(), "the host itself: {to}");
+        assert!(sockets::udp(host, to, 83, 100).unwrap(), "the host itself: {to}");
+        assert!(host.pings(&to.to_string()).unwrap(), "the host itself: {to}");
+        // What it forwards is others', under whatever address.
+        assert!(!sockets::tcp(&world.outside, to, 81).unwrap(), "{to}");
+        assert!(!sockets::udp(&world.outside, to, 83, 100).unwrap(), "{to}");
+    }
+}
+
+#[test]
+fn a_new_address_of_the_host_is_the_hosts_at_once() {
+    let world = world("lh-new", "");
+    let host = world.cluster.host.namespace();
+    sockets::serve_udp(&world.web.namespace, 84).unwrap();
+    for (n, to) in world.web.addresses.clone().into_iter().enumerate() {
+        for round in 0..5 {
+            let (address, length) = if n == 0 {
+                (format!("198.51.100.{}", round + 1), 32)
+            } else {
+                (format!("2001:db8:51::{}", round + 1), 128)
+            };
+            host.ip(&format!("addr add {address}/{length} dev lo nodad")).unwrap();
+            let connected = host
+                .run(|| {
+                    let socket = std::net::UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 0))?;
+                    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+                    socket.send_to(b"1", (to, 84))?;
+                    socket.recv_from(&mut [0; 64])
+                })
+                .unwrap();
+            assert!(connected.is_ok(), "{address} to {to}: {connected:?}");
+        }
+    }
+}
+
+#[test]
 fn fragments_that_the_host_cut_up_again_are_not_the_hosts_own() {
     let world = world("lh-cut", "");
     let host = world.cluster.host.namespace();
-    // Connection tracking puts datagrams together and cuts them up again, forgetting where they came in.
+    // Connection tracking puts datagrams together and cuts them up again, forgetting where they
+    // came in.
     host.exec(&["nft", "add table inet t; add chain inet t f { type filter hook forward priority 0; }; add rule inet t f ct state invalid counter"])
         .unwrap();
     let to: IpAddr = "fd00:65::2".parse().unwrap();
@@ -146,7 +175,8 @@ fn fragments_that_the_host_cut_up_again_are_not_the_hosts_own() {
     for (source, arrives) in [(HOST[1], false), ("2001:db8:2::7", true)] {
         let mut whole = Craft::new(source.parse::<IpAddr>().unwrap(), to).udp(7, if arrives { 82 } else { 81 }, &data);
         (whole.to, whole.from) = macs;
-        // The kernel copies the parts instead of reusing them if the second is longer than there is room behind the headers of the first.
+        // The kernel copies the parts instead of reusing them if the second is longer than there is
+        // room behind the headers of the first.
         let mut first = whole.clone();
         first.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]), fragment_header(0, true, 77)];
         first.payload.truncate(1000);

@@ -1,4 +1,5 @@
-//! Between real namespaces, with the real agent: sources of `allowSpoofedSourcePrefixes`, Log rules, staged policies.
+//! Between real namespaces, with the real agent: sources of `allowSpoofedSourcePrefixes`, Log
+//! rules, staged policies.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
@@ -29,6 +30,13 @@ spec:
   ingress: [{action: Deny, protocol: UDP}]
 ";
 
+const SPOOFING: &str = "
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {workloadSourceSpoofing: Any}
+";
+
 struct World {
     cluster: Cluster,
     web: Workload,
@@ -55,6 +63,7 @@ fn world(prefix: &str) -> World {
         STAGED.to_owned(),
     ];
     cluster.write("records.yaml", &records.concat()).unwrap();
+    cluster.write("felix.yaml", SPOOFING).unwrap();
     cluster.start().unwrap();
     // Answers to such addresses find their way by the host's routes, which are not felid's.
     let host = cluster.host.namespace();
@@ -116,6 +125,37 @@ fn sources_that_are_allowed_beside_the_own_ones() {
         assert!(back(2000), "another answer to {near}");
         assert!(!back(2001), "a flow of its own to {near}");
     }
+}
+
+#[test]
+fn such_sources_are_allowed_only_while_the_setting_says_any() {
+    let world = world("ll-any");
+    let (cluster, router) = (&world.cluster, &world.router);
+    let arrives = |from: &str, to: &str, port: u16| {
+        let (from, to) = (address(from), address(to));
+        world.arrives(router, &world.web, (from, port), (to, 53))
+    };
+    let pairs = [("198.51.100.7", "10.65.0.2"), ("2001:db8:0:1::7", "fd00:65::2")];
+    let all = |wanted: bool, port: u16| pairs.iter().all(|(from, to)| arrives(from, to, port) == wanted);
+    assert!(all(true, 4000), "allowed by the record");
+    cluster.remove("felix.yaml").unwrap();
+    cluster
+        .eventually("Disabled is the default", || Ok(all(false, 4001)))
+        .unwrap();
+    // An established flow from such a source ends as well.
+    assert!(all(false, 4000), "its established flow");
+    assert!(cluster.dropped("spoofed_address").unwrap() > 0.0);
+    let status = cluster.felid(&["status", "-o", "wide"]).unwrap();
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(text.contains("workloadSourceSpoofing is Disabled"), "{text}");
+    assert!(
+        cluster.felid_json(&["status", "-o", "json"]).unwrap()["ready"]
+            .as_bool()
+            .unwrap_or_default(),
+        "ready all the same"
+    );
+    cluster.write("felix.yaml", SPOOFING).unwrap();
+    cluster.eventually("Any again", || Ok(all(true, 4002))).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Who sees which addresses of a workload with external ones: from everywhere, by every protocol, in both IP versions.
+//! Who sees which addresses of a workload with external ones: from everywhere, by every protocol,
+//! in both IP versions.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::UdpSocket;
@@ -14,7 +15,8 @@ use felid_tests::sockets;
 
 const EXTERNAL: [&str; 2] = ["--ip-nat-outbound", "External"];
 
-/// What both ends must have seen: the server its own address and the asker's, the asker the one that it asked.
+/// What both ends must have seen: the server its own address and the asker's, the asker the one
+/// that it asked.
 fn ends(shown: &str, internal: &str, own: &str, asked: &str) -> Ends {
     Ends {
         server: vec![(ip(shown), ip(internal))],
@@ -139,7 +141,7 @@ fn through_the_stack_it_is_the_same() {
         .eventually("the queue is seen", || {
             let endpoints = world.cluster.felid(&["endpoints", "-o", "json"])?;
             let endpoints = String::from_utf8_lossy(&endpoints.stdout).replace(' ', "");
-            Ok(endpoints.contains("\"fast\":false"))
+            Ok(endpoints.contains("\"redirectable\":false"))
         })
         .unwrap();
     for family in FAMILIES {

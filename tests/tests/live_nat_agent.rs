@@ -1,4 +1,5 @@
-//! What an administrator sees of external addresses: `felid nat`, `felid flows`, routes, conflicts, restarts, edits.
+//! What an administrator sees of external addresses: `felid nat`, `felid flows`, routes, conflicts,
+//! restarts, edits.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -28,25 +29,7 @@ fn record(pod: &str, workload: &Workload, nats: &[(&str, &str)]) -> String {
 }
 
 fn world(prefix: &str) -> World {
-    let cluster = Cluster::new(prefix).unwrap();
-    let outside = Namespace::new(&format!("{prefix}-out")).unwrap();
-    let host = cluster.host.namespace();
-    host.ip(&format!(
-        "link add uplink type veth peer name eth0 netns {}",
-        outside.name()
-    ))
-    .unwrap();
-    for (namespace, interface, last) in [(host, "uplink", 1), (&outside, "eth0", 7)] {
-        namespace.ip(&format!("link set {interface} up")).unwrap();
-        namespace
-            .ip(&format!("addr add 192.0.2.{last}/24 dev {interface}"))
-            .unwrap();
-        namespace
-            .ip(&format!("addr add 2001:db8:2::{last}/64 dev {interface} nodad"))
-            .unwrap();
-    }
-    outside.ip("route add default via 192.0.2.1").unwrap();
-    outside.ip("-6 route add default via 2001:db8:2::1").unwrap();
+    let (cluster, outside) = Cluster::with_uplink(prefix, None).unwrap();
     let web = cluster.host.workload("caliweb", &["10.65.0.2", "fd00:65::2"]).unwrap();
     let mail = cluster.host.workload("calimail", &["10.65.0.3", "fd00:65::3"]).unwrap();
     for workload in [&web, &mail] {
@@ -132,7 +115,8 @@ fn an_administrator_follows_an_external_address() {
     let nats = world.cluster.felid_json(&["nat", v4, "-o", "json"]).unwrap();
     assert_eq!(nats[0]["flowsTotal"], 2);
 
-    // Another endpoint claims one of them: 10.65.0.2 comes first. When it gives it up, the other one has it.
+    // Another endpoint claims one of them: 10.65.0.2 comes first. When it gives it up, the other
+    // one has it.
     let mail = record("mail", &world.mail, &[(v4, "10.65.0.3")]);
     world.cluster.write("mail.yaml", &mail).unwrap();
     let contested = [both[0], both[1], ("203.0.113.10 calimail", "conflict")];

@@ -1,4 +1,5 @@
-//! Flows through translations that stay and through others that come, go and move: the former lose nothing, the latter end at once.
+//! Flows through translations that stay and through others that come, go and move: the former lose
+//! nothing, the latter end at once.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ const OTHER: [&str; 2] = ["10.65.0.4", "fd00:65::4"];
 /// The letters of `web` and of the other workload.
 const WEB: u8 = b'w';
 const OTHERS: u8 = b'o';
-/// Old flows are forgotten within the test. (Not TCP's: a server that gets no acknowledgements goes on for longer than that.)
+/// Old flows are forgotten within the test. (Not TCP's: a server that gets no acknowledgements goes
+/// on for longer than that.)
 const OPTIONS: [&str; 4] = [
     "--conntrack-timeouts",
     "udpTimeout=6s",
@@ -144,7 +146,8 @@ impl Churn<'_> {
         [&self.world.outside, &self.world.client.namespace][n % 2]
     }
 
-    /// Gives some external addresses to others, waits until the agent has done it, and looks at their flows.
+    /// Gives some external addresses to others, waits until the agent has done it, and looks at
+    /// their flows.
     fn change(&mut self, changes: &BTreeMap<usize, Owner>, rng: &mut Rng) {
         for (n, owner) in changes {
             self.owners[*n] = *owner;
@@ -279,7 +282,8 @@ fn translations_come_go_and_move_under_traffic() {
         Ok(after == before)
     });
     assert!(same.is_ok(), "left over:\nbefore {before:#?}\nafter {after:#?}");
-    // An agent that is not optimised takes seconds to load the sweeper, and a sweep is followed by a pause twenty times as long.
+    // An agent that is not optimised takes seconds to load the sweeper, and a sweep is followed by
+    // a pause twenty times as long.
     let end = Instant::now() + Duration::from_secs(180);
     loop {
         let flows = world.cluster.felid_json(&["flows", "-o", "json"]).unwrap();

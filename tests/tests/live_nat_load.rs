@@ -1,4 +1,5 @@
-//! Much data through 1:1 translations: segments as large as without, checksums that are right wherever somebody looks, fragments.
+//! Much data through 1:1 translations: segments as large as without, checksums that are right
+//! wherever somebody looks, fragments.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{IpAddr, UdpSocket};
@@ -16,7 +17,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 const BULK: u16 = 5001;
 const MB: u64 = 1_000_000;
 
-/// TCP packets longer than a frame may be on the wire: the sender left the cutting to somebody later.
+/// TCP packets longer than a frame may be on the wire: the sender left the cutting to somebody
+/// later.
 fn large(capture: &Capture, from: &str) -> usize {
     let seen = capture.look().unwrap();
     seen.iter()
@@ -84,7 +86,8 @@ fn checksums_are_right_where_they_are_checked() {
         set(namespace, "eth0", "off");
     }
     talk();
-    // Left open by the sender: translated like that, calculated when they leave the host, and then checked.
+    // Left open by the sender: translated like that, calculated when they leave the host, and then
+    // checked.
     for namespace in [&world.outside, web, &world.client.namespace] {
         set(namespace, "eth0", "on");
     }

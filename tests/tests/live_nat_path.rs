@@ -1,5 +1,5 @@
-//! ICMP errors through 1:1 translations: paths with a smaller MTU, traceroute, closed ports. Whoever gets an error reads the addresses that
-//! they themselves sent to and from.
+//! ICMP errors through 1:1 translations: paths with a smaller MTU, traceroute, closed ports.
+//! Whoever gets an error reads the addresses that they themselves sent to and from.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{IpAddr, UdpSocket};
@@ -16,7 +16,8 @@ const EXTERNAL: [&str; 2] = ["--ip-nat-outbound", "External"];
 /// MTU between the routers; everywhere else it is 1500.
 const NARROW: u32 = 1400;
 
-/// Addresses of the way from the host to somebody far away: host, second router | second, first | first, far.
+/// Addresses of the way from the host to somebody far away: host, second router | second, first |
+/// first, far.
 struct Way {
     uplink: [&'static str; 2],
     narrow: [&'static str; 2],
@@ -53,7 +54,8 @@ struct World {
     far: Namespace,
 }
 
-/// host - second router - (narrow) - first router - far. The namespace `outside` of the other tests becomes a bystander.
+/// host - second router - (narrow) - first router - far. The namespace `outside` of the other tests
+/// becomes a bystander.
 fn world(prefix: &str, options: &[&str]) -> World {
     let nat = NatWorld::new(prefix, "", options).unwrap();
     let host = nat.cluster.host.namespace();
@@ -128,7 +130,8 @@ fn port_unreachable(seen: &Seen) -> bool {
     matches!((seen.protocol, seen.ports), (1, (3, 3)) | (58, (1, 4)))
 }
 
-/// Errors that arrived, each with the MTU that it names, must be about packets between these two; there must be some.
+/// Errors that arrived, each with the MTU that it names, must be about packets between these two;
+/// there must be some.
 fn learned(capture: &Capture, own: &str, peer: &str) {
     let errors: Vec<Seen> = capture.look().unwrap().into_iter().filter(too_big).collect();
     assert!(!errors.is_empty(), "{own} was told nothing");

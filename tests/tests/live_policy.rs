@@ -1,5 +1,5 @@
-//! Between real namespaces, with the real agent: what policy allows works in both directions, what it denies does not reach the
-//! destination's interface. Both families.
+//! Between real namespaces, with the real agent: what policy allows works in both directions, what
+//! it denies does not reach the destination's interface. Both families.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
@@ -85,7 +85,8 @@ impl World {
         Frame::new(from.mac, HOST_MAC, source, to)
     }
 
-    /// Sends a frame from a workload and says whether a packet with that protocol and destination port reaches `to`'s interface.
+    /// Sends a frame from a workload and says whether a packet with that protocol and destination
+    /// port reaches `to`'s interface.
     fn arrives(&self, from: &Workload, to: &Workload, frame: &[u8], protocol: u8, port: u16) -> bool {
         let incoming = to.namespace.packets("eth0").unwrap();
         from.namespace.packets("eth0").unwrap().send(frame).unwrap();
@@ -164,7 +165,8 @@ fn sctp_is_judged_and_answered() {
             !world.arrives(&world.client, &world.web, &init.sctp(5000, 9002, 1), 132, 9002),
             "INIT to {to}"
         );
-        // The answer belongs to the flow although the client has no policy for it, and the client is told nothing else.
+        // The answer belongs to the flow although the client has no policy for it, and the client
+        // is told nothing else.
         let back = world
             .client
             .addresses

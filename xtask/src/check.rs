@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::command::{cargo, run, works};
+use crate::command::{cargo, root, run, works};
 
 /// What passed, failed and was skipped.
 #[derive(Default)]
@@ -40,10 +40,12 @@ impl Counts {
     }
 }
 
-/// All of them. `install`: get cargo-deny where it is missing (minutes); otherwise its check is skipped then.
+/// All of them. `install`: get cargo-deny where it is missing (minutes); otherwise its check is
+/// skipped then.
 pub(crate) fn all(install: bool) -> Counts {
     let mut counts = Counts::default();
     counts.check("formatting", run(cargo().args(["fmt", "--all", "--check"])));
+    counts.check("width of comments", crate::comments::check(&root()));
     counts.check(
         "lints",
         run(cargo().args([

@@ -1,9 +1,11 @@
-//! `cargo xtask`: builds, tests, benches and demonstrates felid. Every command first installs what it needs and is missing.
+//! `cargo xtask`: builds, tests, benches and demonstrates felid. Every command first installs what
+//! it needs and is missing.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod check;
 mod command;
+mod comments;
 mod demo;
 mod mutation;
 mod setup;
@@ -26,7 +28,8 @@ enum Task {
     Setup,
     /// Builds the agent (release).
     Build,
-    /// A host and six workloads in namespaces, the agent on real records: shows who reaches whom, before and after a policy is edited.
+    /// A host and six workloads in namespaces, the agent on real records: shows who reaches whom,
+    /// before and after a policy is edited.
     Demo {
         /// Leave everything up, and say what to try.
         #[arg(long)]
@@ -38,7 +41,8 @@ enum Task {
     /// What a packet, a connection and a change cost.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Random policies and packets: the compiled programs in the kernel against the reference evaluator.
+    /// Random policies and packets: the compiled programs in the kernel against the reference
+    /// evaluator.
     Equivalence {
         /// How many pairs of policy and packet.
         #[arg(long, default_value_t = 100_000)]
@@ -47,12 +51,13 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Breaks the compiler in twenty ways, one at a time in a copy of the sources, and shows that equivalence finds each.
+    /// Breaks the compiler in twenty ways, one at a time in a copy of the sources, and shows that
+    /// equivalence finds each.
     Mutation {
         /// Only mutations whose description contains this.
         filter: Option<String>,
     },
-    /// Fuzzes the readers of records and selectors.
+    /// Fuzzes the readers of records, selectors, policy tests and streams of records.
     Fuzz {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
@@ -64,7 +69,8 @@ enum Task {
         /// Port.
         port: u16,
     },
-    /// Runs everything: formatting, lints, documentation, tests with and without root. Ends with the counts.
+    /// Runs everything: formatting, lints, documentation, tests with and without root. Ends with
+    /// the counts.
     Test {
         /// Only tests whose name contains this.
         filter: Option<String>,

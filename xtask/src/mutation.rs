@@ -1,4 +1,5 @@
-//! Breaks the compiler in many small ways, one at a time, in a copy of the sources, and shows that equivalence finds each.
+//! Breaks the compiler in many small ways, one at a time, in a copy of the sources, and shows that
+//! equivalence finds each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     }
     copy(&root(), &tree)?;
     // What is found must be the mutation, not a fault that is there anyway.
-    if !matches!(compare(&tree, &target)?, Found::Nothing) {
+    if !matches!(compare(&tree, &target)?, Comparison::Nothing) {
         bail!("equivalence fails without any mutation");
     }
     let mut caught = 0;
@@ -75,12 +76,12 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
         let found = compare(&tree, &target)?;
         fs::write(&path, before)?;
         let words = match found {
-            Found::Disagreement(test) => {
+            Comparison::Disagreement(test) => {
                 caught += 1;
                 format!("caught by {test}")
             }
-            Found::Nothing => "NOT CAUGHT".to_owned(),
-            Found::NoBuild(error) => format!("DOES NOT BUILD\n{error}"),
+            Comparison::Nothing => "NOT CAUGHT".to_owned(),
+            Comparison::NoBuild(error) => format!("DOES NOT BUILD\n{error}"),
         };
         println!("{:2}. {}: {words}", number + 1, mutation.what);
     }
@@ -92,14 +93,14 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
 }
 
 /// What the comparisons say.
-enum Found {
+enum Comparison {
     /// This test failed.
     Disagreement(&'static str),
     Nothing,
     NoBuild(String),
 }
 
-fn compare(tree: &Path, target: &Path) -> Result<Found> {
+fn compare(tree: &Path, target: &Path) -> Result<Comparison> {
     let test = |arguments: &[&str]| -> Result<std::process::Output> {
         let mut command: Command = cargo();
         command
@@ -121,24 +122,24 @@ fn compare(tree: &Path, target: &Path) -> Result<Found> {
     };
     let build = test(&["--no-run"])?;
     if !build.status.success() {
-        return Ok(Found::NoBuild(String::from_utf8_lossy(&build.stderr).into_owned()));
+        return Ok(Comparison::NoBuild(String::from_utf8_lossy(&build.stderr).into_owned()));
     }
     for name in COMPARISONS {
         if !test(&[name])?.status.success() {
-            return Ok(Found::Disagreement(name));
+            return Ok(Comparison::Disagreement(name));
         }
     }
-    Ok(Found::Nothing)
+    Ok(Comparison::Nothing)
 }
 
 /// Where cargo builds, as it says itself.
 fn target_directory() -> Result<PathBuf> {
     #[derive(Deserialize)]
-    struct Metadata {
+    struct CargoMetadata {
         target_directory: PathBuf,
     }
     let text = crate::command::output(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
-    let metadata: Metadata = serde_json::from_str(&text)?;
+    let metadata: CargoMetadata = serde_json::from_str(&text)?;
     Ok(metadata.target_directory)
 }
 

@@ -1,6 +1,6 @@
 //! Installs what is missing, and says exactly what to install where it cannot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -70,12 +70,14 @@ fn bpf_linker() -> Result<()> {
     if present.split_whitespace().any(|word| word == BPF_LINKER) {
         return Ok(());
     }
-    let prefix = format!("/usr/lib/llvm-{LLVM}");
-    if !Path::new(&prefix).join("bin/llvm-config").exists() {
-        packages(&[&format!("llvm-{LLVM}-dev")]).with_context(|| {
-            format!("bpf-linker is built against LLVM {LLVM}, the compiler's own: install its development files")
-        })?;
-    }
+    let prefix = match llvm_prefix() {
+        Some(prefix) => prefix,
+        None if has("apt-get") => {
+            packages(&[&format!("llvm-{LLVM}-dev")]).with_context(|| how_to_get_bpf_linker(std::env::consts::ARCH))?;
+            PathBuf::from(format!("/usr/lib/llvm-{LLVM}"))
+        }
+        None => bail!(how_to_get_bpf_linker(std::env::consts::ARCH)),
+    };
     run(cargo()
         .env("LLVM_PREFIX", prefix)
         // A target directory of its own: nothing of it belongs among felid's.
@@ -89,6 +91,35 @@ fn bpf_linker() -> Result<()> {
             "--features",
         ])
         .arg(format!("llvm-{LLVM}")))
+    .with_context(|| how_to_get_bpf_linker(std::env::consts::ARCH))
+}
+
+/// Where the development files of the compiler's LLVM are: what LLVM_PREFIX says, or where Debian
+/// puts them. `None` if they are in neither place.
+fn llvm_prefix() -> Option<PathBuf> {
+    let named = std::env::var_os("LLVM_PREFIX").map(PathBuf::from);
+    let usual = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
+    let mut candidates = named.into_iter().chain([usual]);
+    candidates.find(|prefix| prefix.join("bin/llvm-config").exists())
+}
+
+/// How to get bpf-linker where this command cannot install it. Its published binaries come first:
+/// they are linked statically, so they need nothing of the system, and whatever their own LLVM is,
+/// it reads what the pinned compiler writes as long as it is not older.
+fn how_to_get_bpf_linker(architecture: &str) -> String {
+    let archive = format!("bpf-linker-{architecture}-unknown-linux-musl.tar.zst");
+    format!(
+        "bpf-linker {BPF_LINKER} is needed to link the eBPF programs. Get it in one of these ways, then run this command again:\n\
+        1. Unpack its published static binary into a directory that is in PATH:\n\
+        \x20    curl -LO https://github.com/aya-rs/bpf-linker/releases/download/v{BPF_LINKER}/{archive}\n\
+        \x20    tar -xpf {archive} -C ~/.cargo/bin\n\
+        \x20  or let cargo-binstall do the same: cargo binstall bpf-linker@{BPF_LINKER}\n\
+        2. Build it with LLVM {LLVM}, which is the LLVM of the pinned compiler. Install the development files of LLVM {LLVM} \
+        (Debian and Ubuntu: llvm-{LLVM}-dev, from apt.llvm.org if the distribution has none; Fedora: llvm{LLVM}-devel or, \
+        if that is its version, llvm-devel; Arch: llvm; Alpine: llvm{LLVM}-dev), then:\n\
+        \x20    LLVM_PREFIX=\"$(llvm-config --prefix)\" cargo install bpf-linker --version {BPF_LINKER} --locked \
+        --no-default-features --features llvm-{LLVM}"
+    )
 }
 
 fn kernel() -> Result<()> {
@@ -133,4 +164,30 @@ fn packages(names: &[&str]) -> Result<()> {
         install(names)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_static_binary_comes_before_building_with_the_compilers_llvm() {
+        for architecture in ["x86_64", "aarch64"] {
+            let text = how_to_get_bpf_linker(architecture);
+            let binary = text.find(&format!(
+                "v{BPF_LINKER}/bpf-linker-{architecture}-unknown-linux-musl.tar.zst"
+            ));
+            let built = text.find(&format!("--features llvm-{LLVM}"));
+            assert!(binary.is_some() && binary < built, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_pinned_compiler_is_the_one_whose_llvm_this_is() {
+        let pin = include_str!("../../rust-toolchain.toml");
+        assert!(
+            pin.contains(&format!("{LLVM} for ")),
+            "rust-toolchain.toml names another LLVM than {LLVM}"
+        );
+    }
 }

@@ -9,6 +9,9 @@ use crate::check::{self, Counts};
 use crate::command::{cargo, need_root, shown};
 use crate::setup;
 
+/// Live tests that run on a directory of files and on a stream of JSON lines.
+const ON_BOTH_DATASTORES: [&str; 4] = ["live_policy", "live_change", "live_host", "live_nat"];
+
 /// Runs everything; with a filter or without root, less.
 pub(crate) fn run(filter: Option<&str>, no_root: bool) -> Result<()> {
     setup::build_tools()?;
@@ -26,9 +29,17 @@ pub(crate) fn run(filter: Option<&str>, no_root: bool) -> Result<()> {
         // The live tests run the agent as users do; optimised, so that they measure the real thing.
         let agent = crate::command::build_agent()?;
         let mut live = cargo();
-        live.env("FELID_BIN", agent)
+        live.env("FELID_BIN", &agent)
             .args(["test", "--release", "--package", "felid-tests", "--no-fail-fast"]);
         counts.add(tests(&mut live, filter)?);
+        // A good share of them once more, on the other datastore.
+        let mut stream = cargo();
+        stream
+            .env("FELID_BIN", agent)
+            .env("FELID_LIVE_DATASTORE", "stream")
+            .args(["test", "--release", "--package", "felid-tests", "--no-fail-fast"])
+            .args(ON_BOTH_DATASTORES.iter().flat_map(|test| ["--test", test]));
+        counts.add(tests(&mut stream, filter)?);
     }
     for failure in &counts.failures {
         eprintln!("failed: {failure}");
@@ -118,7 +129,7 @@ pub(crate) fn fuzz(seconds: u64) -> Result<()> {
     }
     // Corpora from the records of the tests and examples.
     crate::command::run(cargo().args(["run", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--bin", "seed"]))?;
-    for target in ["yaml", "selector"] {
+    for target in ["yaml", "selector", "cases", "stream"] {
         // Sanitizers need a nightly compiler, which RUSTC_BOOTSTRAP makes of the pinned one.
         crate::command::run(cargo().env("RUSTC_BOOTSTRAP", "1").args([
             "fuzz",

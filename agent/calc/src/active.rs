@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use felid_model::Rule;
 use felid_model::resolved::ResolvedRule;
+use felid_model::{Direction, Rule};
 
 use crate::rules::{SetRules, resolve_rules};
-use crate::sets::Sets;
+use crate::sets::ActiveSets;
 
 /// Rules of one direction. Equal versions mean equal rules of the same record.
 #[derive(Clone, Debug)]
-pub(crate) struct Versioned {
+pub(crate) struct VersionedRules {
     pub(crate) version: u64,
     pub(crate) rules: Arc<Vec<ResolvedRule>>,
 }
@@ -18,16 +18,16 @@ pub(crate) struct Versioned {
 /// Both directions.
 #[derive(Debug)]
 pub(crate) struct ActiveRules {
-    pub(crate) ingress: Versioned,
-    pub(crate) egress: Versioned,
+    pub(crate) ingress: VersionedRules,
+    pub(crate) egress: VersionedRules,
     sets: SetRules,
 }
 
 /// Hands out versions; none twice.
 #[derive(Debug, Default)]
-pub(crate) struct Versions(u64);
+pub(crate) struct VersionCounter(u64);
 
-impl Versions {
+impl VersionCounter {
     pub(crate) fn next(&mut self) -> u64 {
         self.0 += 1;
         self.0
@@ -35,20 +35,21 @@ impl Versions {
 }
 
 impl ActiveRules {
-    /// Resolves rules in place of `old` and holds their sets instead of its. Unchanged directions keep their version.
+    /// Resolves rules in place of `old` and holds their sets instead of its. Unchanged directions
+    /// keep their version.
     pub(crate) fn replace(
         old: Option<ActiveRules>,
         [ingress, egress]: [&[Rule]; 2],
         namespace: Option<&str>,
-        sets: &mut Sets,
-        versions: &mut Versions,
+        sets: &mut ActiveSets,
+        versions: &mut VersionCounter,
     ) -> ActiveRules {
         let mut named = SetRules::new();
-        let mut direction = |rules: &[Rule], old: Option<&Versioned>| {
+        let mut direction = |rules: &[Rule], old: Option<&VersionedRules>| {
             let rules = resolve_rules(rules, namespace, &mut named);
             match old.filter(|old| *old.rules == rules) {
                 Some(old) => old.clone(),
-                None => Versioned {
+                None => VersionedRules {
                     version: versions.next(),
                     rules: Arc::new(rules),
                 },
@@ -68,11 +69,15 @@ impl ActiveRules {
     }
 
     /// Gives the sets back.
-    pub(crate) fn release(self, sets: &mut Sets) {
+    pub(crate) fn release(self, sets: &mut ActiveSets) {
         sets.release(&self.sets);
     }
 
-    pub(crate) fn direction(&self, ingress: bool) -> &Versioned {
-        if ingress { &self.ingress } else { &self.egress }
+    /// The rules for traffic of this direction.
+    pub(crate) fn of(&self, direction: Direction) -> &VersionedRules {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
     }
 }

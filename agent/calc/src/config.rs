@@ -1,60 +1,54 @@
-//! The node's configuration, merged from its records.
+//! Which records configure this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use felid_model::{EndpointToHostAction, FelixConfiguration, LogSeverity};
+use felid_model::{FelixConfiguration, IpPool, ResourceKey};
+use ipnet::IpNet;
 
-/// What `FelixConfiguration` `node.NAME` says, else `default`, else Felix's defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Interfaces whose name begins with one of these are workloads'. Never empty; default `cali`.
-    pub interface_prefixes: Vec<String>,
-    /// Packets from a workload to this host that its egress policy allows. Default Drop.
-    pub endpoint_to_host: EndpointToHostAction,
-    /// Least severe message that is logged. Default Info.
-    pub log_severity: LogSeverity,
+/// The `FelixConfiguration` records that hold on this node, the strongest first: `node.NAME`, then
+/// `default`.
+///
+/// Their fields are not merged here: flags, environment and file of the agent are stronger than any
+/// record, so the agent merges all of them in one place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeConfiguration {
+    /// The records. Where two name the same setting, the first decides.
+    pub records: Vec<Arc<FelixConfiguration>>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            interface_prefixes: vec!["cali".to_owned()],
-            endpoint_to_host: EndpointToHostAction::Drop,
-            log_severity: LogSeverity::Info,
-        }
-    }
-}
-
-/// The records, by name.
+/// The records of configuration.
 #[derive(Debug, Default)]
-pub(crate) struct ConfigRecords {
-    records: BTreeMap<Arc<str>, Arc<FelixConfiguration>>,
+pub(crate) struct ConfigResources {
+    felix: BTreeMap<Arc<str>, Arc<FelixConfiguration>>,
+    pools: BTreeMap<ResourceKey, IpNet>,
 }
 
-impl ConfigRecords {
-    pub(crate) fn put(&mut self, name: &Arc<str>, record: Option<Arc<FelixConfiguration>>) {
+impl ConfigResources {
+    pub(crate) fn put_felix(&mut self, name: &Arc<str>, record: Option<Arc<FelixConfiguration>>) {
         match record {
-            Some(record) => self.records.insert(name.clone(), record),
-            None => self.records.remove(name),
+            Some(record) => self.felix.insert(name.clone(), record),
+            None => self.felix.remove(name),
         };
     }
 
-    /// What holds on `node`.
-    pub(crate) fn merged(&self, node: &str) -> Config {
-        let mut config = Config::default();
-        for name in ["default", &format!("node.{node}")] {
-            let Some(record) = self.records.get(name) else { continue };
-            if let Some(prefixes) = record.interface_prefix.as_ref().filter(|prefixes| !prefixes.is_empty()) {
-                config.interface_prefixes.clone_from(prefixes);
-            }
-            if let Some(action) = record.default_endpoint_to_host_action {
-                config.endpoint_to_host = action;
-            }
-            if let Some(severity) = record.log_severity_screen {
-                config.log_severity = severity;
-            }
+    pub(crate) fn put_pool(&mut self, key: &ResourceKey, pool: Option<&IpPool>) {
+        match pool {
+            Some(pool) => self.pools.insert(key.clone(), pool.cidr),
+            None => self.pools.remove(key),
+        };
+    }
+
+    /// Returns what holds on `node`.
+    pub(crate) fn of_node(&self, node: &str) -> NodeConfiguration {
+        let names = [&format!("node.{node}"), "default"];
+        NodeConfiguration {
+            records: names.iter().filter_map(|name| self.felix.get(*name).cloned()).collect(),
         }
-        config
+    }
+
+    /// Returns the networks of all pools.
+    pub(crate) fn pools(&self) -> BTreeSet<IpNet> {
+        self.pools.values().copied().collect()
     }
 }

@@ -1,4 +1,5 @@
-//! The value that is said of one local endpoint: its own data and its resolved policy in both directions.
+//! The value that is said of one local endpoint: its own data and its resolved policy in both
+//! directions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -6,16 +7,16 @@ use std::sync::{Arc, Weak};
 
 use felid_model::names::host_interface;
 use felid_model::resolved::{LocalEndpoint, ResolvedPolicy, ResolvedRules, ResolvedTier};
-use felid_model::{Kind, ResourceKey, WorkloadEndpoint};
+use felid_model::{Direction, Kind, ResourceKey, WorkloadEndpoint, WorkloadSourceSpoofing};
 
 use crate::ids::ItemId;
-use crate::policies::{Content, Entry, Policies};
+use crate::policies::{PolicyContent, PolicyEntry, PolicyIndex};
 use crate::profiles::{Profiles, profile_key};
 use crate::tiers::{TierPlace, Tiers};
 
 /// What a resolved policy is made of; equal parts make equal policies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Part {
+enum PolicyPart {
     Tier(Arc<str>, bool),
     /// Version of a policy's rules, and whether it is staged.
     Policy(u64, bool),
@@ -23,14 +24,15 @@ enum Part {
     Profile(u64),
 }
 
-/// Policies that some endpoint has now, so that endpoints with the same policies and profiles share one value.
+/// Policies that some endpoint has now, so that endpoints with the same policies and profiles share
+/// one value.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
-    policies: HashMap<Vec<Part>, Weak<ResolvedPolicy>>,
+pub(crate) struct SharedPolicies {
+    policies: HashMap<Vec<PolicyPart>, Weak<ResolvedPolicy>>,
     swept: usize,
 }
 
-impl Shared {
+impl SharedPolicies {
     /// Forgets policies that nobody has any more, when there may be many.
     pub(crate) fn sweep(&mut self) {
         if self.policies.len() > 2 * self.swept + 64 {
@@ -42,15 +44,17 @@ impl Shared {
 
 /// What policies are resolved from.
 #[derive(Clone, Copy)]
-pub(crate) struct Sources<'a> {
-    pub(crate) policies: &'a Policies,
+pub(crate) struct PolicySources<'a> {
+    pub(crate) policies: &'a PolicyIndex,
     pub(crate) profiles: &'a Profiles,
     pub(crate) tiers: &'a Tiers,
+    pub(crate) source_spoofing: WorkloadSourceSpoofing,
 }
 
-impl<'a> Sources<'a> {
-    /// The policies of an endpoint in the order in which they hold; those without a tier that exists come last.
-    pub(crate) fn in_order(self, item: ItemId) -> Vec<(Option<&'a TierPlace>, &'a Entry)> {
+impl<'a> PolicySources<'a> {
+    /// The policies of an endpoint in the order in which they hold; those without a tier that
+    /// exists come last.
+    pub(crate) fn in_order(self, item: ItemId) -> Vec<(Option<&'a TierPlace>, &'a PolicyEntry)> {
         let mut policies: Vec<_> = self
             .policies
             .of(item)
@@ -63,12 +67,12 @@ impl<'a> Sources<'a> {
     /// Policy of an endpoint for one direction.
     fn resolve(
         self,
-        policies: &[(Option<&'a TierPlace>, &'a Entry)],
+        policies: &[(Option<&'a TierPlace>, &'a PolicyEntry)],
         profiles: &[String],
-        ingress: bool,
-        shared: &mut Shared,
+        direction: Direction,
+        shared: &mut SharedPolicies,
     ) -> Arc<ResolvedPolicy> {
-        if let Some(reason) = self.closed(policies, ingress) {
+        if let Some(reason) = self.closed(policies, direction) {
             return Arc::new(ResolvedPolicy {
                 closed: Some(reason),
                 ..ResolvedPolicy::default()
@@ -80,21 +84,20 @@ impl<'a> Sources<'a> {
             let (Some(tier), Some(rules)) = (tier, &entry.rules) else {
                 continue;
             };
-            if !entry.content.applies(ingress) {
+            if !entry.content.applies(direction) {
                 continue;
             }
             if resolved.tiers.last().is_none_or(|last| last.name != tier.name) {
-                parts.push(Part::Tier(tier.name.clone(), tier.end_pass));
-                let policies = Vec::new();
+                parts.push(PolicyPart::Tier(tier.name.clone(), tier.end_pass));
                 resolved.tiers.push(ResolvedTier {
                     name: tier.name.clone(),
                     end_pass: tier.end_pass,
-                    policies,
+                    policies: Vec::new(),
                 });
             }
-            let rules = rules.direction(ingress);
+            let rules = rules.of(direction);
             let staged = entry.content.is_staged();
-            parts.push(Part::Policy(rules.version, staged));
+            parts.push(PolicyPart::Policy(rules.version, staged));
             if let Some(tier) = resolved.tiers.last_mut() {
                 tier.policies.push(ResolvedRules {
                     key: entry.key.clone(),
@@ -107,22 +110,7 @@ impl<'a> Sources<'a> {
             // A tier whose policies are all staged decides nothing.
             tier.end_pass |= tier.policies.iter().all(|policy| policy.staged);
         }
-        for (position, name) in profiles.iter().enumerate() {
-            // A missing profile denies what comes to it, so those after it never decide anything.
-            let Some(rules) = self.profiles.get(name).and_then(|profile| profile.rules.as_ref()) else {
-                break;
-            };
-            if profiles.iter().take(position).any(|earlier| earlier == name) {
-                continue;
-            }
-            let rules = rules.direction(ingress);
-            parts.push(Part::Profile(rules.version));
-            resolved.profiles.push(ResolvedRules {
-                key: profile_key(name),
-                staged: false,
-                rules: rules.rules.clone(),
-            });
-        }
+        resolved.profiles = self.resolve_profiles(profiles, direction, &mut parts);
         if let Some(known) = shared.policies.get(&parts).and_then(Weak::upgrade) {
             return known;
         }
@@ -131,18 +119,45 @@ impl<'a> Sources<'a> {
         resolved
     }
 
+    /// Rules of an endpoint's profiles for one direction, in the endpoint's order.
+    fn resolve_profiles(
+        self,
+        profiles: &[String],
+        direction: Direction,
+        parts: &mut Vec<PolicyPart>,
+    ) -> Vec<ResolvedRules> {
+        let mut resolved = Vec::new();
+        for (position, name) in profiles.iter().enumerate() {
+            // A missing profile denies what comes to it, so those after it never decide anything.
+            let Some(rules) = self.profiles.get(name).and_then(|profile| profile.rules.as_ref()) else {
+                break;
+            };
+            if profiles.iter().take(position).any(|earlier| earlier == name) {
+                continue;
+            }
+            let rules = rules.of(direction);
+            parts.push(PolicyPart::Profile(rules.version));
+            resolved.push(ResolvedRules {
+                key: profile_key(name),
+                staged: false,
+                rules: rules.rules.clone(),
+            });
+        }
+        resolved
+    }
+
     /// Why nothing may pass, if so.
-    fn closed(self, policies: &[(Option<&TierPlace>, &Entry)], ingress: bool) -> Option<Arc<str>> {
+    fn closed(self, policies: &[(Option<&TierPlace>, &PolicyEntry)], direction: Direction) -> Option<Arc<str>> {
         let mut reasons = BTreeMap::new();
         for (tier, entry) in policies.iter().filter(|(_, entry)| !entry.content.is_staged()) {
             match &entry.content {
-                Content::Bad(bad) => {
+                PolicyContent::Bad(bad) => {
                     reasons.insert(&entry.key, bad.reason.clone());
                 }
-                Content::Good(policy) if tier.is_none() && entry.content.applies(ingress) => {
+                PolicyContent::Good(policy) if tier.is_none() && entry.content.applies(direction) => {
                     reasons.insert(&entry.key, format!("tier {:?} does not exist", policy.tier));
                 }
-                Content::Good(_) => {}
+                PolicyContent::Good(_) => {}
             }
         }
         let more = reasons.len().saturating_sub(1);
@@ -157,13 +172,14 @@ impl<'a> Sources<'a> {
         )
     }
 
-    /// The whole value. `lost`: addresses of the record that belong to another endpoint of this node.
+    /// The whole value. `lost`: addresses of the record that belong to another endpoint of this
+    /// node.
     pub(crate) fn local_endpoint(
         self,
         item: ItemId,
         endpoint: &WorkloadEndpoint,
         lost: &BTreeMap<IpAddr, ResourceKey>,
-        shared: &mut Shared,
+        shared: &mut SharedPolicies,
     ) -> LocalEndpoint {
         let mut addresses = addresses(endpoint);
         addresses.retain(|address| !lost.contains_key(address));
@@ -178,16 +194,21 @@ impl<'a> Sources<'a> {
             }
             None => {
                 let policies = self.in_order(item);
-                let mut resolve = |ingress| self.resolve(&policies, &endpoint.profiles, ingress, shared);
-                (resolve(true), resolve(false))
+                let mut resolve = |direction| self.resolve(&policies, &endpoint.profiles, direction, shared);
+                (resolve(Direction::Ingress), resolve(Direction::Egress))
             }
+        };
+        let allow_spoofed_source_prefixes = match self.source_spoofing {
+            WorkloadSourceSpoofing::Any => endpoint.allow_spoofed_source_prefixes.clone(),
+            WorkloadSourceSpoofing::Disabled => Vec::new(),
         };
         LocalEndpoint {
             key: endpoint.key.clone(),
             interface_name: endpoint.interface_name.as_str().into(),
             addresses,
-            allow_spoofed_source_prefixes: endpoint.allow_spoofed_source_prefixes.clone(),
+            allow_spoofed_source_prefixes,
             ip_nats: endpoint.ip_nats.clone(),
+            aws_elastic_ips: endpoint.aws_elastic_ips.clone(),
             mac: endpoint.mac,
             ipv4_gateway: endpoint.ipv4_gateway,
             ipv6_gateway: endpoint.ipv6_gateway,
@@ -207,14 +228,15 @@ pub(crate) fn addresses(endpoint: &WorkloadEndpoint) -> Vec<IpAddr> {
     addresses
 }
 
-/// A pod's endpoint on this node, its interface named with this prefix: its record does not name it. Others stay as they are.
-pub(crate) fn with_interface(mut endpoint: Arc<WorkloadEndpoint>, prefix: &str) -> Arc<WorkloadEndpoint> {
+/// Returns a pod's endpoint with its interface named with the second prefix, if it is named with
+/// the first now: a pod's record does not name it. An interface that somebody chose, and the
+/// endpoints of other records, stay as they are.
+pub(crate) fn with_interface(mut endpoint: Arc<WorkloadEndpoint>, from: &str, to: &str) -> Arc<WorkloadEndpoint> {
     let key = &endpoint.key;
-    if key.kind == Kind::Pod {
-        let name = host_interface(prefix, key.namespace.as_deref().unwrap_or_default(), &key.name);
-        if name != endpoint.interface_name {
-            Arc::make_mut(&mut endpoint).interface_name = name;
-        }
+    let name = |prefix| host_interface(prefix, key.namespace.as_deref().unwrap_or_default(), &key.name);
+    if key.kind == Kind::Pod && from != to && endpoint.interface_name == name(from) {
+        let name = name(to);
+        Arc::make_mut(&mut endpoint).interface_name = name;
     }
     endpoint
 }

@@ -37,14 +37,14 @@ id! {
 
 /// Hands out numbers, freed ones first.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers<I> {
+pub(crate) struct IdAllocator<I> {
     next: u32,
     free: Vec<I>,
 }
 
-impl<I: Id> Numbers<I> {
+impl<I: Id> IdAllocator<I> {
     pub(crate) fn new() -> Self {
-        Numbers {
+        IdAllocator {
             next: 0,
             free: Vec::new(),
         }
@@ -63,7 +63,7 @@ impl<I: Id> Numbers<I> {
     }
 }
 
-/// A map keyed by numbers that [`Numbers`] handed out.
+/// A map keyed by numbers that [`IdAllocator`] handed out.
 #[derive(Debug)]
 pub(crate) struct IdMap<I, T> {
     slots: Vec<Option<T>>,

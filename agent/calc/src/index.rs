@@ -1,16 +1,17 @@
 //! The label index: which selectors match which items, kept up to date from both sides.
 //!
-//! Every selector is *anchored*: entered under one condition that it needs (a label with one of a few values, or with any),
-//! so that an item is evaluated against those selectors only whose anchor its own labels meet. Items are entered under all
-//! their labels, so that a new selector is evaluated against those items only that meet its anchor. Selectors without any
-//! condition (`env != 'prod'`) are evaluated against everything.
+//! Every selector is *anchored*: entered under one condition that it needs (a label with one of a
+//! few values, or with any), so that an item is evaluated against those selectors only whose anchor
+//! its own labels meet. Items are entered under all their labels, so that a new selector is
+//! evaluated against those items only that meet its anchor. Selectors without any condition
+//! (`env != 'prod'`) are evaluated against everything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use felid_model::Selector;
 
 use crate::ids::{IdMap, ItemId, QueryId};
-use crate::labels::Inherited;
+use crate::labels::InheritedLabels;
 
 /// Which selectors began and ceased to match an item.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -101,8 +102,8 @@ impl Anchor {
 }
 
 #[derive(Debug)]
-struct Item {
-    labels: Inherited,
+struct IndexedItem {
+    labels: InheritedLabels,
     /// Sorted.
     matched: Vec<QueryId>,
 }
@@ -119,7 +120,7 @@ struct Query {
 /// See the module's page.
 #[derive(Debug)]
 pub(crate) struct LabelIndex {
-    items: IdMap<ItemId, Item>,
+    items: IdMap<ItemId, IndexedItem>,
     items_by_label: ByLabel<ItemId>,
     queries: IdMap<QueryId, Query>,
     /// Anchored to values.
@@ -145,7 +146,7 @@ impl LabelIndex {
     }
 
     /// Enters an item or gives it new labels.
-    pub(crate) fn put_item(&mut self, id: ItemId, labels: Inherited) -> Changes {
+    pub(crate) fn put_item(&mut self, id: ItemId, labels: InheritedLabels) -> Changes {
         let old = self.items.remove(id);
         if let Some(mut old) = old {
             if old.labels.same_labels(&labels) {
@@ -156,13 +157,13 @@ impl LabelIndex {
             let matched = self.evaluate(&labels);
             self.reindex(id, Some(&old.labels), Some(&labels));
             let changes = self.record(id, &old.matched, &matched);
-            self.items.insert(id, Item { labels, matched });
+            self.items.insert(id, IndexedItem { labels, matched });
             changes
         } else {
             let matched = self.evaluate(&labels);
             self.reindex(id, None, Some(&labels));
             let changes = self.record(id, &[], &matched);
-            self.items.insert(id, Item { labels, matched });
+            self.items.insert(id, IndexedItem { labels, matched });
             changes
         }
     }
@@ -271,7 +272,8 @@ impl LabelIndex {
         self.items.get(id).map_or(&[], |item| item.matched.as_slice())
     }
 
-    /// The needed condition that the fewest items meet now. Which one is chosen changes the cost only.
+    /// The needed condition that the fewest items meet now. Which one is chosen changes the cost
+    /// only.
     fn choose_anchor(&self, selector: &Selector) -> Anchor {
         let items = |key: &str| self.items_by_label.keys.get(key);
         selector
@@ -299,7 +301,7 @@ impl LabelIndex {
     }
 
     /// The selectors that match these labels, sorted.
-    fn evaluate(&self, labels: &Inherited) -> Vec<QueryId> {
+    fn evaluate(&self, labels: &InheritedLabels) -> Vec<QueryId> {
         let mut matched = Vec::new();
         let mut consider = |candidates: Option<&BTreeSet<QueryId>>| {
             let matches = |id: &&QueryId| {
@@ -318,7 +320,7 @@ impl LabelIndex {
         matched
     }
 
-    fn reindex(&mut self, id: ItemId, old: Option<&Inherited>, new: Option<&Inherited>) {
+    fn reindex(&mut self, id: ItemId, old: Option<&InheritedLabels>, new: Option<&InheritedLabels>) {
         use felid_model::Labels as _;
         for (key, value) in old.iter().flat_map(|old| old.iter()) {
             if new.and_then(|new| new.get(key)) != Some(value) {

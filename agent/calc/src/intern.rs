@@ -1,11 +1,13 @@
-//! Numbers for active sets, and one shared copy of each combination of sets that prefixes are members of.
+//! Numbers for active sets, and one shared copy of each combination of sets that prefixes are
+//! members of.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use felid_model::resolved::{SetId, SetIds};
 
-/// Number of an active set; never used twice, so that combinations of retired sets cannot be mistaken.
+/// Number of an active set; never used twice, so that combinations of retired sets cannot be
+/// mistaken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SetNumber(u64);
 

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 /// Something that selectors select: an endpoint of any node, or a network set.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Bearer {
+pub(crate) enum LabelledItem {
     /// `WorkloadEndpoint`.
     Endpoint(Arc<WorkloadEndpoint>),
     /// `NetworkSet` or `GlobalNetworkSet`.
@@ -20,40 +20,41 @@ pub(crate) enum Bearer {
     Host(Arc<HostEndpoint>),
 }
 
-impl Bearer {
+impl LabelledItem {
     /// Identity of its record.
     pub(crate) fn key(&self) -> &ResourceKey {
         match self {
-            Bearer::Endpoint(endpoint) => &endpoint.key,
-            Bearer::Networks(set) => &set.key,
-            Bearer::Host(host) => &host.key,
+            LabelledItem::Endpoint(endpoint) => &endpoint.key,
+            LabelledItem::Networks(set) => &set.key,
+            LabelledItem::Host(host) => &host.key,
         }
     }
 
     /// Its own labels.
     pub(crate) fn labels(&self) -> &LabelMap {
         match self {
-            Bearer::Endpoint(endpoint) => &endpoint.labels,
-            Bearer::Networks(set) => &set.labels,
-            Bearer::Host(host) => &host.labels,
+            LabelledItem::Endpoint(endpoint) => &endpoint.labels,
+            LabelledItem::Networks(set) => &set.labels,
+            LabelledItem::Host(host) => &host.labels,
         }
     }
 
-    /// The profiles from which it inherits, in order. A network set inherits from its namespace's, as in Felix.
+    /// The profiles from which it inherits, in order. A network set inherits from its namespace's,
+    /// as in Felix.
     pub(crate) fn profiles(&self) -> Cow<'_, [String]> {
         match self {
-            Bearer::Endpoint(endpoint) => Cow::Borrowed(&endpoint.profiles),
-            Bearer::Host(host) => Cow::Borrowed(&host.profiles),
-            Bearer::Networks(set) => set.key.namespace.iter().map(|ns| namespace_profile(ns)).collect(),
+            LabelledItem::Endpoint(endpoint) => Cow::Borrowed(&endpoint.profiles),
+            LabelledItem::Host(host) => Cow::Borrowed(&host.profiles),
+            LabelledItem::Networks(set) => set.key.namespace.iter().map(|ns| namespace_profile(ns)).collect(),
         }
     }
 
     /// Its prefixes, sorted, each once.
     pub(crate) fn prefixes(&self) -> Vec<IpNet> {
         let mut prefixes: Vec<IpNet> = match self {
-            Bearer::Endpoint(endpoint) => endpoint.ip_networks.iter().map(|net| host_net(net.addr())).collect(),
-            Bearer::Networks(set) => set.nets.iter().map(IpNet::trunc).collect(),
-            Bearer::Host(host) => host.expected_ips.iter().copied().map(host_net).collect(),
+            LabelledItem::Endpoint(endpoint) => endpoint.ip_networks.iter().map(|net| host_net(net.addr())).collect(),
+            LabelledItem::Networks(set) => set.nets.iter().map(IpNet::trunc).collect(),
+            LabelledItem::Host(host) => host.expected_ips.iter().copied().map(host_net).collect(),
         };
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -63,26 +64,27 @@ impl Bearer {
     /// Its named ports.
     pub(crate) fn named_ports(&self) -> impl Iterator<Item = &EndpointPort> {
         let ports = match self {
-            Bearer::Endpoint(endpoint) => endpoint.ports.as_slice(),
-            Bearer::Host(host) => host.ports.as_slice(),
-            Bearer::Networks(_) => &[],
+            LabelledItem::Endpoint(endpoint) => endpoint.ports.as_slice(),
+            LabelledItem::Host(host) => host.ports.as_slice(),
+            LabelledItem::Networks(_) => &[],
         };
         ports.iter().filter(|port| !port.name.is_empty())
     }
 }
 
-/// Labels of a bearer and, where it lacks them itself, of its profiles: the first profile that has a label gives its value.
+/// Labels of a item and, where it lacks them itself, of its profiles: the first profile that has a
+/// label gives its value.
 #[derive(Clone, Debug)]
-pub(crate) struct Inherited {
-    /// The bearer.
-    pub(crate) bearer: Bearer,
-    /// Its profiles as far as they exist, in the bearer's order.
+pub(crate) struct InheritedLabels {
+    /// The item.
+    pub(crate) item: LabelledItem,
+    /// Its profiles as far as they exist, in the item's order.
     pub(crate) profiles: Vec<Arc<Profile>>,
 }
 
-impl Labels for Inherited {
+impl Labels for InheritedLabels {
     fn get(&self, key: &str) -> Option<&str> {
-        let own = self.bearer.labels().get(key);
+        let own = self.item.labels().get(key);
         own.or_else(|| {
             self.profiles
                 .iter()
@@ -92,19 +94,19 @@ impl Labels for Inherited {
     }
 }
 
-impl Inherited {
+impl InheritedLabels {
     /// Every label that holds, once.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let inherited = self.profiles.iter().enumerate().flat_map(move |(position, profile)| {
             profile.labels_to_apply.iter().filter(move |(key, _)| {
                 let nearer = self.profiles.iter().take(position);
-                !self.bearer.labels().contains_key(*key)
+                !self.item.labels().contains_key(*key)
                     && !nearer
                         .into_iter()
                         .any(|profile| profile.labels_to_apply.contains_key(*key))
             })
         });
-        self.bearer
+        self.item
             .labels()
             .iter()
             .chain(inherited)
@@ -112,8 +114,8 @@ impl Inherited {
     }
 
     /// Whether both give the same labels.
-    pub(crate) fn same_labels(&self, other: &Inherited) -> bool {
-        let same_sources = self.bearer.labels() == other.bearer.labels() && self.profiles == other.profiles;
+    pub(crate) fn same_labels(&self, other: &InheritedLabels) -> bool {
+        let same_sources = self.item.labels() == other.item.labels() && self.profiles == other.profiles;
         same_sources
             || (self.iter().count() == other.iter().count()
                 && self.iter().all(|(key, value)| Labels::get(other, key) == Some(value)))

@@ -1,7 +1,8 @@
 //! Which prefixes, and which named ports, are members of which active sets.
 //!
-//! For each prefix the table keeps who has it (*holders*: items, and active lists of networks), not what it is a member of:
-//! that is worked out from the holders when something about them changed, and compared with what was last said.
+//! For each prefix the table keeps who has it (*holders*: items, and active lists of networks), not
+//! what it is a member of: that is worked out from the holders when something about them changed,
+//! and compared with what was last said.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use felid_model::resolved::{Delta, NamedPortMember, SetIds};
 use felid_model::{EndpointPort, EndpointSlice, Protocol, ResourceKey, Selector, host_net};
 use ipnet::IpNet;
 
-use crate::ids::{IdMap, ItemId, Numbers, QueryId};
+use crate::ids::{IdAllocator, IdMap, ItemId, QueryId};
 use crate::index::{Changes, LabelIndex};
 use crate::intern::{Interner, SetNumber};
-use crate::labels::{Bearer, Inherited};
+use crate::labels::{InheritedLabels, LabelledItem};
 use crate::rules::{SetRule, SetRules};
 use crate::services::{ServiceChanges, Services};
 
@@ -23,17 +24,17 @@ struct Uses {
     /// The set of its addresses, if active.
     addresses: Option<SetNumber>,
     /// The active sets of named ports that it filters.
-    ports: Vec<PortSet>,
+    ports: Vec<NamedPortSet>,
 }
 
 #[derive(Debug)]
-struct PortSet {
+struct NamedPortSet {
     number: SetNumber,
     protocol: Option<Protocol>,
     name: Arc<str>,
 }
 
-impl PortSet {
+impl NamedPortSet {
     fn holds(&self, port: &EndpointPort) -> bool {
         *self.name == *port.name && self.protocol.is_none_or(|protocol| protocol == port.protocol)
     }
@@ -44,12 +45,12 @@ struct Prefix {
     items: Vec<ItemId>,
     /// Sets that name it themselves: lists of networks, and services.
     lists: Vec<SetNumber>,
-    said: Option<Arc<SetIds>>,
+    published: Option<Arc<SetIds>>,
 }
 
 #[derive(Debug)]
-struct Item {
-    bearer: Bearer,
+struct MemberEntry {
+    item: LabelledItem,
     /// Sorted.
     prefixes: Vec<IpNet>,
 }
@@ -57,19 +58,19 @@ struct Item {
 /// See the module's page.
 #[derive(Debug)]
 pub(crate) struct Members {
-    items: IdMap<ItemId, Item>,
+    items: IdMap<ItemId, MemberEntry>,
     index: LabelIndex,
     queries: HashMap<Selector, QueryId>,
     uses: IdMap<QueryId, Uses>,
-    numbers: Numbers<QueryId>,
+    numbers: IdAllocator<QueryId>,
     interner: Interner,
     /// How many active sets of named ports ask for each name.
     port_names: HashMap<Arc<str>, usize>,
     prefixes: HashMap<IpNet, Prefix>,
     /// Prefixes with something said of them.
-    said_prefixes: usize,
+    published_prefixes: usize,
     services: Services,
-    said_ports: HashMap<NamedPortMember, Arc<SetIds>>,
+    published_ports: HashMap<NamedPortMember, Arc<SetIds>>,
     /// Items all of whose prefixes are to be worked out again.
     dirty_items: Vec<ItemId>,
     dirty_prefixes: Vec<IpNet>,
@@ -83,13 +84,13 @@ impl Members {
             index: LabelIndex::new(),
             queries: HashMap::new(),
             uses: IdMap::new(),
-            numbers: Numbers::new(),
+            numbers: IdAllocator::new(),
             interner: Interner::default(),
             port_names: HashMap::new(),
             prefixes: HashMap::new(),
-            said_prefixes: 0,
+            published_prefixes: 0,
             services: Services::default(),
-            said_ports: HashMap::new(),
+            published_ports: HashMap::new(),
             dirty_items: Vec::new(),
             dirty_prefixes: Vec::new(),
             dirty_ports: Vec::new(),
@@ -97,19 +98,16 @@ impl Members {
     }
 
     /// Sets what an item is; `None` = gone. Its labels follow by [`Members::relabel`].
-    pub(crate) fn put(&mut self, id: ItemId, bearer: Option<Bearer>) {
+    pub(crate) fn put(&mut self, id: ItemId, item: Option<LabelledItem>) {
         let old = self.items.remove(id);
-        let new = bearer.map(|bearer| Item {
-            prefixes: bearer.prefixes(),
-            bearer,
+        let new = item.map(|item| MemberEntry {
+            prefixes: item.prefixes(),
+            item,
         });
-        let ports = |item: &Option<Item>| -> Vec<EndpointPort> {
-            item.iter()
-                .flat_map(|item| item.bearer.named_ports())
-                .cloned()
-                .collect()
+        let ports = |item: &Option<MemberEntry>| -> Vec<EndpointPort> {
+            item.iter().flat_map(|item| item.item.named_ports()).cloned().collect()
         };
-        let prefixes = |item: &Option<Item>| item.as_ref().map(|item| item.prefixes.clone()).unwrap_or_default();
+        let prefixes = |item: &Option<MemberEntry>| item.as_ref().map(|item| item.prefixes.clone()).unwrap_or_default();
         let (old_prefixes, new_prefixes) = (prefixes(&old), prefixes(&new));
         if old_prefixes != new_prefixes || ports(&old) != ports(&new) {
             let asked_for = |port: &EndpointPort| self.port_names.contains_key(port.name.as_str());
@@ -142,7 +140,7 @@ impl Members {
     }
 
     /// Gives an item its labels.
-    pub(crate) fn relabel(&mut self, id: ItemId, labels: Inherited) {
+    pub(crate) fn relabel(&mut self, id: ItemId, labels: InheritedLabels) {
         let Changes { begun, ended } = self.index.put_item(id, labels);
         let Some(item) = self.items.get(id) else { return };
         let changed = || begun.iter().chain(&ended).filter_map(|query| self.uses.get(*query));
@@ -234,7 +232,7 @@ impl Members {
                 } => {
                     *self.port_names.entry(name.clone()).or_default() += 1;
                     let query = self.query(selector);
-                    let set = PortSet {
+                    let set = NamedPortSet {
                         number,
                         protocol: *protocol,
                         name: name.clone(),
@@ -311,11 +309,11 @@ impl Members {
                 .interner
                 .intern(numbers.chain(entry.lists.iter().copied()).collect());
             let unused = entry.items.is_empty() && entry.lists.is_empty();
-            if now != entry.said {
-                self.said_prefixes += usize::from(entry.said.is_none());
-                self.said_prefixes -= usize::from(now.is_none());
+            if now != entry.published {
+                self.published_prefixes += usize::from(entry.published.is_none());
+                self.published_prefixes -= usize::from(now.is_none());
                 delta.members.insert(prefix, now.clone());
-                entry.said = now;
+                entry.published = now;
             }
             if unused {
                 self.prefixes.remove(&prefix);
@@ -324,10 +322,10 @@ impl Members {
         for member in sorted(std::mem::take(&mut self.dirty_ports)) {
             let numbers = self.port_sets(&member);
             let now = self.interner.intern(numbers);
-            if now.as_ref() != self.said_ports.get(&member) {
+            if now.as_ref() != self.published_ports.get(&member) {
                 match &now {
-                    Some(sets) => self.said_ports.insert(member, sets.clone()),
-                    None => self.said_ports.remove(&member),
+                    Some(sets) => self.published_ports.insert(member, sets.clone()),
+                    None => self.published_ports.remove(&member),
                 };
                 delta.named_ports.insert(member, now);
             }
@@ -337,11 +335,13 @@ impl Members {
 
     /// Everything that has been said and still holds.
     pub(crate) fn snapshot(&self, delta: &mut Delta) {
-        let said = |(prefix, entry): (&IpNet, &Prefix)| Some((*prefix, Some(entry.said.clone()?)));
-        delta.members.extend(self.prefixes.iter().filter_map(said));
-        delta
-            .named_ports
-            .extend(self.said_ports.iter().map(|(port, sets)| (*port, Some(sets.clone()))));
+        let published = |(prefix, entry): (&IpNet, &Prefix)| Some((*prefix, Some(entry.published.clone()?)));
+        delta.members.extend(self.prefixes.iter().filter_map(published));
+        delta.named_ports.extend(
+            self.published_ports
+                .iter()
+                .map(|(port, sets)| (*port, Some(sets.clone()))),
+        );
     }
 
     /// The active sets that hold a named port.
@@ -349,10 +349,10 @@ impl Members {
         let mut numbers = Vec::new();
         let holders = self.prefixes.get(&host_net(member.address));
         for item in holders.into_iter().flat_map(|prefix| &prefix.items) {
-            let Some(Item { bearer, .. }) = self.items.get(*item) else {
+            let Some(MemberEntry { item: labelled, .. }) = self.items.get(*item) else {
                 continue;
             };
-            let ports = bearer
+            let ports = labelled
                 .named_ports()
                 .filter(|port| port.protocol == member.protocol && port.port == member.port);
             for port in ports {
@@ -369,15 +369,15 @@ impl Members {
         numbers
     }
 
-    pub(crate) fn bearer(&self, id: ItemId) -> Option<&Bearer> {
-        Some(&self.items.get(id)?.bearer)
+    pub(crate) fn item(&self, id: ItemId) -> Option<&LabelledItem> {
+        Some(&self.items.get(id)?.item)
     }
 
     pub(crate) fn counts(&self) -> MemberCounts {
         MemberCounts {
             selectors: self.queries.len(),
-            prefixes: self.said_prefixes,
-            named_ports: self.said_ports.len(),
+            prefixes: self.published_prefixes,
+            named_ports: self.published_ports.len(),
         }
     }
 }
@@ -394,8 +394,8 @@ pub(crate) struct MemberCounts {
 }
 
 /// Marks those named ports of an item that `which` holds for.
-fn mark_ports(item: &Item, dirty: &mut Vec<NamedPortMember>, which: impl Fn(&EndpointPort) -> bool) {
-    for port in item.bearer.named_ports().filter(|port| which(port)) {
+fn mark_ports(item: &MemberEntry, dirty: &mut Vec<NamedPortMember>, which: impl Fn(&EndpointPort) -> bool) {
+    for port in item.item.named_ports().filter(|port| which(port)) {
         let (protocol, port) = (port.protocol, port.port);
         let members = item.prefixes.iter().map(|prefix| NamedPortMember {
             address: prefix.addr(),

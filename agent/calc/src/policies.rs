@@ -1,42 +1,43 @@
-//! Policies: which local endpoints each selects, where it stands, and its resolved rules while it selects any.
+//! Policies: which local endpoints each selects, where it stands, and its resolved rules while it
+//! selects any.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use felid_model::{
-    BadPolicy, NAMESPACE_LABEL, NAMESPACE_PREFIX, Policy, ResourceKey, SERVICE_ACCOUNT_PREFIX, Selector,
+    BadPolicy, Direction, NAMESPACE_LABEL, NAMESPACE_PREFIX, Policy, ResourceKey, SERVICE_ACCOUNT_PREFIX, Selector,
 };
 
-use crate::active::{ActiveRules, Versions};
-use crate::ids::{IdMap, ItemId, Numbers, QueryId};
+use crate::active::{ActiveRules, VersionCounter};
+use crate::ids::{IdAllocator, IdMap, ItemId, QueryId};
 use crate::index::{Changes, LabelIndex};
-use crate::labels::Inherited;
-use crate::sets::Sets;
+use crate::labels::InheritedLabels;
+use crate::sets::ActiveSets;
 use crate::tiers::Order;
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Content {
+pub(crate) enum PolicyContent {
     /// To be enforced.
     Good(Arc<Policy>),
     /// Closes whatever it may select.
     Bad(Arc<BadPolicy>),
 }
 
-impl Content {
+impl PolicyContent {
     /// The local endpoints that it selects, as one selector.
     ///
-    /// In a policy's own namespaceSelector `all()` and `global()` stay what they are: every workload endpoint is in a namespace,
-    /// and the reference reads `global()` there as true.
+    /// In a policy's own namespaceSelector `all()` and `global()` stay what they are: every
+    /// workload endpoint is in a namespace, and the reference reads `global()` there as true.
     fn selector(&self) -> Selector {
         let (key, selector, namespaces, accounts) = match self {
-            Content::Good(policy) => (
+            PolicyContent::Good(policy) => (
                 &policy.key,
                 policy.selector.clone(),
                 &policy.namespace_selector,
                 &policy.service_account_selector,
             ),
-            Content::Bad(bad) => (
+            PolicyContent::Bad(bad) => (
                 &bad.key,
                 bad.selector.clone().unwrap_or_else(Selector::all),
                 &bad.namespace_selector,
@@ -60,32 +61,32 @@ impl Content {
     /// Whether it is only judged, never enforced. One that cannot be read closes nothing.
     pub(crate) fn is_staged(&self) -> bool {
         match self {
-            Content::Good(policy) => policy.staged,
-            Content::Bad(bad) => bad.key.kind.is_staged(),
+            PolicyContent::Good(policy) => policy.staged,
+            PolicyContent::Bad(bad) => bad.key.kind.is_staged(),
         }
     }
 
-    /// Whether it holds for a direction.
-    pub(crate) fn applies(&self, ingress: bool) -> bool {
-        match self {
-            Content::Good(policy) if ingress => policy.applies_ingress,
-            Content::Good(policy) => policy.applies_egress,
-            Content::Bad(_) => true,
+    /// Whether the policy judges traffic of this direction. A bad policy closes both.
+    pub(crate) fn applies(&self, direction: Direction) -> bool {
+        match (self, direction) {
+            (PolicyContent::Good(policy), Direction::Ingress) => policy.applies_ingress,
+            (PolicyContent::Good(policy), Direction::Egress) => policy.applies_egress,
+            (PolicyContent::Bad(_), _) => true,
         }
     }
 
     /// Name of its tier, where that is known.
     pub(crate) fn tier(&self) -> Option<&str> {
         match self {
-            Content::Good(policy) => Some(&policy.tier),
-            Content::Bad(_) => None,
+            PolicyContent::Good(policy) => Some(&policy.tier),
+            PolicyContent::Bad(_) => None,
         }
     }
 
     fn place(&self) -> PolicyPlace {
         let (key, order) = match self {
-            Content::Good(policy) => (&policy.key, policy.order),
-            Content::Bad(bad) => (&bad.key, None),
+            PolicyContent::Good(policy) => (&policy.key, policy.order),
+            PolicyContent::Bad(bad) => (&bad.key, None),
         };
         let namespace = key.namespace.as_deref().unwrap_or_default();
         // One text, as in the reference: "a-b/.." comes before "a/..".
@@ -106,9 +107,9 @@ pub(crate) struct PolicyPlace {
 
 /// One policy.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct PolicyEntry {
     pub(crate) key: ResourceKey,
-    pub(crate) content: Content,
+    pub(crate) content: PolicyContent,
     pub(crate) place: PolicyPlace,
     selector: Selector,
     pub(crate) rules: Option<ActiveRules>,
@@ -118,31 +119,31 @@ pub(crate) struct Entry {
 
 /// See the module's page.
 #[derive(Debug)]
-pub(crate) struct Policies {
+pub(crate) struct PolicyIndex {
     ids: BTreeMap<ResourceKey, QueryId>,
-    entries: IdMap<QueryId, Entry>,
+    entries: IdMap<QueryId, PolicyEntry>,
     /// Over local endpoints only.
     index: LabelIndex,
     /// Policies whose rules may have to be resolved or given up.
     touched: BTreeSet<QueryId>,
     by_tier: BTreeMap<String, BTreeSet<QueryId>>,
-    numbers: Numbers<QueryId>,
+    numbers: IdAllocator<QueryId>,
 }
 
-impl Policies {
+impl PolicyIndex {
     pub(crate) fn new() -> Self {
-        Policies {
+        PolicyIndex {
             ids: BTreeMap::new(),
             entries: IdMap::new(),
             index: LabelIndex::new(),
             touched: BTreeSet::new(),
             by_tier: BTreeMap::new(),
-            numbers: Numbers::new(),
+            numbers: IdAllocator::new(),
         }
     }
 
     /// Sets a record; returns the local endpoints whose policy may have changed.
-    pub(crate) fn put(&mut self, key: &ResourceKey, content: Content) -> BTreeSet<ItemId> {
+    pub(crate) fn put(&mut self, key: &ResourceKey, content: PolicyContent) -> BTreeSet<ItemId> {
         let id = *self.ids.entry(key.clone()).or_insert_with(|| self.numbers.take());
         let old = self.entries.remove(id);
         let mut concerned = BTreeSet::new();
@@ -176,7 +177,7 @@ impl Policies {
         let place = content.place();
         self.entries.insert(
             id,
-            Entry {
+            PolicyEntry {
                 key: key.clone(),
                 content,
                 place,
@@ -190,7 +191,7 @@ impl Policies {
     }
 
     /// Takes a policy out; returns the local endpoints that it selected.
-    pub(crate) fn remove(&mut self, key: &ResourceKey, sets: &mut Sets) -> BTreeSet<ItemId> {
+    pub(crate) fn remove(&mut self, key: &ResourceKey, sets: &mut ActiveSets) -> BTreeSet<ItemId> {
         let Some(id) = self.ids.remove(key) else {
             return BTreeSet::new();
         };
@@ -215,8 +216,9 @@ impl Policies {
         }
     }
 
-    /// Sets the labels of a local endpoint, `None` = not local any more. Whether other policies select it now.
-    pub(crate) fn place(&mut self, item: ItemId, labels: Option<Inherited>) -> bool {
+    /// Sets the labels of a local endpoint, `None` = not local any more. Whether other policies
+    /// select it now.
+    pub(crate) fn place(&mut self, item: ItemId, labels: Option<InheritedLabels>) -> bool {
         let Changes { begun, ended } = match labels {
             Some(labels) => self.index.put_item(item, labels),
             None => self.index.remove_item(item),
@@ -225,8 +227,9 @@ impl Policies {
         !begun.is_empty() || !ended.is_empty()
     }
 
-    /// Resolves rules that became active or changed; gives up those of policies that select no local endpoint.
-    pub(crate) fn settle(&mut self, sets: &mut Sets, versions: &mut Versions) {
+    /// Resolves rules that became active or changed; gives up those of policies that select no
+    /// local endpoint.
+    pub(crate) fn recompute(&mut self, sets: &mut ActiveSets, versions: &mut VersionCounter) {
         for id in std::mem::take(&mut self.touched) {
             let used = !self.index.items(id).is_empty();
             let Some(entry) = self.entries.get_mut(id) else {
@@ -237,7 +240,7 @@ impl Policies {
             }
             entry.stale = false;
             let old = entry.rules.take();
-            if let (true, Content::Good(policy)) = (used, &entry.content) {
+            if let (true, PolicyContent::Good(policy)) = (used, &entry.content) {
                 let ingress = if policy.applies_ingress {
                     policy.ingress.as_slice()
                 } else {
@@ -257,7 +260,7 @@ impl Policies {
     }
 
     /// Policies that select a local endpoint.
-    pub(crate) fn of(&self, item: ItemId) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn of(&self, item: ItemId) -> impl Iterator<Item = &PolicyEntry> {
         self.index.matched(item).iter().filter_map(|id| self.entries.get(*id))
     }
 
@@ -273,7 +276,7 @@ impl Policies {
     }
 
     /// All policies with the number of local endpoints that each selects, by key.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Entry, usize)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&PolicyEntry, usize)> {
         self.ids
             .values()
             .filter_map(|id| Some((self.entries.get(*id)?, self.index.items(*id).len())))

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use felid_model::{Kind, Profile, ResourceKey};
 
-use crate::active::{ActiveRules, Versions};
+use crate::active::{ActiveRules, VersionCounter};
 use crate::ids::ItemId;
-use crate::sets::Sets;
+use crate::sets::ActiveSets;
 
 /// One profile: its record, and those that name it whether it exists or not.
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub(crate) struct ProfileEntry {
     pub(crate) record: Option<Arc<Profile>>,
     /// Items that inherit its labels.
-    bearers: BTreeSet<ItemId>,
+    inheritors: BTreeSet<ItemId>,
     /// Local endpoints that use its rules.
     pub(crate) locals: BTreeSet<ItemId>,
     pub(crate) rules: Option<ActiveRules>,
@@ -25,8 +25,9 @@ pub(crate) struct Entry {
 /// See the module's page.
 #[derive(Debug, Default)]
 pub(crate) struct Profiles {
-    entries: BTreeMap<String, Entry>,
-    /// Records of each name: a `Profile` sorts before what a `Namespace` or `ServiceAccount` implies, and the first is in force.
+    entries: BTreeMap<String, ProfileEntry>,
+    /// Records of each name: a `Profile` sorts before what a `Namespace` or `ServiceAccount`
+    /// implies, and the first is in force.
     records: BTreeMap<String, BTreeMap<ResourceKey, Arc<Profile>>>,
     /// Profiles whose rules may have to be resolved or given up.
     touched: BTreeSet<String>,
@@ -66,7 +67,7 @@ impl Profiles {
         let entry = self.entries.entry(name.to_owned()).or_default();
         let labels = |record: &Option<Arc<Profile>>| record.as_ref().map(|profile| profile.labels_to_apply.clone());
         if labels(&entry.record) != labels(&record) {
-            concerned.labels.clone_from(&entry.bearers);
+            concerned.labels.clone_from(&entry.inheritors);
         }
         let rules = |record: &Option<Arc<Profile>>| record.as_ref().map(|p| (p.ingress.clone(), p.egress.clone()));
         if rules(&entry.record) != rules(&record) {
@@ -79,9 +80,9 @@ impl Profiles {
         concerned
     }
 
-    /// Notes that an item bears other profiles now.
-    pub(crate) fn bear(&mut self, id: ItemId, old: &[String], new: &[String]) {
-        self.change(id, old, new, |entry| &mut entry.bearers);
+    /// Notes that an item inherits the labels of other profiles now.
+    pub(crate) fn inherit(&mut self, id: ItemId, old: &[String], new: &[String]) {
+        self.change(id, old, new, |entry| &mut entry.inheritors);
     }
 
     /// Notes that a local endpoint uses other profiles now.
@@ -90,7 +91,13 @@ impl Profiles {
         self.change(id, old, new, |entry| &mut entry.locals);
     }
 
-    fn change(&mut self, id: ItemId, old: &[String], new: &[String], of: fn(&mut Entry) -> &mut BTreeSet<ItemId>) {
+    fn change(
+        &mut self,
+        id: ItemId,
+        old: &[String],
+        new: &[String],
+        of: fn(&mut ProfileEntry) -> &mut BTreeSet<ItemId>,
+    ) {
         for name in new {
             match self.entries.get_mut(name) {
                 Some(entry) => of(entry).insert(id),
@@ -106,8 +113,8 @@ impl Profiles {
     }
 
     fn tidy(&mut self, name: &str) {
-        let unused = |entry: &Entry| {
-            entry.record.is_none() && entry.bearers.is_empty() && entry.locals.is_empty() && entry.rules.is_none()
+        let unused = |entry: &ProfileEntry| {
+            entry.record.is_none() && entry.inheritors.is_empty() && entry.locals.is_empty() && entry.rules.is_none()
         };
         if self.entries.get(name).is_some_and(unused) {
             self.entries.remove(name);
@@ -115,7 +122,7 @@ impl Profiles {
     }
 
     /// Resolves rules that became active or changed; gives up those that are not used any more.
-    pub(crate) fn settle(&mut self, sets: &mut Sets, versions: &mut Versions) {
+    pub(crate) fn recompute(&mut self, sets: &mut ActiveSets, versions: &mut VersionCounter) {
         for name in std::mem::take(&mut self.touched) {
             let Some(entry) = self.entries.get_mut(&name) else {
                 continue;
@@ -148,7 +155,7 @@ impl Profiles {
             .collect()
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, name: &str) -> Option<&ProfileEntry> {
         self.entries.get(name)
     }
 

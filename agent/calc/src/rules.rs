@@ -1,9 +1,10 @@
 //! Rules of records to rules over sets.
 //!
-//! The facts are Felix's. One side of a rule has at most one positive selector: its namespaces, its selector and what its
-//! notSelector leaves, joined. Where there is no positive selector, notSelector also holds for addresses that nothing bears,
-//! and stays apart. A named port is a set that is filtered by the positive selector already, so that selector's own set is
-//! left out where only named ports are asked for.
+//! The facts are Felix's. One side of a rule has at most one positive selector: its namespaces, its
+//! selector and what its notSelector leaves, joined. Where there is no positive selector,
+//! notSelector also holds for addresses that nothing bears, and stays apart. A named port is a set
+//! that is filtered by the positive selector already, so that selector's own set is left out where
+//! only named ports are asked for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -85,7 +86,8 @@ impl fmt::Display for SetRule {
 /// The sets that some rules name.
 pub(crate) type SetRules = BTreeMap<SetId, SetRule>;
 
-/// Rules of one record for one direction. `namespace`: that of a namespaced policy. The sets that they name go into `sets`.
+/// Rules of one record for one direction. `namespace`: that of a namespaced policy. The sets that
+/// they name go into `sets`.
 pub(crate) fn resolve_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut SetRules) -> Vec<ResolvedRule> {
     let mut resolved = Vec::with_capacity(rules.len());
     for (index, rule) in (0..).zip(rules) {
@@ -108,7 +110,7 @@ fn resolve_rule(index: u32, rule: &Rule, namespace: Option<&str>, sets: &mut Set
         (Action::Pass, true) => ResolvedAction::Pass,
         (Action::Deny, _) | (Action::Pass, false) => ResolvedAction::Deny,
     };
-    let mut versions = Versions {
+    let mut versions = IpVersions {
         only: rule.ip_version,
         none: false,
     };
@@ -129,22 +131,21 @@ fn resolve_rule(index: u32, rule: &Rule, namespace: Option<&str>, sets: &mut Set
         ip_version: versions.only,
         protocol: rule.protocol,
         not_protocol: rule.not_protocol,
-        icmp: rule.icmp,
-        not_icmp: rule.not_icmp,
+        fields: rule.fields,
         source,
         destination,
     })
 }
 
 /// IP versions that a rule can match.
-struct Versions {
+struct IpVersions {
     /// Only this one.
     only: Option<u8>,
     /// None at all.
     none: bool,
 }
 
-impl Versions {
+impl IpVersions {
     fn restrict(&mut self, version: u8) {
         self.none |= self.only.is_some_and(|only| only != version);
         self.only = Some(version);
@@ -155,7 +156,7 @@ fn resolve_side(
     entity: &EntityRule,
     namespace: Option<&str>,
     protocol: Option<Protocol>,
-    versions: &mut Versions,
+    versions: &mut IpVersions,
     sets: &mut SetRules,
 ) -> ResolvedSide {
     let mut side = ResolvedSide::default();
@@ -174,7 +175,8 @@ fn resolve_side(
         side.sets.push(selector_set(positive, sets));
     }
     if is_long(&entity.nets) {
-        // A family without an entry has no member, so the rule does not match it, as the list itself would have it.
+        // A family without an entry has no member, so the rule does not match it, as the list
+        // itself would have it.
         side.sets.push(networks_set(&entity.nets, sets));
     } else {
         side.nets.clone_from(&entity.nets);

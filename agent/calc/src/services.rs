@@ -1,4 +1,5 @@
-//! What stands behind services: the addresses and ports of their endpoint slices, as far as an active set asks for them.
+//! What stands behind services: the addresses and ports of their endpoint slices, as far as an
+//! active set asks for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,7 +57,7 @@ impl Services {
                 service.slices.remove(key);
             }
             if owner.as_ref() != Some(&old) {
-                self.settle(&old, &mut changes);
+                self.recompute(&old, &mut changes);
             }
         }
         if let (Some(owner), Some(slice)) = (owner, slice) {
@@ -65,7 +66,7 @@ impl Services {
                 .or_default()
                 .slices
                 .insert(key.clone(), slice);
-            self.settle(&owner, &mut changes);
+            self.recompute(&owner, &mut changes);
             self.owners.insert(key.clone(), owner);
         }
         changes
@@ -80,7 +81,7 @@ impl Services {
             service.address_set = Some(number);
         }
         let mut changes = ServiceChanges::default();
-        self.settle(name, &mut changes);
+        self.recompute(name, &mut changes);
         changes
     }
 
@@ -101,7 +102,7 @@ impl Services {
             let gone = std::mem::take(&mut service.addresses);
             changes.addresses_gone = gone.into_iter().map(|address| (number, address)).collect();
         }
-        self.settle(name, &mut changes);
+        self.recompute(name, &mut changes);
         changes
     }
 
@@ -111,7 +112,7 @@ impl Services {
     }
 
     /// Compares what the slices of a service hold with what its sets are said to hold.
-    fn settle(&mut self, name: &ServiceName, changes: &mut ServiceChanges) {
+    fn recompute(&mut self, name: &ServiceName, changes: &mut ServiceChanges) {
         let Some(service) = self.services.get_mut(name) else {
             return;
         };
@@ -158,8 +159,8 @@ fn leave(ports: &mut BTreeMap<NamedPortMember, Vec<SetNumber>>, member: NamedPor
     }
 }
 
-/// Every port of every address of a slice. One without a number means every port, which, as in Felix, makes no member: there is no
-/// port that a rule could then be said to name.
+/// Every port of every address of a slice. One without a number means every port, which, as in
+/// Felix, makes no member: there is no port that a rule could then be said to name.
 fn members(slice: &EndpointSlice) -> impl Iterator<Item = NamedPortMember> {
     slice.addresses.iter().flat_map(|address| {
         slice.ports.iter().filter_map(|(protocol, port)| {

@@ -7,26 +7,26 @@ use felid_model::resolved::SetId;
 use crate::rules::{SetRule, SetRules};
 
 #[derive(Debug)]
-struct Entry {
+struct SetEntry {
     users: usize,
     rule: SetRule,
     /// Whether the memberships know it.
     live: bool,
 }
 
-/// Sets and how many policies and profiles name each.
+/// The sets that are in use, and how many policies and profiles name each.
 #[derive(Debug, Default)]
-pub(crate) struct Sets {
-    entries: BTreeMap<SetId, Entry>,
+pub(crate) struct ActiveSets {
+    entries: BTreeMap<SetId, SetEntry>,
     /// Entries whose first user came or whose last user went since the last look.
     touched: BTreeSet<SetId>,
 }
 
-impl Sets {
+impl ActiveSets {
     /// One more user of each.
     pub(crate) fn acquire(&mut self, sets: &SetRules) {
         for (id, rule) in sets {
-            let entry = self.entries.entry(id.clone()).or_insert_with(|| Entry {
+            let entry = self.entries.entry(id.clone()).or_insert_with(|| SetEntry {
                 users: 0,
                 rule: rule.clone(),
                 live: false,

@@ -6,91 +6,117 @@ use std::sync::Arc;
 
 use felid_model::ResourceKey;
 
-/// Sizes, as of the last flush.
+/// Sizes of the calculation's parts, as of the last flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Endpoints of this node, as far as they have addresses and own their interface.
+    /// Endpoints of this node that have addresses and own their interface.
     pub local_endpoints: usize,
     /// Endpoints of all nodes that have addresses.
     pub endpoints: usize,
     /// `NetworkSet`s and `GlobalNetworkSet`s.
     pub network_sets: usize,
-    /// Policies, good and bad ones, that select a local endpoint.
+    /// Policies that select a local endpoint, bad and staged ones included.
     pub active_policies: usize,
-    /// Staged policies among them.
+    /// Staged policies that select a local endpoint.
     pub staged_policies: usize,
-    /// Policies, good and bad ones.
+    /// All policies, bad and staged ones included.
     pub policies: usize,
     /// Profiles whose rules a local endpoint uses.
     pub active_profiles: usize,
-    /// Profiles.
+    /// All profiles, implied ones included.
     pub profiles: usize,
-    /// Tiers, the built-in ones included.
+    /// All tiers, built-in ones included.
     pub tiers: usize,
     /// Different selectors in active sets.
     pub selectors: usize,
-    /// Active sets: of selectors, named ports, lists of networks.
+    /// Active sets: of selectors, named ports, services and lists of networks.
     pub sets: usize,
-    /// Prefixes that are a member of some active set.
+    /// Prefixes that are a member of an active set.
     pub prefixes: usize,
-    /// (address, protocol, port)s that are a member of some active set.
+    /// (address, protocol, port)s that are a member of an active set.
     pub named_ports: usize,
 }
 
-/// Something in the records that keeps a local endpoint from working as they say, or keeps a policy from being enforced.
+/// Something in the records that keeps a local endpoint from working as they say, or keeps a policy
+/// from being enforced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Problem {
+pub enum Inconsistency {
     /// A local endpoint names a profile that does not exist: what comes to it is denied.
     MissingProfile {
-        /// Endpoint.
+        /// The endpoint concerned.
         endpoint: ResourceKey,
-        /// Name of the profile.
+        /// The name of the profile.
         profile: String,
     },
-    /// A policy's tier does not exist: the local endpoints that it selects are closed in its directions. A staged policy is not judged.
+    /// A pod's service account has no record, and so its profile, the last that the endpoint names,
+    /// does not exist: it would have no rules, but hand labels on.
+    MissingServiceAccount {
+        /// The endpoint concerned.
+        endpoint: ResourceKey,
+        /// The name of the profile.
+        profile: String,
+    },
+    /// A policy's tier does not exist: the local endpoints that it selects are closed in its
+    /// directions. A staged policy is not judged.
     MissingTier {
-        /// Policy.
+        /// The policy concerned.
         policy: ResourceKey,
-        /// Name of the tier.
+        /// The name of the tier.
         tier: String,
-        /// Number of local endpoints that it selects.
+        /// How many local endpoints the policy selects, or may select.
         endpoints: usize,
     },
-    /// A policy cannot be enforced: the local endpoints that it may select are closed. A staged policy is not judged.
+    /// A policy cannot be enforced: the local endpoints that it may select are closed. A staged
+    /// policy is not judged.
     BadPolicy {
-        /// Policy.
+        /// The policy concerned.
         policy: ResourceKey,
-        /// Why.
+        /// Why the policy cannot be enforced.
         reason: String,
-        /// Number of local endpoints that it may select.
+        /// How many local endpoints the policy may select.
         endpoints: usize,
+    },
+    /// A local endpoint asks to send from addresses that are not its own, and
+    /// `workloadSourceSpoofing` does not allow it: such packets are dropped.
+    SourceSpoofingDisabled {
+        /// The endpoint concerned.
+        endpoint: ResourceKey,
     },
     /// Another endpoint of this node has the same interface: this one is left out.
     InterfaceTaken {
-        /// Endpoint.
+        /// The endpoint concerned.
         endpoint: ResourceKey,
-        /// Interface.
+        /// The name of the interface.
         interface: Arc<str>,
-        /// Endpoint that has it.
+        /// The endpoint that owns it.
         owner: ResourceKey,
     },
     /// Another endpoint of this node has the same address: this one is closed.
     AddressTaken {
-        /// Endpoint.
+        /// The endpoint concerned.
         endpoint: ResourceKey,
-        /// Address.
+        /// The address.
         address: IpAddr,
-        /// Endpoint that has it.
+        /// The endpoint that owns it.
         owner: ResourceKey,
     },
 }
 
-impl Problem {
-    /// Whether everything is enforced all the same: a staged policy is only judged.
+impl Inconsistency {
+    /// Returns whether everything that the resources ask for in the way of policy is enforced all
+    /// the same: a staged policy is only judged, the profile of a service account has no rules, and
+    /// spoofed sources stay forbidden.
     pub fn is_warning(&self) -> bool {
         match self {
-            Problem::MissingTier { policy, .. } | Problem::BadPolicy { policy, .. } => policy.kind.is_staged(),
-            Problem::MissingProfile { .. } | Problem::InterfaceTaken { .. } | Problem::AddressTaken { .. } => false,
+            Inconsistency::MissingServiceAccount { .. } => true,
+            Inconsistency::MissingTier { policy, .. } | Inconsistency::BadPolicy { policy, .. } => {
+                policy.kind.is_staged()
+            }
+            // Whoever may write the resource of one workload must not make the whole node unready.
+            Inconsistency::SourceSpoofingDisabled { .. } => true,
+            Inconsistency::MissingProfile { .. }
+            | Inconsistency::InterfaceTaken { .. }
+            | Inconsistency::AddressTaken { .. } => false,
         }
     }
 }
@@ -104,16 +130,22 @@ fn consequence(policy: &ResourceKey, endpoints: usize, f: &mut fmt::Formatter<'_
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::MissingProfile { endpoint, profile } => {
+            Inconsistency::MissingProfile { endpoint, profile } => {
                 write!(
                     f,
                     "{endpoint}: profile {profile:?} does not exist; what its policies leave undecided is denied there"
                 )
             }
-            Problem::MissingTier {
+            Inconsistency::MissingServiceAccount { endpoint, profile } => {
+                write!(
+                    f,
+                    "{endpoint}: profile {profile:?} does not exist; no rule finds the endpoint by the labels of its service account"
+                )
+            }
+            Inconsistency::MissingTier {
                 policy,
                 tier,
                 endpoints,
@@ -121,7 +153,7 @@ impl fmt::Display for Problem {
                 write!(f, "{policy}: tier {tier:?} does not exist; ")?;
                 consequence(policy, *endpoints, f)
             }
-            Problem::BadPolicy {
+            Inconsistency::BadPolicy {
                 policy,
                 reason,
                 endpoints,
@@ -129,7 +161,13 @@ impl fmt::Display for Problem {
                 write!(f, "{policy}: {reason}; ")?;
                 consequence(policy, *endpoints, f)
             }
-            Problem::InterfaceTaken {
+            Inconsistency::SourceSpoofingDisabled { endpoint } => {
+                write!(
+                    f,
+                    "{endpoint}: packets from allowSpoofedSourcePrefixes are dropped, since workloadSourceSpoofing is Disabled"
+                )
+            }
+            Inconsistency::InterfaceTaken {
                 endpoint,
                 interface,
                 owner,
@@ -139,7 +177,7 @@ impl fmt::Display for Problem {
                     "{endpoint}: interface {interface} belongs to {owner}; this endpoint is left out"
                 )
             }
-            Problem::AddressTaken {
+            Inconsistency::AddressTaken {
                 endpoint,
                 address,
                 owner,

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::facts::*;
 use common::*;
-use felid_calc::Config;
+use felid_calc::{Inconsistency, NodeConfiguration};
 use felid_model::resolved::{Delta, NamedPortMember};
 use felid_model::*;
 
@@ -15,7 +16,14 @@ use felid_model::*;
 fn nothing_gives_nothing_but_the_default_configuration() {
     let mut calc = calc();
     let first = calc.flush();
-    assert_eq!((first.delta, first.config), (Delta::default(), Some(Config::default())));
+    assert_eq!(
+        (first.delta, first.configuration, first.pools),
+        (
+            Delta::default(),
+            Some(NodeConfiguration::default()),
+            Some(BTreeSet::new())
+        )
+    );
     assert_eq!(calc.flush(), felid_calc::Output::default());
 }
 
@@ -42,34 +50,52 @@ fn an_update_that_changes_nothing_gives_an_empty_delta() {
 }
 
 #[test]
-fn configuration_of_the_node_goes_over_the_default() {
-    let config = |name: &str, prefix: Option<&str>, action| {
-        Resource::FelixConfiguration(Arc::new(FelixConfiguration {
-            key: key(Kind::FelixConfiguration, None, name),
-            log_severity_screen: None,
+fn the_record_of_the_node_goes_before_the_default() {
+    let record = |name: &str, prefix: Option<&str>, action| {
+        Arc::new(FelixConfiguration {
             interface_prefix: prefix.map(|prefix| vec![prefix.to_owned()]),
             default_endpoint_to_host_action: action,
-            floating_ips: None,
-        }))
+            ..FelixConfiguration::new(key(Kind::FelixConfiguration, None, name))
+        })
     };
     let mut calc = calc();
-    calc.apply(config("default", Some("tap"), Some(EndpointToHostAction::Accept)));
-    calc.apply(config("node.n1", None, Some(EndpointToHostAction::Return)));
-    calc.apply(config("node.n2", Some("veth"), None));
-    let merged = Config {
-        interface_prefixes: vec!["tap".to_owned()],
-        endpoint_to_host: EndpointToHostAction::Return,
-        log_severity: LogSeverity::Info,
+    let default = record("default", Some("tap"), Some(EndpointToHostAction::Accept));
+    let own = record("node.n1", None, Some(EndpointToHostAction::Return));
+    for record in [&default, &own, &record("node.n2", Some("veth"), None)] {
+        calc.apply(Resource::FelixConfiguration(record.clone()));
+    }
+    let of = |records: &[&Arc<FelixConfiguration>]| {
+        let records = records.iter().map(|record| Arc::clone(record)).collect();
+        Some(NodeConfiguration { records })
     };
-    assert_eq!(calc.flush().config, Some(merged.clone()));
+    assert_eq!(calc.flush().configuration, of(&[&own, &default]));
     calc.delete(&key(Kind::FelixConfiguration, None, "node.n2"));
-    assert_eq!(calc.flush().config, None);
+    assert_eq!(calc.flush().configuration, None);
     calc.delete(&key(Kind::FelixConfiguration, None, "node.n1"));
-    let default = Config {
-        endpoint_to_host: EndpointToHostAction::Accept,
-        ..merged
+    assert_eq!(calc.flush().configuration, of(&[&default]));
+    calc.delete(&key(Kind::FelixConfiguration, None, "default"));
+    assert_eq!(calc.flush().configuration, of(&[]));
+}
+
+#[test]
+fn pools_are_one_value() {
+    let pool = |name: &str, cidr: &str| {
+        let cidr = cidr.parse().unwrap();
+        let key = key(Kind::IpPool, None, name);
+        Resource::IpPool(Arc::new(IpPool { key, cidr }))
     };
-    assert_eq!(calc.flush().config, Some(default));
+    let nets = |nets: &[&str]| -> Option<BTreeSet<_>> { Some(nets.iter().map(|net| net.parse().unwrap()).collect()) };
+    let mut calc = calc();
+    calc.apply(pool("a", "10.0.0.0/16"));
+    calc.apply(pool("b", "10.1.0.0/16"));
+    calc.apply(pool("same", "10.1.0.0/16"));
+    assert_eq!(calc.flush().pools, nets(&["10.0.0.0/16", "10.1.0.0/16"]));
+    calc.delete(&key(Kind::IpPool, None, "b"));
+    assert_eq!(calc.flush().pools, None, "another pool has the same network");
+    calc.apply(pool("a", "10.2.0.0/16"));
+    assert_eq!(calc.flush().pools, nets(&["10.1.0.0/16", "10.2.0.0/16"]));
+    calc.apply(Resource::Inert(key(Kind::IpPool, None, "a")));
+    assert_eq!(calc.flush().pools, nets(&["10.1.0.0/16"]));
 }
 
 #[test]
@@ -317,4 +343,52 @@ fn equal_policies_are_shared() {
     calc.apply(endpoint(wep("x", "", "10.0.0.3")));
     let new = calc.flush().delta.endpoints[&wep_key("x")].clone().unwrap();
     assert!(Arc::ptr_eq(&local(&world, "v").ingress, &new.ingress));
+}
+
+#[test]
+fn spoofed_sources_count_only_where_the_setting_allows_them() {
+    let spoofing = |name: &str, address: &str| WorkloadEndpoint {
+        allow_spoofed_source_prefixes: nets("198.51.100.0/24 2001:db8::/32"),
+        ..wep(name, "", address)
+    };
+    let pod = WorkloadEndpoint {
+        key: key(Kind::Pod, Some("default"), "pod"),
+        ..spoofing("pod", "10.0.0.2")
+    };
+    let mut calc = calc();
+    calc.apply(endpoint(spoofing("router", "10.0.0.1")));
+    calc.apply(endpoint(pod.clone()));
+    calc.apply(endpoint(wep("plain", "", "10.0.0.3")));
+    let mut world = World::of(calc.flush());
+    let keys = [wep_key("router"), pod.key.clone()];
+    let prefixes = |world: &World| {
+        keys.each_ref()
+            .map(|key| world.endpoints[key].allow_spoofed_source_prefixes.len())
+    };
+    assert_eq!(prefixes(&world), [0, 0]);
+    assert_eq!(local(&world, "router").addresses.len(), 1, "its own address goes on");
+    let forbidden = || {
+        keys.iter()
+            .cloned()
+            .map(|endpoint| Inconsistency::SourceSpoofingDisabled { endpoint })
+    };
+    let mut expected: Vec<Inconsistency> = forbidden().collect();
+    expected.sort();
+    assert_eq!(calc.problems(), expected);
+    assert!(
+        expected.iter().all(Inconsistency::is_warning),
+        "a workload's owner cannot make the node unready"
+    );
+
+    calc.set_workload_source_spoofing(WorkloadSourceSpoofing::Any);
+    let delta = calc.flush().delta;
+    assert_eq!(delta.endpoints.len(), 2, "only those that ask for it change");
+    world.add(delta);
+    assert_eq!((prefixes(&world), calc.problems()), ([2, 2], Vec::new()));
+    calc.set_workload_source_spoofing(WorkloadSourceSpoofing::Any);
+    assert_eq!(calc.flush(), felid_calc::Output::default());
+
+    calc.set_workload_source_spoofing(WorkloadSourceSpoofing::Disabled);
+    world.add(calc.flush().delta);
+    assert_eq!(prefixes(&world), [0, 0]);
 }

@@ -1,4 +1,5 @@
-//! What the records of a cluster add: services, implied profiles, service accounts, staged policies.
+//! What the records of a cluster add: services, implied profiles, service accounts, staged
+//! policies.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;

@@ -42,7 +42,8 @@ fn check(calc: &mut felid_calc::Calc, world: &mut World, records: &Records) {
 }
 
 proptest! {
-    /// After any updates, with flushes anywhere between them, the deltas add up to what the records alone stand for.
+    /// After any updates, with flushes anywhere between them, the deltas add up to what the records
+    /// alone stand for.
     #[test]
     fn deltas_add_up_to_the_state(ops in ops()) {
         let (mut calc, mut world, mut records) = (calc(), World::default(), Records::new());

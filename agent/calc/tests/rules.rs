@@ -183,8 +183,8 @@ fn long_lists_become_sets_and_short_ones_stay() {
     reversed.reverse();
     assert_eq!(positive(reversed), long);
 
-    // A family without an entry must not match: absent from a positive set that is so by itself, absent from a negated one it
-    // has to be said.
+    // A family without an entry must not match: absent from a positive set that is so by itself,
+    // absent from a negated one it has to be said.
     let rule = |not_nets, ip_version, destination| {
         let destination = EntityRule {
             not_nets: destination,

@@ -1,4 +1,5 @@
-//! Sizes that a node meets. The times are printed, not asserted: `cargo test --release -p felid-calc --test scale -- --nocapture`.
+//! Sizes that a node meets. The times are printed, not asserted:
+//! `cargo test --release -p felid-calc --test scale -- --nocapture`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -49,7 +50,8 @@ fn profiles() -> impl Iterator<Item = Resource> {
     })
 }
 
-/// A hundred policies with ten rules each, every rule with its own selector: some 700 different selectors.
+/// A hundred policies with ten rules each, every rule with its own selector: some 700 different
+/// selectors.
 fn policies() -> impl Iterator<Item = Resource> {
     (0..100).map(|i| {
         let from = |j: u32| match j % 5 {

@@ -1,5 +1,6 @@
-//! Lists of states, each a set of records. A list is replayed forward, reversed and shuffled, with the updates between two states
-//! in any order and flushes anywhere: what the deltas add up to depends on the last state alone.
+//! Lists of states, each a set of records. A list is replayed forward, reversed and shuffled, with
+//! the updates between two states in any order and flushes anywhere: what the deltas add up to
+//! depends on the last state alone.
 
 mod common;
 
@@ -410,7 +411,8 @@ fn shuffled() {
     }
 }
 
-/// Every state to every other, one record at a time: where a record is replaced or deleted, nothing of the old one is left.
+/// Every state to every other, one record at a time: where a record is replaced or deleted, nothing
+/// of the old one is left.
 #[test]
 fn each_to_each() {
     for list in lists().into_iter().take(4) {

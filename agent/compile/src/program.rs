@@ -1,52 +1,63 @@
-//! The compiler's output: eBPF instructions with symbolic maps and annotations. Only the dataplane knows file descriptors.
+//! The compiler's output: eBPF instructions with symbolic maps and annotations. Only the dataplane
+//! knows file descriptors.
 
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
 use felid_model::ResourceKey;
-use felid_model::resolved::{SetId, SetIds};
+use felid_model::resolved::SetIds;
+
+pub use crate::types::Slots;
 
 /// One eBPF instruction, as the kernel's `struct bpf_insn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Insn {
-    /// Opcode.
+    /// The operation.
     pub code: u8,
-    /// Destination register (0-10).
+    /// The number of the destination register, from 0 to 10.
     pub dst: u8,
-    /// Source register; the dataplane overwrites it where a map is referenced.
+    /// The number of the source register. The dataplane overwrites it where a map is referenced.
     pub src: u8,
-    /// Offset.
+    /// The offset of a memory access or of a jump.
     pub off: i16,
-    /// Immediate.
+    /// The constant operand.
     pub imm: i32,
 }
 
-/// A map that an `ld_imm64` refers to.
+/// A map that an `ld_imm64` instruction refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MapRef {
-    /// Per-CPU array `scratch`.
+    /// The per-CPU array `scratch`.
     Scratch,
-    /// Array `classes`.
+    /// The array `classes`.
     Classes,
-    /// Hash `named_ports`.
+    /// The hash table `named_ports`.
     NamedPorts,
-    /// Per-CPU array `counters`: what staged policies would have done.
+    /// The per-CPU array `counters`, in which staged policies count what they would have done.
     Counters,
-    /// Program array `fixed`.
-    Fixed,
-    /// The program array of this program's own continuations: element n is chunk n (element 0 is unused).
+    /// The program array `static_programs`.
+    StaticPrograms,
+    /// The array `settings`.
+    Settings,
+    /// The per-CPU array `drops`.
+    Drops,
+    /// The hash table `guarded`: indexes of the interfaces of workloads.
+    Guarded,
+    /// The program array of this program's own continuations: element n is chunk n (element 0 is
+    /// unused).
     Chain,
 }
 
 /// A loadable piece of a program: at most the kernel's limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Chunk {
-    /// Instructions; both halves of each `ld_imm64` are there.
+    /// The instructions. Both halves of each `ld_imm64` are there.
     pub insns: Vec<Insn>,
-    /// First half of an `ld_imm64` -> the map whose file descriptor belongs into it (`src` = BPF_PSEUDO_MAP_FD).
+    /// The positions of the first halves of `ld_imm64` instructions that take the file descriptor
+    /// of a map, with `src` set to `BPF_PSEUDO_MAP_FD`, and the map of each.
     pub maps: Vec<(usize, MapRef)>,
-    /// Ranges of instructions and what they are for, in order, for listings.
+    /// What ranges of instructions are for, in order, for listings.
     pub notes: Vec<(Range<usize>, Note)>,
 }
 
@@ -59,22 +70,25 @@ pub enum Note {
     Rule(u32),
 }
 
-/// A rule (or another place that can decide) of a compiled program: `Scratch::rule` is an index into their list.
+/// A rule (or another place that can decide) of a compiled program: `Scratch::rule` is an index
+/// into their list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleRef {
-    /// The policy or profile; `None` = the end of everything (no policy, no profile allowed it) or a closed endpoint.
+    /// The policy or profile. It is `None` at the end of everything, where no policy and no profile
+    /// allowed the packet, and in a program that closes.
     pub key: Option<ResourceKey>,
-    /// Tier name; `None` in profiles and at the end.
+    /// The name of the tier; `None` in profiles and at the end of everything.
     pub tier: Option<Arc<str>>,
-    /// Index of the rule in the record; `None` = end of the tier.
+    /// The index of the rule in its resource, from 0; `None` at the end of a tier.
     pub index: Option<u32>,
-    /// It logs, and decides nothing.
+    /// Whether the rule logs, and so decides nothing.
     pub logs: bool,
-    /// What it looks like, for people: "Allow TCP from (app == 'a') ports 80".
+    /// The rule in words, such as "Allow TCP from (app == 'a') ports 80".
     pub text: String,
 }
 
-/// What tells rule tables apart: a hash of everything in them. Equal tables have equal ones.
+/// Returns the number that tells tables of rules apart: a hash of everything in them. Equal tables
+/// have equal numbers.
 pub fn table_id(rules: &[RuleRef]) -> u32 {
     // FNV-1a: the same in every version of the standard library, since programs outlive the agent.
     let mut hash = 0x811c_9dc5_u32;
@@ -107,15 +121,16 @@ pub fn table_id(rules: &[RuleRef]) -> u32 {
 pub struct Program {
     /// Chunk 0 is the entry; the others are reached by tail calls through [`MapRef::Chain`].
     pub chunks: Vec<Chunk>,
-    /// Rule table.
+    /// The table of rules, which [`Chunk::notes`] and the kernel's log records refer to by index.
     pub rules: Vec<RuleRef>,
-    /// Sets whose bits it tests on the peer's class row (not those of named ports).
+    /// The sets whose bits it tests in the peer's class row, without those of named ports.
     pub sets: SetIds,
-    /// Named-port sets whose bits it tests.
+    /// The sets of named ports whose bits it tests.
     pub named_port_sets: SetIds,
 }
 
-/// Of the instructions only, and quick: programs are long, and those that differ elsewhere are rare.
+/// Of the instructions only, and quick: programs are long, and those that differ elsewhere are
+/// rare.
 impl Hash for Program {
     fn hash<H: Hasher>(&self, state: &mut H) {
         for chunk in &self.chunks {
@@ -127,10 +142,4 @@ impl Hash for Program {
             state.write_u64(digest);
         }
     }
-}
-
-/// Where a set's bit is in class rows.
-pub trait Slots {
-    /// Bit position of the set, if it has one.
-    fn slot(&self, set: &SetId) -> Option<u32>;
 }

@@ -1,16 +1,17 @@
-//! What Log rules, staged policies, ICMP terms and services mean, said one by one; and that explanations agree with decisions.
+//! What Log rules, staged policies, ICMP terms and services mean, said one by one; and that
+//! explanations agree with decisions.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
 use std::sync::Arc;
 
-use felid_compile::explain::{Found, TierEnd, explain};
+use felid_compile::explain::{RuleResult, TierEnd, explain};
 use felid_compile::reference::{Decided, Decision, Mismatch, Packet, Term, evaluate};
 use felid_compile::testing::{NumberedCounters, Rng, Shape, World};
 use felid_compile::{Direction, compile};
 use felid_model::resolved::{
-    NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier, SetId,
+    NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedTier, SetId,
 };
 use felid_model::{IcmpMatch, Kind, Protocol, ResourceKey};
 use support::{assert_same, check_form, run};
@@ -18,17 +19,7 @@ use support::{assert_same, check_form, run};
 use ResolvedAction::{Allow, Deny, Log, Pass};
 
 fn rule(action: ResolvedAction) -> ResolvedRule {
-    ResolvedRule {
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: ResolvedSide::default(),
-        destination: ResolvedSide::default(),
-    }
+    ResolvedRule::new(0, action)
 }
 
 /// A rule for one destination port.
@@ -208,12 +199,12 @@ fn a_tier_of_staged_policies_only_hands_on() {
 #[test]
 fn icmp_types() {
     let mut wanted = rule(Allow);
-    wanted.icmp = Some(IcmpMatch {
+    wanted.fields.icmp = Some(IcmpMatch {
         icmp_type: Some(8),
         code: Some(1),
     });
     let mut unwanted = rule(Deny);
-    unwanted.not_icmp = Some(IcmpMatch {
+    unwanted.fields.not_icmp = Some(IcmpMatch {
         icmp_type: Some(3),
         code: None,
     });
@@ -326,28 +317,28 @@ fn explanations_say_why_not() {
             TierEnd::NotReached
         ]
     );
-    let found = |tier: usize| -> Vec<Found> {
+    let found = |tier: usize| -> Vec<RuleResult> {
         let policy = &trace.tiers[tier].policies[0];
         policy.rules.iter().map(|rule| rule.found.clone()).collect()
     };
-    assert_eq!(found(0), [Found::Matched, Found::NotReached]);
+    assert_eq!(found(0), [RuleResult::Matched, RuleResult::NotReached]);
     let set = Some(SetId("s:b".into()));
     assert_eq!(
         found(1),
         [
-            Found::Mismatch {
+            RuleResult::Mismatch {
                 reason: Mismatch::Destination(Term::Ports),
                 set: None
             },
-            Found::Mismatch {
+            RuleResult::Mismatch {
                 reason: Mismatch::Source(Term::NotSet(1)),
                 set
             },
-            Found::Matched,
-            Found::NotReached,
+            RuleResult::Matched,
+            RuleResult::NotReached,
         ]
     );
-    assert_eq!(found(2), [Found::NotReached]);
+    assert_eq!(found(2), [RuleResult::NotReached]);
 }
 
 /// What a trace says matched is what the decision names.
@@ -377,7 +368,7 @@ fn explanations_agree_with_decisions() {
                 let told = |action| !(policy.staged && action == Log);
                 policy.rules.iter().filter(move |rule| told(rule.action))
             });
-            let matched = rules.filter(|rule| rule.found == Found::Matched).count();
+            let matched = rules.filter(|rule| rule.found == RuleResult::Matched).count();
             assert_eq!(said, matched, "seed {seed}: {packet:?}");
         }
     }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_common::{MAX_NATS, NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_V6, Nat, nat_slot};
-use felid_compile::nat::{Change, Conflict, MAX_PER_ENDPOINT, Mapping, Mappings, Table, address, resolve, words};
+use felid_common::{MAX_NATS, NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_RUN, NAT_V6, Nat, NatSeed, nat_places, nat_probe};
+use felid_compile::nat::{
+    Conflict, HostAddresses, HostUse, MAX_PER_ENDPOINT, Mapping, Mappings, NatChange, NatTable, address, resolve, words,
+};
 use felid_compile::transaction::EndpointId;
 use felid_model::resolved::LocalEndpoint;
 use felid_model::{IpNat, Kind, ResourceKey};
@@ -29,6 +31,7 @@ fn endpoint(name: &str, addresses: &[&str], nats: &[(&str, &str)]) -> LocalEndpo
         key: key(name),
         interface_name: format!("cali{name}").as_str().into(),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
+        aws_elastic_ips: Vec::new(),
         allow_spoofed_source_prefixes: Vec::new(),
         ip_nats: nats
             .iter()
@@ -56,13 +59,25 @@ type InForce = (String, String, u32);
 /// External address, name of the endpoint, why.
 type Refused = (String, String, Conflict);
 
-/// What is in force as (external, internal, number of the endpoint), and the conflicts as (external, endpoint, reason).
+/// What is in force as (external, internal, number of the endpoint), and the conflicts as
+/// (external, endpoint, reason).
 fn decide(endpoints: &[LocalEndpoint], host: &[&str]) -> (Vec<InForce>, Vec<Refused>) {
+    let own = host.iter().map(|address| ip(address)).collect();
+    decide_on(
+        endpoints,
+        &HostAddresses {
+            own,
+            ..HostAddresses::default()
+        },
+    )
+}
+
+/// As [`decide`], with all that the host has to say.
+fn decide_on(endpoints: &[LocalEndpoint], host: &HostAddresses) -> (Vec<InForce>, Vec<Refused>) {
     let numbered = endpoints.iter().zip(1..).map(|(endpoint, n)| (id(n), endpoint));
-    let host = host.iter().map(|address| ip(address)).collect();
     let numbered: Vec<_> = numbered.collect();
-    let resolved = resolve(numbered.iter().copied(), &host);
-    let reversed = resolve(numbered.iter().rev().copied(), &host);
+    let resolved = resolve(numbered.iter().copied(), host);
+    let reversed = resolve(numbered.iter().rev().copied(), host);
     assert_eq!(reversed, resolved, "the order of the endpoints decides nothing");
     let mappings = resolved.mappings.iter().map(|(external, mapping)| {
         (
@@ -83,6 +98,40 @@ fn decide(endpoints: &[LocalEndpoint], host: &[&str]) -> (Vec<InForce>, Vec<Refu
 
 fn triple(external: &str, internal: &str, n: u32) -> InForce {
     (external.to_owned(), internal.to_owned(), n)
+}
+
+#[test]
+fn what_the_host_needs_or_the_configuration_excludes_is_not_given_to_a_workload() {
+    let asked = [
+        ("192.0.2.1", "10.0.0.1"),
+        ("192.0.2.53", "10.0.0.1"),
+        ("192.0.2.9", "10.0.0.1"),
+        ("198.51.100.7", "10.0.0.1"),
+        ("2001:db8::1", "fd00::1"),
+    ];
+    let endpoints = [endpoint("a", &["10.0.0.1", "fd00::1"], &asked)];
+    let mut host = HostAddresses {
+        in_use: BTreeMap::from([
+            (ip("192.0.2.1"), HostUse::NextHop),
+            (ip("192.0.2.53"), HostUse::Resolver),
+            (ip("2001:db8::1"), HostUse::Neighbour),
+        ]),
+        ..HostAddresses::default()
+    };
+    let refused = |host: &HostAddresses| -> Vec<(String, Conflict)> {
+        let (_, refused) = decide_on(&endpoints, host);
+        refused.into_iter().map(|(external, _, why)| (external, why)).collect()
+    };
+    let in_use = [
+        ("192.0.2.1".to_owned(), Conflict::InUse(HostUse::NextHop)),
+        ("192.0.2.53".to_owned(), Conflict::InUse(HostUse::Resolver)),
+        ("2001:db8::1".to_owned(), Conflict::InUse(HostUse::Neighbour)),
+    ];
+    assert_eq!(refused(&host), in_use);
+    host.in_use.clear();
+    host.allowed = vec!["192.0.2.0/24".parse().unwrap()];
+    let outside = ["198.51.100.7", "2001:db8::1"].map(|external| (external.to_owned(), Conflict::NotAllowed));
+    assert_eq!(refused(&host), outside);
 }
 
 #[test]
@@ -203,11 +252,22 @@ fn all_that_find_no_room_are_found_at_once() {
             (IpAddr::from((0xcb00_0000 + n * 7).to_be_bytes()), mapping)
         })
         .collect();
-    let change = Table::adopt([], 0).plan(&wanted);
+    let change = NatTable::adopt([], SEED, 0).plan(&wanted);
     let begun = change.begun.iter().filter(|(_, nat)| nat.flags & NAT_OUT == 0).count();
     assert!(begun > 4000, "{begun}");
-    assert_eq!(begun + change.crowded.len(), wanted.len());
+    assert_eq!(begun + change.no_room.len(), wanted.len());
 }
+
+/// A host's secret.
+const SEED: NatSeed = NatSeed {
+    words: [
+        0x5851_f42d_4c95_7f2d,
+        0xda94_2042_e4dd_58b5,
+        0xbb67_ae85_84ca_a73b,
+        0x3c6e_f372_fe94_f82b,
+        0xa54f_f53a_5f1d_36f1,
+    ],
+};
 
 /// The array, and the kernel's search in it.
 #[derive(Clone)]
@@ -222,7 +282,7 @@ impl Kernel {
         let words = words(wanted);
         let flags = out | if wanted.is_ipv6() { NAT_V6 } else { 0 };
         for probe in 0..NAT_PROBES {
-            let index = (nat_slot(&words) + probe) & (MAX_NATS - 1);
+            let index = nat_probe(nat_places(&words, &SEED), probe);
             let nat = &self.0[index as usize];
             if nat.id != 0 && nat.address == words && nat.flags & (NAT_V6 | NAT_OUT) == flags {
                 return Some((index, nat));
@@ -256,16 +316,20 @@ impl Kernel {
     }
 }
 
-/// Addresses that collide a lot: the first `n` of each family whose search begins in a few places near the array's end.
+/// Addresses that collide a lot: the first `n` of each family whose search begins in a few
+/// places.
 fn crowd() -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let near = |address: &IpAddr| (nat_slot(&words(*address)) + 3) & (MAX_NATS - 1) < 6;
+    let near = |address: &IpAddr| {
+        let [first, second] = nat_places(&words(*address), &SEED);
+        first < NAT_RUN / 2 && second < MAX_NATS / 16
+    };
     let v4 = |base: u32| {
-        (0..100_000_u32)
+        (0..1_000_000_u32)
             .map(move |n| IpAddr::from((base + n).to_be_bytes()))
             .filter(near)
     };
     let v6 = |base: u128| {
-        (0..100_000_u128)
+        (0..1_000_000_u128)
             .map(move |n| IpAddr::from((base + n).to_be_bytes()))
             .filter(near)
     };
@@ -277,7 +341,7 @@ fn crowd() -> (Vec<IpAddr>, Vec<IpAddr>) {
 /// A world and a table that follows it.
 struct World {
     kernel: Kernel,
-    table: Table,
+    table: NatTable,
     ids: BTreeSet<u32>,
     /// Elements whose record ended since the last grace period.
     hot: BTreeSet<u32>,
@@ -295,7 +359,6 @@ impl World {
             assert!(old.id == 0 && nat.id == 0, "contents change only while there is no id");
             assert!(!self.hot.contains(&index), "and nobody may be reading them");
         }
-        assert!(old.flags & NAT_PASSED & !nat.flags == 0, "nothing becomes unreachable");
         if old.id != 0 && nat.id == 0 {
             self.hot.insert(index);
         }
@@ -308,13 +371,13 @@ impl World {
         allowed(&self.kernel);
     }
 
-    fn settle(&mut self) {
+    fn finish(&mut self) {
         self.hot.clear();
-        self.table.settle();
+        self.table.finish();
     }
 
     /// Carries a change out, checking after each write; may stop after some.
-    fn carry_out(&mut self, change: &Change, mut writes: usize, allowed: &dyn Fn(&Kernel)) {
+    fn carry_out(&mut self, change: &NatChange, mut writes: usize, allowed: &dyn Fn(&Kernel)) {
         let mut next = || {
             writes = writes.saturating_sub(1);
             writes > 0
@@ -326,7 +389,7 @@ impl World {
             self.write(*write, allowed);
         }
         if change.wait {
-            self.settle();
+            self.finish();
         }
         self.table.stored(change.next_id);
         for write in change.filled.iter().chain(&change.begun).chain(&change.replaced) {
@@ -338,7 +401,8 @@ impl World {
     }
 }
 
-/// What a random step asks for: for each external address the place of an internal one, or nothing; what else happens.
+/// What a random step asks for: for each external address the place of an internal one, or nothing;
+/// what else happens.
 #[derive(Clone, Debug)]
 struct Step {
     wanted: Vec<Option<usize>>,
@@ -374,7 +438,7 @@ proptest! {
     #[test]
     fn searches_find_what_is_wanted_and_never_anything_else(steps in prop::collection::vec(step(), 1..12)) {
         let (externals, internals) = crowd();
-        let mut world = World { kernel: Kernel::new(), table: Table::adopt([], 0), ids: BTreeSet::new(), hot: BTreeSet::new() };
+        let mut world = World { kernel: Kernel::new(), table: NatTable::adopt([], SEED, 0), ids: BTreeSet::new(), hot: BTreeSet::new() };
         let mut before = Mappings::new();
         for step in steps {
             let mut wanted = Mappings::new();
@@ -387,7 +451,7 @@ proptest! {
             if step.restart {
                 let elements = world.kernel.0.iter().enumerate().map(|(index, nat)| (u32::try_from(index).unwrap(), *nat));
                 let next_id = world.ids.last().map_or(0, |last| last + 1);
-                world.table = Table::adopt(elements, next_id);
+                world.table = NatTable::adopt(elements, SEED, next_id);
             }
             // Whatever a search finds at any moment held before or shall hold.
             let allowed = |kernel: &Kernel| {
@@ -412,16 +476,16 @@ proptest! {
                     assert_eq!(found, (wanted.get(external) == Some(mapping)).then_some(*mapping));
                 }
                 if step.grace {
-                    world.settle();
+                    world.finish();
                 }
             }
             let mut change = world.table.plan(&wanted);
             let mut kept: Mappings = before
                 .iter()
-                .filter(|(external, mapping)| wanted.get(*external) == Some(*mapping) && !change.crowded.contains(*external))
+                .filter(|(external, mapping)| wanted.get(*external) == Some(*mapping) && !change.no_room.contains(*external))
                 .map(|(external, mapping)| (*external, *mapping))
                 .collect();
-            let ids = |table: &Table| table.in_force().map(|(external, .., id)| (external, id)).collect::<BTreeMap<IpAddr, u32>>();
+            let ids = |table: &NatTable| table.in_force().map(|(external, .., id)| (external, id)).collect::<BTreeMap<IpAddr, u32>>();
             let old_ids = ids(&world.table);
             let stays = |kernel: &Kernel| {
                 allowed(kernel);
@@ -431,9 +495,10 @@ proptest! {
             };
             world.carry_out(&change, step.stop_after.unwrap_or(usize::MAX), &stays);
             if step.stop_after.is_some() {
-                // A failure on the way: the next attempt finishes it. (Where the table is crowded, other places may be free by then.)
+                // A failure on the way: the next attempt finishes it. (Where the table is crowded,
+                // other places may be free by then.)
                 change = world.table.plan(&wanted);
-                kept.retain(|external, _| !change.crowded.contains(external));
+                kept.retain(|external, _| !change.no_room.contains(external));
                 let stays = |kernel: &Kernel| {
                     allowed(kernel);
                     for (external, mapping) in &kept {
@@ -446,7 +511,7 @@ proptest! {
             for external in kept.keys() {
                 assert_eq!(old_ids.get(external), new_ids.get(external), "what stays keeps its id");
             }
-            wanted.retain(|external, _| !change.crowded.contains(external));
+            wanted.retain(|external, _| !change.no_room.contains(external));
             for external in &externals {
                 assert_eq!(world.kernel.external(*external), wanted.get(external).copied());
             }
@@ -470,7 +535,7 @@ fn a_new_smaller_external_address_leaves_no_gap() {
     };
     let mut world = World {
         kernel: Kernel::new(),
-        table: Table::adopt([], 0),
+        table: NatTable::adopt([], SEED, 0),
         ids: BTreeSet::new(),
         hot: BTreeSet::new(),
     };
@@ -485,33 +550,120 @@ fn a_new_smaller_external_address_leaves_no_gap() {
     assert_eq!(world.kernel.shown(internal), Some(ip("192.0.2.1")));
 }
 
+/// Translations of these external addresses, all of one internal one.
+fn of_one_endpoint(externals: &[IpAddr]) -> Mappings {
+    let mapping = Mapping {
+        internal: ip("10.0.0.1"),
+        endpoint: id(1),
+    };
+    externals.iter().map(|external| (*external, mapping)).collect()
+}
+
+/// Addresses that one search after the other begins with, whose first place is `place`.
+fn that_begin_at(place: u32, seed: &NatSeed) -> impl Iterator<Item = IpAddr> {
+    (0xc000_0000_u32..)
+        .map(|address| IpAddr::from(address.to_be_bytes()))
+        .filter(move |address| nat_places(&words(*address), seed)[0] == place)
+}
+
 #[test]
 fn what_finds_no_room_is_said() {
-    let same: Vec<IpAddr> = (0..1_000_000_u32)
+    let all: Vec<IpAddr> = (0..MAX_NATS + 2)
         .map(|n| IpAddr::from((0xc000_0000 + n).to_be_bytes()))
-        .filter(|address| nat_slot(&words(*address)) == 7)
-        .take(NAT_PROBES as usize + 2)
         .collect();
-    let wanted: Mappings = same
-        .iter()
-        .map(|external| {
-            (
-                *external,
-                Mapping {
-                    internal: ip("10.0.0.1"),
-                    endpoint: id(1),
-                },
-            )
-        })
+    let change = NatTable::adopt([], SEED, 0).plan(&of_one_endpoint(&all));
+    // One element is the internal address's.
+    assert!(change.no_room.len() >= 3, "{}", change.no_room.len());
+    assert_eq!(change.counted.len() + change.no_room.len(), all.len());
+}
+
+#[test]
+fn more_than_half_of_the_table_finds_room() {
+    let most: Vec<IpAddr> = (0..MAX_NATS * 3 / 5)
+        .map(|n| IpAddr::from((0xc000_0000 + n).to_be_bytes()))
         .collect();
-    let change = Table::adopt([], 0).plan(&wanted);
-    assert_eq!(change.crowded.len(), 2);
-    assert_eq!(change.counted.len(), NAT_PROBES as usize);
+    let change = NatTable::adopt([], SEED, 0).plan(&of_one_endpoint(&most));
+    assert_eq!(change.no_room, BTreeSet::new());
+}
+
+#[test]
+fn even_who_knows_the_seed_does_not_keep_an_address_out() {
+    let chosen: Vec<IpAddr> = that_begin_at(NAT_RUN, &SEED)
+        .take(2 * NAT_PROBES as usize + 1)
+        .collect();
+    let (victim, crowd) = chosen.split_last().unwrap();
+    let mut world = World {
+        kernel: Kernel::new(),
+        table: NatTable::adopt([], SEED, 0),
+        ids: BTreeSet::new(),
+        hot: BTreeSet::new(),
+    };
+    let mut wanted = of_one_endpoint(crowd);
+    let change = world.table.plan(&wanted);
+    world.carry_out(&change, usize::MAX, &|_| ());
+    wanted.extend(of_one_endpoint(&[*victim]));
+    let change = world.table.plan(&wanted);
+    assert_eq!(change.no_room, BTreeSet::new());
+    world.carry_out(&change, usize::MAX, &|_| ());
+    assert!(chosen.iter().all(|external| world.kernel.external(*external).is_some()));
+}
+
+#[test]
+fn addresses_chosen_for_one_host_mean_nothing_on_another() {
+    let other = NatSeed {
+        words: SEED.words.map(|word| word.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15),
+    };
+    let chosen: Vec<IpAddr> = that_begin_at(NAT_RUN, &other).take(64).collect();
+    let places: BTreeSet<u32> = chosen.iter().map(|one| nat_places(&words(*one), &SEED)[0]).collect();
+    assert!(places.len() > 56, "{}", places.len());
+}
+
+#[test]
+fn records_that_another_seed_placed_are_placed_anew() {
+    let wanted = of_one_endpoint(&[ip("192.0.2.1"), ip("2001:db8::1")]);
+    let other = NatSeed { words: [1, 3, 5, 7, 9] };
+    let mut world = World {
+        kernel: Kernel::new(),
+        table: NatTable::adopt([], other, 0),
+        ids: BTreeSet::new(),
+        hot: BTreeSet::new(),
+    };
+    let change = world.table.plan(&wanted);
+    world.carry_out(&change, usize::MAX, &|_| ());
+    let left = world.kernel.0.iter().enumerate().map(|(n, nat)| (n as u32, *nat));
+    world.table = NatTable::adopt(left.collect::<Vec<_>>(), SEED, 0);
+    let change = world.table.plan(&wanted);
+    assert_eq!(change.begun.len(), 3);
+    world.carry_out(&change, usize::MAX, &|_| ());
+    assert!(wanted.keys().all(|external| world.kernel.external(*external).is_some()));
+}
+
+#[test]
+fn what_is_gone_makes_no_search_longer() {
+    let mut world = World {
+        kernel: Kernel::new(),
+        table: NatTable::adopt([], SEED, 0),
+        ids: BTreeSet::new(),
+        hot: BTreeSet::new(),
+    };
+    let crowd: Vec<IpAddr> = that_begin_at(NAT_RUN, &SEED).take(NAT_RUN as usize + 3).collect();
+    for wanted in [of_one_endpoint(&crowd), Mappings::new()] {
+        let change = world.table.plan(&wanted);
+        world.carry_out(&change, usize::MAX, &|_| ());
+    }
+    assert!(
+        world
+            .kernel
+            .0
+            .iter()
+            .all(|nat| nat.flags & NAT_PASSED == 0 && nat.id == 0)
+    );
+    assert!(world.table.plan(&Mappings::new()).is_empty());
 }
 
 #[test]
 fn ids_that_are_used_up_are_not_used_again() {
-    let table = Table::adopt([], u32::MAX);
+    let table = NatTable::adopt([], SEED, u32::MAX);
     let wanted = Mappings::from([(
         ip("192.0.2.1"),
         Mapping {
@@ -521,7 +673,7 @@ fn ids_that_are_used_up_are_not_used_again() {
     )]);
     let change = table.plan(&wanted);
     assert!(change.is_empty());
-    assert_eq!(change.crowded.len(), 1);
+    assert_eq!(change.no_room.len(), 1);
 }
 
 #[test]
@@ -544,7 +696,7 @@ fn neighbouring_addresses_find_room() {
                 wanted.insert(v4(0xcb00_7105), mapping(v4(0x0a41_0002)));
             }
         }
-        let change = Table::adopt([], 0).plan(&wanted);
-        assert_eq!(change.crowded, BTreeSet::new(), "bits {bits}");
+        let change = NatTable::adopt([], SEED, 0).plan(&wanted);
+        assert_eq!(change.no_room, BTreeSet::new(), "bits {bits}");
     }
 }

@@ -1,4 +1,5 @@
-//! Facts about the reference behaviour: one packet against one policy, through the reference evaluator and through compiled code.
+//! Facts about the reference behaviour: one packet against one policy, through the reference
+//! evaluator and through compiled code.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use felid_compile::transaction::ProgramId;
 
-/// A failure. Whatever it is, the kernel goes on enforcing what it enforced before.
+use crate::net::NetError;
+
+/// Why the kernel half could not do something. Whatever it is, the kernel goes on enforcing what it
+/// enforced before.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The running kernel lacks something.
+    /// The running kernel lacks something that felid needs.
     #[error("this kernel ({release}) cannot run felid: {missing}")]
     Unsupported {
         /// `uname -r`.
@@ -16,10 +19,18 @@ pub enum KernelError {
         /// What is missing.
         missing: &'static str,
     },
-    /// Another agent has the directory.
+    /// Another agent has the directory of pins.
     #[error("{path} is in use by another felid agent", path = .0.display())]
     InUse(PathBuf),
-    /// A file operation failed.
+    /// The bpffs would end with the agent, and all policy with it.
+    #[error(
+        "the bpffs at {path} belongs to the agent's own mount namespace and would end with the agent, and all policy with it. Mount one on \
+         the host (`mount -t bpf bpffs /sys/fs/bpf`) where the agent sees it: not within `ip netns exec`, `unshare --mount` or a container \
+         without the host's /sys/fs/bpf. For a test, start it with --bpffs-private",
+        path = .0.display()
+    )]
+    PrivateBpffs(PathBuf),
+    /// An operation on a file or directory failed.
     #[error("cannot {action} {path}: {source}", path = .path.display())]
     File {
         /// What was tried.
@@ -45,7 +56,7 @@ pub enum KernelError {
         /// Why.
         source: aya::maps::MapError,
     },
-    /// A pinned map is not what this version expects.
+    /// A pinned map does not have the shape that this version expects.
     #[error(
         "the pinned map {path} has keys of {found_key} and values of {found_value} bytes where this version wants {key} and {value}; \
          `felid cleanup` removes it, and with it all enforcement",
@@ -71,10 +82,10 @@ pub enum KernelError {
         /// Why, with what the verifier said.
         reason: String,
     },
-    /// Generated programs were refused. Nothing was written.
+    /// The kernel refused generated programs. Nothing was written.
     #[error("the kernel refuses {}", list(.0))]
-    Programs(Vec<Refusal>),
-    /// A table is too small. Nothing was written.
+    Programs(Vec<RefusedProgram>),
+    /// A table has too few entries for the transaction. Nothing was written.
     #[error("{table} would hold {wanted} entries, but it has room for {capacity}: nothing of this change is in force")]
     Full {
         /// The table.
@@ -84,7 +95,7 @@ pub enum KernelError {
         /// Its size.
         capacity: usize,
     },
-    /// A transaction that contradicts itself or the table sizes.
+    /// The transaction contradicts itself or the sizes of the tables. Nothing was written.
     #[error("inconsistent transaction: {0}")]
     Inconsistent(String),
     /// An interface did not get its endpoint's programs, and is closed.
@@ -113,21 +124,33 @@ pub enum KernelError {
     Unfinished,
 }
 
-/// A generated program that the kernel refused.
+/// A failure of either half of the dataplane: the kernel's objects, or the host's network
+/// configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// A map, a program or a link could not be read, made or changed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Routes, neighbours, addresses or sysctls could not be read or changed.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// A generated program that the kernel refused to load.
 #[derive(Debug, thiserror::Error)]
 #[error("chunk {chunk} of policy program {id}: {source}{}", on_new_lines(log), id = id.0)]
-pub struct Refusal {
-    /// Which one.
+pub struct RefusedProgram {
+    /// The planner's id of the program.
     pub id: ProgramId,
-    /// Which part of it.
+    /// The number of the chunk that was refused, from 0.
     pub chunk: usize,
-    /// The kernel's error.
+    /// The error that the kernel gave.
     pub source: io::Error,
-    /// The end of the verifier's log.
+    /// The last lines of the verifier's log; empty if it said nothing.
     pub log: String,
 }
 
-fn list(refusals: &[Refusal]) -> String {
+fn list(refusals: &[RefusedProgram]) -> String {
     refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -139,10 +162,15 @@ fn on_new_lines(log: &str) -> String {
     }
 }
 
-/// Result of this crate's kernel half.
+/// The result of a call of this crate's kernel half.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;
 
 impl KernelError {
+    /// Whether it only says that an interface is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }

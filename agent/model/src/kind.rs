@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{Kind, ResourceKey};
 
-/// `apiVersion` of every record felid acts on.
+/// The `apiVersion` of Calico's own resources.
 pub const API_VERSION: &str = "projectcalico.org/v3";
 
 /// Name, plural, aliases beside these (all lower case).
@@ -104,7 +104,7 @@ const NAMES: [(Kind, &str, &str, &[&str]); 22] = [
 ];
 
 impl Kind {
-    /// Every kind.
+    /// Every kind that felid acts on.
     pub const ALL: [Kind; 22] = [
         Kind::WorkloadEndpoint,
         Kind::Profile,
@@ -130,7 +130,7 @@ impl Kind {
         Kind::EndpointSlice,
     ];
 
-    /// `apiVersion` of its records.
+    /// Returns the `apiVersion` of resources of this kind.
     pub fn api_version(self) -> &'static str {
         match self {
             Kind::KubernetesNetworkPolicy => "networking.k8s.io/v1",
@@ -142,7 +142,8 @@ impl Kind {
         }
     }
 
-    /// What stands in `kind` of its records. Two kinds are both written `NetworkPolicy` there.
+    /// Returns what stands in the field `kind` of such resources. Two kinds are both written
+    /// `NetworkPolicy` there, and differ by their `apiVersion`.
     pub fn record_kind(self) -> &'static str {
         match self {
             Kind::KubernetesNetworkPolicy => Kind::NetworkPolicy.as_str(),
@@ -150,14 +151,15 @@ impl Kind {
         }
     }
 
-    /// The kind of records with this `apiVersion` and `kind`.
+    /// Returns the kind of resources with this `apiVersion` and `kind`.
     pub fn from_record(api_version: &str, kind: &str) -> Option<Kind> {
         Kind::ALL
             .into_iter()
             .find(|known| known.api_version() == api_version && known.record_kind() == kind)
     }
 
-    /// The name that no other kind has. It is what records carry in `kind`, except `KubernetesNetworkPolicy`.
+    /// Returns the name that no other kind has. It is what stands in the field `kind`, except for
+    /// `KubernetesNetworkPolicy`.
     pub fn as_str(self) -> &'static str {
         NAMES
             .iter()
@@ -165,7 +167,7 @@ impl Kind {
             .map_or("", |(_, name, ..)| name)
     }
 
-    /// Plural, in lower case.
+    /// Returns the plural in lower case, as the command line takes it.
     pub fn plural(self) -> &'static str {
         NAMES
             .iter()
@@ -173,7 +175,7 @@ impl Kind {
             .map_or("", |(_, _, plural, _)| plural)
     }
 
-    /// Whether its resources live in namespaces.
+    /// Returns whether resources of this kind live in namespaces.
     pub fn is_namespaced(self) -> bool {
         matches!(
             self,
@@ -190,7 +192,7 @@ impl Kind {
         )
     }
 
-    /// Whether its resources are policies, staged ones too.
+    /// Returns whether resources of this kind are policies, staged ones included.
     pub fn is_policy(self) -> bool {
         self.is_staged()
             || matches!(
@@ -204,7 +206,7 @@ impl Kind {
             )
     }
 
-    /// Whether its resources are staged policies, which are never enforced.
+    /// Returns whether resources of this kind are staged policies, which are never enforced.
     pub fn is_staged(self) -> bool {
         matches!(
             self,
@@ -212,7 +214,7 @@ impl Kind {
         )
     }
 
-    /// The kind with exactly this name.
+    /// Returns the kind of exactly this name.
     pub fn from_name(name: &str) -> Option<Kind> {
         NAMES
             .iter()
@@ -220,7 +222,8 @@ impl Kind {
             .map(|(kind, ..)| *kind)
     }
 
-    /// The kind that a user of the command line means: name, plural or alias, in any case, with `-` or without.
+    /// Returns the kind that a user of the command line means: a name, plural or alias, in any
+    /// case, with or without `-`.
     pub fn from_alias(alias: &str) -> Option<Kind> {
         let alias: String = alias
             .chars()
@@ -243,7 +246,8 @@ impl fmt::Display for Kind {
 }
 
 impl ResourceKey {
-    /// A key. For kinds in namespaces an absent or empty namespace is `default`; for the others the namespace is left out.
+    /// Makes a key. For namespaced kinds an absent or empty namespace is `default`; for others the
+    /// namespace is left out.
     pub fn new(kind: Kind, namespace: Option<&str>, name: &str) -> Self {
         let namespace = kind
             .is_namespaced()

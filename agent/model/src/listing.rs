@@ -1,8 +1,9 @@
-//! How rules and their parts read in listings: one line, Calico's field names left out where the sense is plain.
+//! How rules and their parts read in listings: one line, Calico's field names left out where the
+//! sense is plain.
 
 use std::fmt::{self, Display};
 
-use crate::{Action, EntityRule, IcmpMatch, Port, Rule};
+use crate::{Action, EntityRule, Port, Rule};
 
 impl Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,11 +40,7 @@ impl Display for Rule {
         if let Some(protocol) = self.not_protocol {
             write!(f, " not {protocol}")?;
         }
-        for (word, icmp) in [("icmp", self.icmp), ("not icmp", self.not_icmp)] {
-            if let Some(icmp) = icmp {
-                write!(f, " {word} {icmp}")?;
-            }
-        }
+        write!(f, "{}", self.fields)?;
         for (word, side) in [("from", &self.source), ("to", &self.destination)] {
             if *side != EntityRule::default() {
                 write!(f, " {word}{side}")?;
@@ -88,17 +85,6 @@ impl Display for EntityRule {
         }
         list(f, "ports", &self.ports)?;
         list(f, "not ports", &self.not_ports)
-    }
-}
-
-/// `type 8`, `type 3 code 1` or `any`.
-impl Display for IcmpMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.icmp_type, self.code) {
-            (Some(icmp_type), Some(code)) => write!(f, "type {icmp_type} code {code}"),
-            (Some(icmp_type), None) => write!(f, "type {icmp_type}"),
-            (None, _) => f.write_str("any"),
-        }
     }
 }
 

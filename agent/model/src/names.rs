@@ -1,33 +1,34 @@
-//! Names of `WorkloadEndpoint`s: `node-orchestrator-X-endpoint`, where X is the pod (k8s), the containerID (cni), the word
-//! `libnetwork`, or else the workload. A `-` inside a part is written `--`; no part begins or ends with one. And names of pods'
-//! host-side interfaces.
+//! Names of `WorkloadEndpoint`s: `node-orchestrator-X-endpoint`, where X is the pod (k8s), the
+//! containerID (cni), the word `libnetwork`, or else the workload. A `-` inside a part is written
+//! `--`; no part begins or ends with one. And names of pods' host-side interfaces.
 
 use sha1::{Digest as _, Sha1};
 
-/// Prefix of workload interfaces unless the configuration says otherwise.
+/// What the names of workloads' interfaces begin with unless the configuration says otherwise.
 pub const DEFAULT_INTERFACE_PREFIX: &str = "cali";
 
-/// Name of a Kubernetes pod's host-side interface: the prefix and 11 hex digits of the SHA-1 of `namespace.pod`.
+/// Returns the name of a Kubernetes pod's host-side interface: the prefix and 11 hexadecimal digits
+/// of the SHA-1 of `namespace.pod`, as Calico's CNI plugin names it.
 pub fn host_interface(prefix: &str, namespace: &str, pod: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{pod}"));
     let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("{prefix}{}", digits.get(..11).unwrap_or_default())
 }
 
-/// What a name is made of. Empty = not known.
+/// What the name of a WorkloadEndpoint is made of; empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identifiers {
-    /// `spec.node`
+    /// The field `spec.node`.
     pub node: String,
-    /// `spec.orchestrator`
+    /// The field `spec.orchestrator`.
     pub orchestrator: String,
-    /// `spec.endpoint`
+    /// The field `spec.endpoint`.
     pub endpoint: String,
-    /// `spec.workload`
+    /// The field `spec.workload`.
     pub workload: String,
-    /// `spec.pod`
+    /// The field `spec.pod`.
     pub pod: String,
-    /// `spec.containerID`
+    /// The field `spec.containerID`.
     pub container_id: String,
 }
 
@@ -37,7 +38,7 @@ pub struct Identifiers {
 pub struct NameError {
     /// The identifier at fault, as the spec calls it; `name` for the name itself.
     pub field: &'static str,
-    /// Reason.
+    /// What is wrong with it.
     pub reason: String,
 }
 
@@ -46,6 +47,17 @@ fn error<T>(field: &'static str, reason: &str) -> Result<T, NameError> {
         field,
         reason: reason.to_owned(),
     })
+}
+
+/// Returns why an identifier cannot be part of a name, if so.
+fn part_fault(value: &str) -> Option<&'static str> {
+    if value.is_empty() {
+        Some("is needed for the endpoint's name")
+    } else if value.starts_with('-') || value.ends_with('-') {
+        Some("must not begin or end with \"-\": it is part of the endpoint's name")
+    } else {
+        None
+    }
 }
 
 impl Identifiers {
@@ -65,23 +77,19 @@ impl Identifiers {
         ]
     }
 
-    /// The name. With `allow_prefix` the first identifier that is missing, other than the node, ends the name with a `-`: the
-    /// prefix that the names of all endpoints with these identifiers share (and others may too: see [`Identifiers::matches`]).
+    /// Builds the name. With `allow_prefix`, the first identifier that is missing (other than the
+    /// node) ends the name with a `-`: that is how the names of all endpoints with these
+    /// identifiers begin, and of some others too (see [`Identifiers::matches`]). Fails if an
+    /// identifier that is needed is missing.
     pub fn name(&self, allow_prefix: bool) -> Result<String, NameError> {
         let mut name = String::new();
         for (i, (field, value)) in self.parts().into_iter().enumerate() {
-            if value.is_empty() {
-                if allow_prefix && i > 0 {
-                    name.push('-');
-                    return Ok(name);
-                }
-                return error(field, "is needed for the endpoint's name");
+            if value.is_empty() && allow_prefix && i > 0 {
+                name.push('-');
+                return Ok(name);
             }
-            if value.starts_with('-') || value.ends_with('-') {
-                return error(
-                    field,
-                    "must not begin or end with \"-\": it is part of the endpoint's name",
-                );
+            if let Some(reason) = part_fault(value) {
+                return error(field, reason);
             }
             if i > 0 {
                 name.push('-');
@@ -91,8 +99,25 @@ impl Identifiers {
         Ok(name)
     }
 
-    /// Whether the name is one of an endpoint with these identifiers; those that are not known may be anything. The node must be
-    /// known.
+    /// Returns everything that keeps the name from being built: identifiers that are missing, and
+    /// those that no name can hold. Without an orchestrator any one of pod, workload and container
+    /// ID will do, since it is not known which of them the name needs.
+    pub fn faults(&self) -> Vec<NameError> {
+        let any = [&self.pod, &self.workload, &self.container_id];
+        let any = self.orchestrator.is_empty() && any.iter().any(|value| !value.is_empty());
+        let parts = self.parts().into_iter().enumerate();
+        let parts = parts.filter(|(i, _)| !(any && *i == 2)).map(|(_, part)| part);
+        parts
+            .filter_map(|(field, value)| part_fault(value).map(|reason| (field, reason)))
+            .map(|(field, reason)| NameError {
+                field,
+                reason: reason.to_owned(),
+            })
+            .collect()
+    }
+
+    /// Returns whether the name is that of an endpoint with these identifiers, where those that are
+    /// not known may be anything. Fails if the node is not known or the name is malformed.
     pub fn matches(&self, name: &str) -> Result<bool, NameError> {
         if self.node.is_empty() {
             return error("node", "is needed to match names");
@@ -108,7 +133,7 @@ impl Identifiers {
                 .all(|((_, value), segment)| value.is_empty() || value == segment))
     }
 
-    /// Takes a name apart: one to four parts.
+    /// Takes a name of one to four parts apart. Fails if it has another form.
     pub fn parse(name: &str) -> Result<Identifiers, NameError> {
         if name.is_empty() {
             return error("name", "is empty");
@@ -140,7 +165,8 @@ impl Identifiers {
     }
 }
 
-/// Cuts a name into its parts. From the second byte on, `--` belongs to the part and any other `-` separates.
+/// Cuts a name into its parts. From the second byte on, `--` belongs to the part and any other `-`
+/// separates.
 fn split(name: &str) -> Vec<String> {
     let mut segments = Vec::new();
     let mut current = String::new();

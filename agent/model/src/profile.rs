@@ -1,4 +1,5 @@
-//! Profiles: the names by which endpoints refer to them, and those that namespaces and service accounts imply.
+//! Profiles: the names by which endpoints refer to them, and those that namespaces and service
+//! accounts imply.
 
 use crate::selector::{NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX};
 use crate::{Action, Kind, LabelMap, Profile, ResourceKey, Rule};
@@ -6,18 +7,18 @@ use crate::{Action, Kind, LabelMap, Profile, ResourceKey, Rule};
 /// Label that carries the name of the namespace or service account, behind the prefix.
 pub(crate) const NAME_LABEL: &str = "projectcalico.org/name";
 
-/// Name of a namespace's profile.
+/// Returns the name of the profile that a namespace implies.
 pub fn namespace_profile(name: &str) -> String {
     format!("kns.{name}")
 }
 
-/// Name of a service account's profile.
+/// Returns the name of the profile that a service account implies.
 pub fn service_account_profile(namespace: &str, name: &str) -> String {
     format!("ksa.{namespace}.{name}")
 }
 
 impl ResourceKey {
-    /// The name by which endpoints refer to the profile that this record is, or that it implies.
+    /// Returns the name by which endpoints refer to the profile that this resource is or implies.
     pub fn profile_name(&self) -> String {
         match (self.kind, &self.namespace) {
             (Kind::Namespace, _) => namespace_profile(&self.name),
@@ -28,8 +29,8 @@ impl ResourceKey {
 }
 
 impl Profile {
-    /// What a `Namespace` or a `ServiceAccount` with these labels implies: a namespace's profile allows everything, a service
-    /// account's has no rules.
+    /// Returns the profile that a `Namespace` or a `ServiceAccount` with these labels implies. That
+    /// of a namespace allows everything; that of a service account has no rules.
     pub fn implied(key: ResourceKey, labels: &LabelMap) -> Profile {
         let (prefix, rules) = match key.kind {
             Kind::Namespace => (NAMESPACE_PREFIX, vec![Rule::new(Action::Allow)]),

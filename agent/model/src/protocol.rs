@@ -28,7 +28,7 @@ impl Protocol {
     /// UDP-Lite, 136.
     pub const UDP_LITE: Protocol = Protocol(136);
 
-    /// Its name, if Calico has one.
+    /// Returns Calico's name for the protocol, if it has one.
     pub fn name(self) -> Option<&'static str> {
         NAMES
             .iter()
@@ -36,7 +36,7 @@ impl Protocol {
             .map(|(_, name)| *name)
     }
 
-    /// Whether rules may match its ports: TCP, UDP, SCTP.
+    /// Returns whether rules may match ports of this protocol: TCP, UDP and SCTP.
     pub fn has_ports(self) -> bool {
         matches!(self, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
     }
@@ -52,7 +52,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A protocol is neither a known name nor a number from 1 to 255.
+/// The text is neither the name of a protocol nor a number from 1 to 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite (in this case of letters) or a number from 1 to 255")]
 pub struct ProtocolError;

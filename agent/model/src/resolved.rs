@@ -1,7 +1,9 @@
-//! Policy after selectors were resolved to sets: what the calculation hands to the compiler and to the reference evaluator.
+//! Policy after selectors were resolved to sets: what the calculation hands to the compiler and to
+//! the reference evaluator.
 //!
-//! A *set* is a set of addresses (the members of a selector, or a long list of networks) or a set of (address, protocol, port)
-//! (a named port). Sets are known by [`SetId`] here; which bit of a class row a set has is the compiler's business.
+//! A *set* is a set of addresses (the members of a selector, or a long list of networks) or a set
+//! of (address, protocol, port) (a named port). Sets are known by [`SetId`] here; which bit of a
+//! class row a set has is the compiler's business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,157 +12,193 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{IcmpMatch, IpNat, Protocol, ResourceKey};
+use crate::{FieldMatch, IpNat, Protocol, ResourceKey};
 
-/// Identity of a set: `s:...` = a selector's uid; `n:...` = a named port (selector, protocol, name); `c:...` = a list of networks;
-/// `v:...` = addresses behind a service; `p:...` = addresses, protocols and ports behind a service.
+/// The identity of a set, from which its members follow. It begins with `s:` (the members of a
+/// selector, by the selector's uid), `n:` (a named port: selector, protocol and name), `c:` (a list
+/// of networks), `v:` (the addresses behind a service) or `p:` (the addresses, protocols and ports
+/// behind a service).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetId(pub Arc<str>);
 
-/// A set of sets.
+/// A set of sets: what an address, or a named port, is a member of.
 pub type SetIds = BTreeSet<SetId>;
 
-/// The whole policy of one endpoint in one direction. Verdict: first match in tier order; then profiles; then deny.
+/// The whole policy of one endpoint in one direction. The first rule that matches decides, in the
+/// order of the tiers; then the profiles decide; what is left is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedPolicy {
-    /// Only tiers that have a policy for this direction on this endpoint, in order.
+    /// The tiers, in order, that have a policy for this direction on this endpoint.
     pub tiers: Vec<ResolvedTier>,
-    /// Profiles in the endpoint's order; missing ones are left out. A Pass in a profile is a Deny.
+    /// The rules of the endpoint's profiles, in the endpoint's order. It ends before the first
+    /// profile that does not exist. A Pass in a profile is a Deny.
     pub profiles: Vec<ResolvedRules>,
-    /// Deny everything, whatever the rest says: a policy that may hold for this endpoint cannot be enforced. The reason.
+    /// If present, everything is denied, whatever the rest says, because a policy that may hold for
+    /// this endpoint cannot be enforced; this is the reason.
     pub closed: Option<Arc<str>>,
 }
 
-/// A tier.
+/// A tier with those of its policies that hold for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedTier {
-    /// Name.
+    /// The name of the tier.
     pub name: Arc<str>,
-    /// At its end: go on with the next tier (true) or deny (false).
+    /// What happens to traffic that no rule of the tier decided: it goes on to the next tier
+    /// (true), or it is denied (false).
     pub end_pass: bool,
-    /// Policies in order.
+    /// The policies of the tier, in the order in which they are asked.
     pub policies: Vec<ResolvedRules>,
 }
 
 /// The rules of one policy or profile for one direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedRules {
-    /// Where they come from.
+    /// The identity of the resource that the rules come from.
     pub key: ResourceKey,
-    /// A staged policy: what it would decide is counted, and the walk goes on with the next policy.
+    /// Whether this is a staged policy. What it would decide is counted, and the next policy is
+    /// asked.
     pub staged: bool,
-    /// In order; `index` in each names its place in the record.
+    /// The rules, in order; the field `index` of each names its place in the resource's list.
     pub rules: Arc<Vec<ResolvedRule>>,
 }
 
-/// What a rule does.
+/// What a resolved rule does with a packet that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ResolvedAction {
-    /// Allow.
+    /// The packet is allowed, and nothing further is asked.
     Allow,
-    /// Deny.
+    /// The packet is dropped, and nothing further is asked.
     Deny,
-    /// Leave the tier.
+    /// The rest of the tier is skipped: the next tier is asked, or the profiles after the last one.
     Pass,
-    /// Tell of the packet, and go on with the next rule.
+    /// The packet is reported in the log, and the next rule is asked.
     Log,
 }
 
-/// A rule. Everything that is said must hold.
+/// A rule whose selectors have been resolved to sets. It matches a packet for which every condition
+/// holds; an absent condition always holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedRule {
-    /// Position in the record's list, from 0.
+    /// The position of the rule in the resource's list, from 0.
     pub index: u32,
-    /// Action.
+    /// What the rule does.
     pub action: ResolvedAction,
-    /// 4 or 6.
+    /// The IP version, 4 or 6.
     pub ip_version: Option<u8>,
-    /// Protocol.
+    /// The protocol of the packet.
     pub protocol: Option<Protocol>,
-    /// Not this protocol.
+    /// A protocol that the packet must not have.
     pub not_protocol: Option<Protocol>,
-    /// ICMP type and code. A packet of another protocol than ICMP and ICMPv6 does not match.
-    pub icmp: Option<IcmpMatch>,
-    /// Not this ICMP type and code. A packet of another protocol passes.
-    pub not_icmp: Option<IcmpMatch>,
-    /// Source.
+    /// Conditions on fields of the packet beside its addresses, protocol and ports.
+    pub fields: FieldMatch,
+    /// Conditions on the source of the packet.
     pub source: ResolvedSide,
-    /// Destination.
+    /// Conditions on the destination of the packet.
     pub destination: ResolvedSide,
 }
 
-/// One side of a rule. Rules of the other IP version, and rules where `nets` or `not_nets` is not empty but has no entry of the
-/// packet's version, do not match at all; otherwise networks of the other version are ignored.
+impl ResolvedRule {
+    /// A rule without conditions, which matches every packet. `index` is its place in the record's
+    /// list, from 0. Conditions are added by struct update syntax or by setting fields, so that a
+    /// new condition has to be named only where it is used.
+    pub fn new(index: u32, action: ResolvedAction) -> ResolvedRule {
+        ResolvedRule {
+            index,
+            action,
+            ip_version: None,
+            protocol: None,
+            not_protocol: None,
+            fields: FieldMatch::default(),
+            source: ResolvedSide::default(),
+            destination: ResolvedSide::default(),
+        }
+    }
+}
+
+/// Conditions on one side of a packet. If `nets` or `not_nets` is not empty but has no network of
+/// the packet's IP version, the rule does not match at all; networks of the other version are
+/// otherwise ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolvedSide {
-    /// If not empty: the address is in one of these.
+    /// The address is in one of these networks; an empty list says nothing.
     pub nets: Vec<IpNet>,
-    /// The address is in none of these.
+    /// The address is in none of these networks.
     pub not_nets: Vec<IpNet>,
-    /// The address is in all of these sets.
+    /// The address is a member of all of these sets.
     pub sets: Vec<SetId>,
-    /// The address is in none of these sets.
+    /// The address is a member of none of these sets.
     pub not_sets: Vec<SetId>,
-    /// If `ports` or `named_ports` is not empty: the port is in one of these ranges (inclusive) or ...
+    /// Ranges of ports, both ends included. If `ports` or `named_ports` is not empty, the port is
+    /// in one of these ranges, or the packet is a member of one of the sets in `named_ports`.
     pub ports: Vec<(u16, u16)>,
-    /// ... (address, protocol, port) is in one of these sets.
+    /// Sets of (address, protocol, port); see `ports`.
     pub named_ports: Vec<SetId>,
-    /// The port is in none of these ranges.
+    /// The port is in none of these ranges, both ends included.
     pub not_ports: Vec<(u16, u16)>,
-    /// (address, protocol, port) is in none of these sets.
+    /// The packet's (address, protocol, port) is a member of none of these sets.
     pub not_named_ports: Vec<SetId>,
-    /// (address, protocol, port) is in all of these sets: what stands behind services.
+    /// The packet's (address, protocol, port) is a member of all of these sets, each of which is
+    /// what stands behind one service.
     pub service_ports: Vec<SetId>,
 }
 
-/// Key of a member of a named-port set.
+/// A member of a set of named ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamedPortMember {
-    /// Address.
+    /// The address of the endpoint that has the port.
     pub address: IpAddr,
-    /// Protocol.
+    /// The protocol of the port.
     pub protocol: Protocol,
-    /// Port.
+    /// The number of the port.
     pub port: u16,
 }
 
-/// A local endpoint with its policy: what the calculation says of one endpoint of this node.
+/// An endpoint of this node with its policy: what the calculation hands on for one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEndpoint {
-    /// Identity of its `WorkloadEndpoint`.
+    /// The identity of the resource that it comes from.
     pub key: ResourceKey,
-    /// Host-side interface.
+    /// The name of its host-side interface.
     pub interface_name: Arc<str>,
-    /// Its own addresses.
+    /// Its own addresses, without those that belong to another endpoint of this node.
     pub addresses: Vec<IpAddr>,
-    /// Source addresses beside its own that it may send from.
+    /// Prefixes beside its own addresses that it may send from.
     pub allow_spoofed_source_prefixes: Vec<IpNet>,
-    /// 1:1 translations.
+    /// The external addresses that lead to it, one to one.
     pub ip_nats: Vec<IpNat>,
+    /// Elastic IPs that AWS translates to the endpoint (for listings; felid does nothing with
+    /// them).
+    #[serde(default)]
+    pub aws_elastic_ips: Vec<IpAddr>,
     /// The workload's MAC address, if the record names it.
     pub mac: Option<[u8; 6]>,
-    /// IPv4 gateway; `None` = 169.254.1.1.
+    /// The gateway that the workload uses for IPv4; `None` means 169.254.1.1.
     pub ipv4_gateway: Option<std::net::Ipv4Addr>,
-    /// IPv6 gateway; `None` = the interface's link-local address.
+    /// The gateway that the workload uses for IPv6; `None` means the link-local address of the
+    /// host-side interface.
     pub ipv6_gateway: Option<std::net::Ipv6Addr>,
-    /// Its ports, named or with a host port only (for listings; rules hold resolved sets).
+    /// Its ports, for listings alone: rules hold sets instead of names.
     pub ports: Vec<crate::EndpointPort>,
-    /// Profiles, as the record lists them.
+    /// The names of its profiles, as the resource lists them.
     pub profiles: Vec<String>,
-    /// Policy towards the workload.
+    /// The policy for traffic towards the workload.
     pub ingress: Arc<ResolvedPolicy>,
-    /// Policy from the workload.
+    /// The policy for traffic from the workload.
     pub egress: Arc<ResolvedPolicy>,
 }
 
-/// What an update of the calculation changed: whole new values, `None` = gone. The state is the sum of all deltas, in order.
+/// What an update of the calculation changed, as whole new values; `None` means that something is
+/// gone. The state is the sum of all deltas in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Endpoints of this node.
+    /// The endpoints of this node whose value changed.
     pub endpoints: BTreeMap<ResourceKey, Option<Arc<LocalEndpoint>>>,
-    /// For each prefix (single addresses are /32 and /128) that endpoints or network sets anywhere have: the active sets that it is a
-    /// member of *itself*. Covering prefixes are not included: whoever looks an address up joins the sets of all that cover it.
+    /// For each prefix that changed (a single address is a /32 or a /128), the active sets that it
+    /// is a member of *itself*, whatever endpoint or network set it comes from. Sets of prefixes
+    /// that cover it are not included: whoever looks an address up joins the sets of all that cover
+    /// it.
     pub members: BTreeMap<IpNet, Option<Arc<SetIds>>>,
-    /// For each (address, protocol, port): the named-port sets it is in.
+    /// For each (address, protocol, port) that changed, the sets of named ports that it is a member
+    /// of.
     pub named_ports: BTreeMap<NamedPortMember, Option<Arc<SetIds>>>,
 }

@@ -1,4 +1,5 @@
-//! What becomes of records: every error with its path and line, closed rules, policies that are refused but known.
+//! What becomes of records: every error with its path and line, closed rules, policies that are
+//! refused but known.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use felid_model::{
@@ -420,4 +421,82 @@ fn many_issues_are_counted() {
         issues.iter().filter(|issue| issue.severity == Severity::Error).count(),
         1
     );
+}
+
+/// A record written by hand needs one round: everything that is missing or wrong is told at once.
+#[test]
+fn an_endpoint_tells_all_that_it_lacks() {
+    let head = "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\n";
+    let fields = |text: &str| {
+        let (_, issues, _) = bad(&format!("{head}{text}"));
+        issues.into_iter().map(|issue| issue.field).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        fields("metadata: {name: web}\nspec: {ipNetworks: [10.0.0.1]}\n"),
+        [
+            "spec.node",
+            "spec.orchestrator",
+            "spec.workload",
+            "spec.endpoint",
+            "metadata.name",
+            "spec.interfaceName"
+        ]
+    );
+    // Whatever the orchestrator will be, a pod is named already.
+    assert_eq!(
+        fields("metadata: {}\nspec: {pod: web, interfaceName: cali1}\n"),
+        ["spec.node", "spec.orchestrator", "spec.endpoint"]
+    );
+    assert_eq!(
+        fields("metadata: {}\nspec: {orchestrator: k8s, workload: web, interfaceName: cali1}\n"),
+        ["spec.node", "spec.pod", "spec.endpoint"]
+    );
+    // What is there but bad is told once.
+    assert_eq!(
+        fields("metadata: {}\nspec: {node: Node, orchestrator: k8s, interfaceName: cali1}\n"),
+        ["spec.node", "spec.pod", "spec.endpoint"]
+    );
+    // A name that may still turn out right is left to the next round.
+    assert_eq!(
+        fields("metadata: {name: n-k8s-web-eth0}\nspec: {node: n, interfaceName: cali1, endpoint: eth0}\n"),
+        ["spec.orchestrator", "spec.workload"]
+    );
+}
+
+/// Numbers are shown as the file writes them, not as they were read.
+#[test]
+fn values_are_shown_as_written() {
+    let ports = |text: &str| {
+        policy(&format!(
+            "  ingress:\n  - action: Allow\n    protocol: TCP\n    destination:\n{text}"
+        ))
+    };
+    let shown = |text: &str| {
+        let issues = decoded(text).issues().to_vec();
+        let values = issues.into_iter().filter_map(|issue| Some((issue.field, issue.value?)));
+        values
+            .map(|(field, value)| format!("{field} {value}"))
+            .collect::<Vec<_>>()
+    };
+    let at = "spec.ingress[0].destination.ports";
+    for (written, list) in [
+        ("012.5", "      ports: [012.5]\n"),
+        ("0x1FFFF", "      ports:\n      - 0x1FFFF\n"),
+        ("1e9", "      ports: [1e9]\n"),
+        ("70000", "      ports: [70000]\n"),
+        ("-0012", "      ports:\n        - -0012  # a remark\n"),
+    ] {
+        assert_eq!(shown(&ports(list)), [format!("{at}[0] {written}")], "{list}");
+    }
+    // Through an alias, too, and in text with characters of several bytes before it.
+    let text = policy("  selector: \"a == 'é'\"\n  order: &n 012\n  performanceHints: *n\n");
+    assert!(
+        shown(&text).contains(&"spec.performanceHints 012".to_owned()),
+        "{:?}",
+        shown(&text)
+    );
+    // In JSON.
+    let json = r#"{"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "p"},
+        "spec": {"ingress": [{"action": "Allow", "protocol": "TCP", "destination": {"ports": [1.0E+9]}}]}}"#;
+    assert_eq!(shown(json), [format!("{at}[0] 1.0E+9")]);
 }

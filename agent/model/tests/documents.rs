@@ -262,3 +262,30 @@ fn nothing_hangs_or_overflows() {
     );
     assert_eq!(documents(&big).len(), 1_500);
 }
+
+/// Who wrote a file knows nothing of parsers, scanners and deserializers.
+#[test]
+fn what_is_wrong_is_said_in_plain_words() {
+    for (text, expected) in [
+        ("a: b: c\n", "a key and its value do not fit here"),
+        ("a: [1, 2\n", "in brackets"),
+        ("a: {b: 1\n", "in brackets"),
+        ("a: 1\na: 2\n", "the key \"a\" stands here twice"),
+        ("a: \"x\n", "in quotes"),
+        ("a:\n\tb: 1\n", "spaces"),
+        ("a: *b\n", "alias"),
+        ("a: @b\n", "cannot stand here"),
+        ("a:\n  b: 1\n c: 2\n", "indented"),
+    ] {
+        let found = documents(text);
+        let error = found.iter().find_map(|document| document.content.as_ref().err());
+        assert!(error.is_some(), "{text:?} is no error");
+        let reason = error.map(ToString::to_string).unwrap_or_default();
+        assert!(reason.contains(expected), "{text:?}: {reason}");
+        for word in [
+            "scan", "parsing", "token", "scalar", "Options", "deserial", "flow", "<root>", "mapping", "sequence",
+        ] {
+            assert!(!reason.contains(word), "{text:?}: {reason}");
+        }
+    }
+}

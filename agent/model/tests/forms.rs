@@ -1,7 +1,10 @@
-//! Which records are whose: kinds that felid does not act on, texts that do not parse, other kinds' fields.
+//! Which records are whose: kinds that felid does not act on, texts that do not parse, other kinds'
+//! fields.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use felid_model::{Decoded, EndpointToHostAction, Kind, LogSeverity, Resource, Severity, decode, documents};
+use felid_model::{
+    Decoded, EndpointToHostAction, Kind, LogSeverity, Resource, Severity, WorkloadSourceSpoofing, decode, documents,
+};
 
 fn decoded(text: &str) -> Decoded {
     let mut found = documents(text);
@@ -24,6 +27,7 @@ fn closed(text: &str) -> Option<(String, Option<String>, Option<String>)> {
                 )
             })
         }
+        Decoded::NotARecord { .. } => None,
         other => panic!("{text}\n{other:?}"),
     }
 }
@@ -48,7 +52,12 @@ fn none_of_felids_business() {
         ("projectcalico.org/v3", "BGPPeer"),
         ("crd.projectcalico.org/v1", "IPAMBlock"),
         ("networking.k8s.io/v1", "Ingress"),
-        ("cilium.io/v2", "CiliumNetworkPolicy"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("policy/v1beta1", "PodSecurityPolicy"),
+        ("kyverno.io/v1", "ClusterPolicy"),
+        ("kubeflow.org/v1", "Profile"),
+        ("crd.antrea.io/v1beta1", "Tier"),
+        ("whereabouts.cni.cncf.io/v1alpha1", "IPPool"),
     ] {
         let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n");
         let expected = Decoded::Foreign {
@@ -145,13 +154,6 @@ fn other_forms_of_calico() {
     let key = |text: &str| closed(text).map(|(key, selector, _)| (key.split('-').next().unwrap().to_owned(), selector));
     let selects = |name: &str| Some((format!("GlobalNetworkPolicy/{name}"), Some("a == \"b\"".to_owned())));
     assert_eq!(key(&format!("apiVersion: v1\nkind: policy\n{spec}")), selects("policy"));
-    assert_eq!(key(&format!("kind: NetworkPolicy\n{spec}")), selects("NetworkPolicy"));
-    assert_eq!(
-        key(&format!(
-            "apiVersion: projectcalico.org/v3\nkind: networkPolicy\n{spec}"
-        )),
-        selects("networkPolicy")
-    );
     assert_eq!(
         key(&format!(
             "apiVersion: crd.projectcalico.org/v1\nkind: GlobalNetworkPolicy\n{spec}"
@@ -185,6 +187,145 @@ fn other_forms_of_calico() {
     }
     for text in ["7", "just text", "{}", "kind: 7", "kind: Tier", "[1]"] {
         assert_eq!(closed(text), None, "{text}");
+    }
+}
+
+/// What a policy closes that is read in no form: its scope, without the made-up name, and what it
+/// selects there.
+fn scope(head: &str, metadata: &str, spec: &str) -> (String, Option<String>, Option<String>) {
+    let text = format!("{head}\nmetadata: {{name: x{metadata}}}\nspec: {spec}\n");
+    let (key, selector, namespaces) = closed(&text).unwrap_or_else(|| panic!("closes nothing: {text}"));
+    let (scope, _) = key.rsplit_once('/').unwrap();
+    (scope.to_owned(), selector, namespaces)
+}
+
+#[test]
+fn policies_of_other_forms_close_their_own_namespace() {
+    let prod = ", namespace: prod";
+    for head in [
+        "apiVersion: crd.projectcalico.org/v1\nkind: NetworkPolicy",
+        "apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy",
+        "apiVersion: extensions/v1beta2\nkind: NetworkPolicy",
+        "kind: NetworkPolicy",
+        "apiVersion: projectcalico.org/v3\nkind: networkPolicy",
+        "apiVersion: projectcalico.org/v3\nkind: NetwrokPolicy",
+        "apiVersion: projectcalico.or/v3\nkind: NetworkPolicy",
+        "apiVersion: projectcalico.com/v3\nkind: NetworkPolicy",
+        "apiVersion: v3\nkind: NetworkPolicy",
+        "apiVersion: v1\nkind: NetworkPolicy",
+        "apiVersion: networking.k8s/v1\nkind: NetworkPolicy",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy",
+        "apiVersion: crd.antrea.io/v1beta1\nkind: NetworkPolicy",
+    ] {
+        assert_eq!(scope(head, prod, "{}").0, "NetworkPolicy/prod", "{head}");
+        assert_eq!(
+            scope(head, prod, "{selector: \"a == 'b'\"}"),
+            ("NetworkPolicy/prod".to_owned(), Some("a == \"b\"".to_owned()), None),
+            "{head}"
+        );
+        // The namespace of a resource that names none, if its kind is certain; one that cannot be
+        // read may be any.
+        let certain =
+            head.ends_with("kind: NetworkPolicy") || head.ends_with("networkPolicy") || head.contains("Cilium");
+        let unnamed = if certain {
+            "NetworkPolicy/default"
+        } else {
+            "GlobalNetworkPolicy"
+        };
+        assert_eq!(scope(head, "", "{}").0, unnamed, "{head}");
+        assert_eq!(
+            scope(head, ", namespace: [prod]", "{}").0,
+            "GlobalNetworkPolicy",
+            "{head}"
+        );
+    }
+    // What only one of two like policies says keeps them apart.
+    let text = "kind: NetworkPolicy\nmetadata: {name: x, namespace: prod}\nspec: {order: ORDER}\n";
+    let key = |order: &str| closed(&text.replace("ORDER", order)).unwrap().0;
+    assert_ne!(key("1"), key("2"));
+    // Of Kubernetes: the pods that it may select.
+    let (_, selector, _) = scope(
+        "apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy",
+        prod,
+        "{podSelector: {matchLabels: {a: b}}}",
+    );
+    assert!(selector.unwrap().contains("a == \"b\""));
+}
+
+#[test]
+fn policies_of_all_namespaces_close_what_they_select() {
+    for head in [
+        "apiVersion: crd.projectcalico.org/v1\nkind: GlobalNetworkPolicy",
+        "apiVersion: projectcalico.or/v3\nkind: GlobalNetworkPolicy",
+        "apiVersion: v3\nkind: GlobalNetworkPolicy",
+        "kind: GlobalNetworkPolicy",
+        "apiVersion: policy.networking.k8s.io/v1alpha9\nkind: AdminNetworkPolicy",
+        "apiVersion: policy.networking.k8s/v1alpha1\nkind: BaselineAdminNetworkPolicy",
+        "apiVersion: policy.network.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy",
+        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy",
+        "apiVersion: crd.antrea.io/v1beta1\nkind: ClusterNetworkPolicy",
+    ] {
+        let spec = "{selector: \"a == 'b'\", namespaceSelector: \"c == 'd'\"}";
+        let expected = (
+            "GlobalNetworkPolicy".to_owned(),
+            Some("a == \"b\"".to_owned()),
+            Some("c == \"d\"".to_owned()),
+        );
+        assert_eq!(scope(head, "", spec), expected, "{head}");
+        // A namespace that it cannot have does not narrow it.
+        assert_eq!(scope(head, ", namespace: prod", spec), expected, "{head}");
+        assert_eq!(
+            scope(head, "", "{}"),
+            ("GlobalNetworkPolicy".to_owned(), None, None),
+            "{head}"
+        );
+    }
+}
+
+#[test]
+fn other_kinds_in_a_mistyped_group_are_errors_that_close_nothing() {
+    for head in [
+        "apiVersion: projectcalico.or/v3\nkind: StagedNetworkPolicy",
+        "apiVersion: v3\nkind: StagedGlobalNetworkPolicy",
+        "apiVersion: projectcalico.or/v3\nkind: GlobalNetworkSet",
+        "apiVersion: projectcalico.com/v3\nkind: Tier",
+        "apiVersion: v3\nkind: Profile",
+        "apiVersion: calico.org/v1\nkind: WorkloadEndpoint",
+        "apiVersion: projectcalico.org.example/v3\nkind: FelixConfiguration",
+        "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice",
+    ] {
+        assert_eq!(
+            closed(&format!("{head}\nmetadata: {{name: x}}\nspec: {{}}\n")),
+            None,
+            "{head}"
+        );
+    }
+}
+
+#[test]
+fn broken_policies_of_other_forms_close_their_own_namespace() {
+    for head in [
+        "apiVersion: crd.projectcalico.org/v1\nkind: NetworkPolicy",
+        "apiVersion: projectcalico.or/v3\nkind: NetworkPolicy",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy",
+        "kind: NetworkPolicy",
+    ] {
+        let text = format!("{head}\nmetadata:\n  name: x\n  namespace: prod\nspec:\n  a: [\n");
+        let (key, ..) = closed(&text).unwrap_or_else(|| panic!("closes nothing: {text}"));
+        assert!(key.contains("NetworkPolicy/prod/"), "{key}: {text}");
+        let everywhere = closed(&text.replace("  namespace: prod\n", "")).unwrap().0;
+        assert!(
+            everywhere.starts_with("GlobalNetworkPolicy/") || everywhere.contains("/default/"),
+            "{everywhere}"
+        );
+    }
+    for kind in [
+        "GlobalNetworkPolicy",
+        "AdminNetworkPolicy",
+        "CiliumClusterwideNetworkPolicy",
+    ] {
+        let text = format!("apiVersion: x/v3\nkind: {kind}\nmetadata:\n  name: x\n  namespace: prod\nspec: [\n");
+        assert!(closed(&text).unwrap().0.starts_with("GlobalNetworkPolicy/"), "{text}");
     }
 }
 
@@ -351,6 +492,42 @@ fn felix_configuration() {
         .map(|issue| (issue.field.as_str(), issue.severity))
         .collect();
     assert_eq!(told, [("spec.reportingInterval", Severity::Warning)]);
+    let other = |fields: &str| {
+        let start = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: ";
+        decoded(&format!("{start}{{{fields}}}\n"))
+    };
+    // felid's own settings, those of Felix that hold from the start, and those that only Felix has.
+    for field in [
+        "rescanInterval: 10s",
+        "maxNets: 7",
+        "vxlanPort: 4790",
+        "bpfEnabled: true",
+        "wireguardMTU: 1",
+    ] {
+        let Decoded::Resource { issues, .. } = other(field) else {
+            panic!("{field}")
+        };
+        let warnings: Vec<_> = issues
+            .iter()
+            .map(|issue| (issue.field.as_str(), issue.severity))
+            .collect();
+        let name = format!("spec.{}", field.split(':').next().unwrap());
+        assert_eq!(warnings, [(name.as_str(), Severity::Warning)]);
+    }
+    for (text, expected) in [
+        ("Any", WorkloadSourceSpoofing::Any),
+        ("disabled", WorkloadSourceSpoofing::Disabled),
+    ] {
+        let Decoded::Resource {
+            resource: Resource::FelixConfiguration(felix),
+            issues,
+        } = other(&format!("workloadSourceSpoofing: {text}"))
+        else {
+            panic!("{text}")
+        };
+        assert_eq!((felix.workload_source_spoofing, issues.len()), (Some(expected), 0));
+    }
+    assert!(other("workloadSourceSpoofing: All").has_errors());
     let bad = text
         .replace("debug", "loud")
         .replace("tap", "")

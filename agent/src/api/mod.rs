@@ -1,25 +1,36 @@
-//! What the running agent answers on its socket `<run-dir>/felid.sock` (HTTP/1.1, root only), and the client of it.
+//! What the running agent answers on its socket `<run-dir>/felid.sock` (HTTP/1.1, root only). The
+//! client of it is [`crate::client`].
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/endpoints` | list of [`Endpoint`] |
-//! | `GET /v1/flows?address=&source=&destination=&port=&protocol=&endpoint=&state=&limit=` | [`Flows`] |
+//! | `GET /v1/flows` (with filters in its query) | [`Flows`] |
 //! | `GET /v1/nat` | list of [`Nat`] |
 //! | `GET /v1/program?endpoint=&direction=` | list of [`ProgramListing`] |
+//! | `GET /v1/wait?for=&kind=&namespace=&name=&timeoutMs=` | [`Waited`], once it is so |
 //!
-//! Errors are `{"error": "..."}` with a status of 4xx (the question is wrong: no such endpoint) or 5xx. Fields may be added, so
-//! readers ignore names that they do not know.
+//! Errors are `{"error": "..."}` with a status of 4xx (the question is wrong: no such endpoint) or
+//! 5xx. Fields may be added, so readers ignore names that they do not know.
 
-mod client;
+mod filter;
+mod refusal;
 mod time;
+mod wait;
+mod words;
 
 use std::collections::BTreeMap;
 
+use felid_model::{Direction, Severity};
 use serde::{Deserialize, Serialize};
 
-pub use client::{Client, ClientError};
+pub use filter::{FlowFacts, FlowFilter};
+pub use refusal::Refusal;
 pub use time::rfc3339;
+pub use wait::{LONGEST_WAIT, Wait, WaitFor, Waited};
+pub use words::{
+    EndpointState, FailureKind, FlowState, FlowTable, Judgement, NatField, NatState, ResyncState, Translator,
+};
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "felid.sock";
@@ -46,10 +57,14 @@ pub struct Status {
     pub notices: Vec<String>,
     /// The datastore has been read completely once.
     pub in_sync: bool,
+    /// How the connection to the datastore stands now.
+    pub resync: Option<Resync>,
     /// The kernel has been programmed once since.
     pub programmed: bool,
     /// Number of the policy epoch in the kernel.
     pub epoch: u32,
+    /// How many changes of records were seen, and up to which of them all are enforced.
+    pub revisions: Revisions,
     /// The last switch.
     pub last_programming: Option<Programming>,
     /// How many of what.
@@ -68,6 +83,31 @@ pub struct Status {
     pub metrics: Option<String>,
     /// Where health is served, if at all.
     pub health: Option<String>,
+}
+
+/// How the connection to the datastore stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Resync {
+    /// How it stands.
+    pub state: ResyncState,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why the connection is lost.
+    pub reason: Option<String>,
+}
+
+/// How far enforcement has come. Changes of records are numbered from the start of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Revisions {
+    /// The last change that was taken in.
+    pub seen: u64,
+    /// The last change that is enforced, with all before it: the kernel has switched, and the flows
+    /// that are no longer allowed are revoked.
+    pub enforced: u64,
+    /// When that became so, RFC 3339; `None` = nothing was enforced yet.
+    pub enforced_at: Option<String>,
 }
 
 /// One switch of the kernel to new policy.
@@ -147,12 +187,12 @@ pub struct Nat {
     pub endpoint: String,
     /// Its host-side interface.
     pub interface: String,
-    /// Field of the record: `ipNATs`, `awsElasticIPs`, `ports`.
-    pub field: String,
-    /// Who translates: `felid`, `AWS`, `portmap` (the CNI plugin).
-    pub by: String,
-    /// What felid translates: `in force`, `conflict`, `disabled` (`floatingIPs`) or `pending`; otherwise `not felid's`.
-    pub state: String,
+    /// Field of the record that asks for it.
+    pub field: NatField,
+    /// Who translates.
+    pub by: Translator,
+    /// Where it stands.
+    pub state: NatState,
     /// Why it is not in force.
     pub reason: Option<String>,
     /// Flows that began with it since it is in force.
@@ -165,12 +205,16 @@ pub struct Nat {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Problem {
-    /// `error` or `warning`.
-    pub severity: String,
+    /// How much it matters.
+    pub severity: Severity,
     /// File, if the record came from one.
     pub file: Option<String>,
     /// Line in it, from 1.
     pub line: Option<u64>,
+    /// Object, if the record came from a datastore that has objects: `Kind/[namespace/]name`.
+    pub object: Option<String>,
+    /// The resource version of the object as it was last read, if it has one.
+    pub resource_version: Option<String>,
     /// `Kind/[namespace/]name`, if known.
     pub resource: Option<String>,
     /// Path of the field, if it is one field.
@@ -219,26 +263,53 @@ pub struct Endpoint {
     pub ifindex: Option<u32>,
     /// Addresses.
     pub addresses: Vec<String>,
+    /// External addresses that its record translates, and those that others translate for it.
+    pub external_addresses: Vec<String>,
     /// MAC address of the workload, if known.
     pub mac: Option<String>,
-    /// `enforcing`, `waiting` (for the interface) or `closed`.
-    pub state: String,
+    /// Where it stands.
+    pub state: EndpointState,
     /// Why it is not enforcing, or what else there is to say.
     pub reason: Option<String>,
     /// Whether packets may be redirected past the host's stack.
+    pub redirectable: Option<bool>,
+    /// The same as `redirectable`, under the name that it had first.
     pub fast: Option<bool>,
     /// Profiles in order.
     pub profiles: Vec<String>,
+    /// Since when its policy is enforced as it is, RFC 3339: since it changed last, or since the
+    /// agent confirmed after its start what was there.
+    pub enforced_at: Option<String>,
     /// Towards the workload.
-    pub ingress: Option<Direction>,
+    pub ingress: Option<DirectionPolicy>,
     /// From the workload.
-    pub egress: Option<Direction>,
+    pub egress: Option<DirectionPolicy>,
+    /// What it has of the conntrack tables.
+    pub flows: Option<EndpointFlows>,
+}
+
+/// What an endpoint has of the conntrack tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct EndpointFlows {
+    /// Established IPv4 flows that are charged to it.
+    pub established_v4: u32,
+    /// How many it may have at present.
+    pub allowed_v4: u32,
+    /// Established IPv6 flows that are charged to it.
+    pub established_v6: u32,
+    /// How many it may have at present.
+    pub allowed_v6: u32,
+    /// New flows that were refused, since its share was used up.
+    pub refused: u64,
+    /// Unanswered flows of its own that made room for newer ones.
+    pub replaced: u64,
 }
 
 /// Policy of an endpoint in one direction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Direction {
+pub struct DirectionPolicy {
     /// Policies in the order they are asked, as `tier: Kind/[namespace/]name`.
     pub policies: Vec<String>,
     /// Number of the loaded program.
@@ -269,11 +340,13 @@ pub struct Flow {
     pub source: FlowEnd,
     /// Who was asked.
     pub destination: FlowEnd,
-    /// `new`, `answered`, `established`, `closing`, `closed`, `reset`, `revoked`.
-    pub state: String,
-    /// Table that holds it: `half_open` or `established`.
-    pub table: String,
-    /// Redirected past the host's stack.
+    /// State.
+    pub state: FlowState,
+    /// Table that holds it.
+    pub table: FlowTable,
+    /// Whether its packets are redirected past the host's stack.
+    pub redirect: bool,
+    /// The same as `redirect`, under the name that it had first.
     pub fast: bool,
     /// Seconds since the first packet.
     pub age_seconds: f64,
@@ -293,20 +366,21 @@ pub struct FlowEnd {
     pub port: u16,
     /// `namespace/name` of the local endpoint, if it is one.
     pub endpoint: Option<String>,
-    /// The external address that the other end knows it by, if it is translated; `gone` = by one that no longer is.
+    /// The external address that the other end knows it by, if it is translated; `gone` = by one
+    /// that no longer is.
     pub shown_as: Option<String>,
-    /// How its policy judged the flow: `allowed`, `exempt`, `stale` (to be judged again), `none`.
-    pub judged: String,
+    /// How its policy judged the flow.
+    pub judged: Judgement,
 }
 
 /// What is loaded for an endpoint in one direction.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProgramListing {
     /// `namespace/name`.
     pub endpoint: String,
-    /// `ingress` or `egress`.
-    pub direction: String,
+    /// Direction of the policy.
+    pub direction: Direction,
     /// Number of the program.
     pub program: u64,
     /// Endpoints that use it in this direction, as `namespace/name`.
@@ -336,23 +410,4 @@ pub struct ProgramLine {
 pub struct ErrorAnswer {
     /// What is wrong.
     pub error: String,
-}
-
-/// Direction of a policy, seen from the workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Towards the workload.
-    Ingress,
-    /// From the workload.
-    Egress,
-}
-
-impl Way {
-    /// `ingress` or `egress`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
 }

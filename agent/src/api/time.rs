@@ -14,7 +14,8 @@ pub fn rfc3339(time: SystemTime) -> String {
     )
 }
 
-/// Date of a number of days since 1970-01-01. Years are counted from March, so that the leap day is a year's last.
+/// Date of a number of days since 1970-01-01. Years are counted from March, so that the leap day is
+/// a year's last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

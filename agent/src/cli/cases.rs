@@ -51,7 +51,7 @@ Examples:
   felid explain --from 203.0.113.7 --to shop/web --protocol tcp --port 443 -f records/
   felid explain --from shop/web --to host --protocol icmp -o json
 
-Ends are NAMESPACE/NAME of a pod, workload or endpoint, an address, or host. Records: those of -f; else of --datastore; else what the running
+Ends are a workload (NAMESPACE/NAME of a pod, workload or endpoint, NAME, interface or address), any other address, or host. Records: those of -f; else of --datastore; else what the running
 agent has in force; else the configured datastore. Nothing is sent: the walk is the reference evaluator's, and beside it the compiled
 programs run on that very packet in a kernel of their own (root). A workload on another node than the agent's is only an address to it.
 
@@ -59,7 +59,7 @@ Exit codes: 0 = explained, whatever the verdict; 1 = no such workload or no reco
 
 /// IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4
     V4,
     /// IPv6
@@ -69,10 +69,10 @@ pub enum Family {
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Who sends: NAMESPACE/NAME, an address, or host
+    /// Who sends: NAMESPACE/NAME, interface, address, or host
     #[arg(long, value_name = "WHO")]
     pub from: String,
-    /// Who shall receive: NAMESPACE/NAME, an address, or host
+    /// Who shall receive: NAMESPACE/NAME, interface, address, or host
     #[arg(long, value_name = "WHO")]
     pub to: String,
     /// TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite (any case) or a number
@@ -92,7 +92,7 @@ pub struct ExplainArgs {
     pub icmp_code: Option<u8>,
     /// Of workloads with both, the addresses of this version [default: IPv4 if both ends have it]
     #[arg(long, value_name = "VERSION", value_enum)]
-    pub ip: Option<Family>,
+    pub ip: Option<IpFamily>,
     /// Records to explain by.
     #[command(flatten)]
     pub files: FileArgs,

@@ -77,10 +77,12 @@ pub struct NameArgs {
     /// Namespace of the pod, for its interface [default: default]
     #[arg(long, short = 'n', value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// Prefixes of workload interfaces; the first counts [env: FELID_INTERFACE_PREFIX] [default: cali]
+    /// Prefixes of workload interfaces; the first counts [env: FELID_INTERFACE_PREFIX] [default:
+    /// cali]
     #[arg(long, value_name = "PREFIX,...")]
     pub interface_prefix: Option<String>,
-    /// Let the name end with a - where the first identifier is missing: the prefix that names of such endpoints share
+    /// Let the name end with a - where the first identifier is missing: the prefix that names of
+    /// such endpoints share
     #[arg(long)]
     pub allow_prefix: bool,
     /// text or json

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use felid_model::WorkloadSourceSpoofing;
+
 use super::value::{
-    Announcement, ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Listen, LogFormat, LogLevel, NatOutbound,
-    Nets, NodeName, Port, Prefixes, Size,
+    Announcement, ClientAuth, ConntrackTimeouts, DatastoreUrl, FromSetting, HostAction, Limit, Listen, LogFormat,
+    LogLevel, NatOutbound, Nets, NodeName, OptionalPath, PortSetting, Prefixes, Size,
 };
 
 /// Declares the settings: `field: type = name, "other names"..., default`.
@@ -19,7 +21,8 @@ macro_rules! settings {
         }
 
         impl Layer {
-            /// Sets what `name` (any case) means to the parsed text. The error says what is wrong with the text.
+            /// Sets what `name` (any case) means to the parsed text. The error says what is wrong
+            /// with the text.
             pub fn set(&mut self, name: &str, text: &str, place: &str) -> Result<(), String> {
                 $(if [$name, $($alias),*].iter().any(|known: &&str| known.eq_ignore_ascii_case(name)) {
                     self.$field = Some((<$ty as FromSetting>::from_setting(text)?, place.to_owned()));
@@ -103,8 +106,20 @@ settings! {
     run_dir / set_run_dir: PathBuf = "runDir" => PathBuf::from("/run/felid");
     /// The bpf file system.
     bpffs / set_bpffs: PathBuf = "bpffs" => PathBuf::from("/sys/fs/bpf");
+    /// The bpf file system may end with the agent, and all policy with it.
+    bpffs_private / set_bpffs_private: bool = "bpffsPrivate" => false;
+    /// Whether the agent gives up the system calls that it does not make.
+    system_call_filter / set_system_call_filter: bool = "systemCallFilter" => true;
     /// Where metrics are served.
     metrics_listen / set_metrics_listen: Listen = "metricsListen" => Listen::new("", 9091);
+    /// Certificate of the metrics server.
+    metrics_cert_file / set_metrics_cert_file: OptionalPath = "prometheusMetricsCertFile" | "metricsCertFile" => OptionalPath::default();
+    /// Key of that certificate.
+    metrics_key_file / set_metrics_key_file: OptionalPath = "prometheusMetricsKeyFile" | "metricsKeyFile" => OptionalPath::default();
+    /// Authority of the certificates of clients of the metrics server.
+    metrics_ca_file / set_metrics_ca_file: OptionalPath = "prometheusMetricsCAFile" | "metricsCAFile" => OptionalPath::default();
+    /// What the metrics server asks of clients.
+    metrics_client_auth / set_metrics_client_auth: ClientAuth = "prometheusMetricsClientAuth" | "metricsClientAuth" => ClientAuth::default();
     /// Where health is served.
     health_listen / set_health_listen: Listen = "healthListen" => Listen::new("localhost", 9099);
     /// Policies with metrics of their own.
@@ -119,10 +134,14 @@ settings! {
     default_endpoint_to_host_action / set_default_endpoint_to_host_action: HostAction = "defaultEndpointToHostAction" => HostAction::Drop;
     /// Whether `ipNATs` are translated.
     floating_ips / set_floating_ips: bool = "floatingIPs" => true;
+    /// Whether workloads may send from the prefixes of `allowSpoofedSourcePrefixes`.
+    workload_source_spoofing / set_workload_source_spoofing: WorkloadSourceSpoofing = "workloadSourceSpoofing" => WorkloadSourceSpoofing::Disabled;
     /// Which address workloads with external addresses show to the world.
     ip_nat_outbound / set_ip_nat_outbound: NatOutbound = "ipNATOutbound" => NatOutbound::None;
     /// Networks where they show their own in any case, beside `IPPool` records.
     ip_nat_cluster_cidrs / set_ip_nat_cluster_cidrs: Nets = "ipNATClusterCIDRs" => Nets(Vec::new());
+    /// Networks that external addresses may be in.
+    external_ip_allowed / set_external_ip_allowed: Nets = "externalIPAllowed" => Nets(Vec::new());
     /// How others learn of external addresses.
     external_ip_announcement / set_external_ip_announcement: Announcement = "externalIPAnnouncement" => Announcement::None;
     /// Between checks of routes and neighbours; zero = never.
@@ -134,7 +153,7 @@ settings! {
     /// Between attempts at what failed.
     retry_interval / set_retry_interval: Duration = "retryInterval" => Duration::from_secs(5);
     /// UDP port of the cluster's VXLAN.
-    vxlan_port / set_vxlan_port: Port = "vxlanPort" => Port(4789);
+    vxlan_port / set_vxlan_port: PortSetting = "vxlanPort" => PortSetting(4789);
     /// Workloads may send VXLAN.
     allow_vxlan / set_allow_vxlan: bool = "allowVXLANPacketsFromWorkloads" => false;
     /// Workloads may send IP-in-IP.
@@ -146,13 +165,16 @@ settings! {
     /// Established IPv6 flows that fit.
     conntrack_established_size_v6 / set_conntrack_established_size_v6: Size = "conntrackEstablishedSizeV6" => Size(131_072);
     /// Half-open flows that fit, each family.
-    conntrack_half_open_size / set_conntrack_half_open_size: Size = "conntrackHalfOpenSize" => Size(65_536);
+    conntrack_half_open_size / set_conntrack_half_open_size: Size = "conntrackHalfOpenSize" => Size(131_072);
+    /// Established flows of one address family that an endpoint may have; 0 = what its share of the
+    /// table and the pool give.
+    max_flows_per_endpoint / set_max_flows_per_endpoint: Limit = "maxFlowsPerEndpoint" => Limit(0);
     /// Between sweeps.
     conntrack_sweep_interval / set_conntrack_sweep_interval: Duration = "conntrackSweepInterval" => Duration::from_secs(10);
     /// Addresses that fit, each family.
-    max_peers / set_max_peers: Size = "bpfMapSizeIPSets" | "maxPeers" => Size(65_536);
+    max_peers / set_max_peers: Size = "bpfMapSizeIPSets" | "maxPeers" => Size(262_144);
     /// Prefixes that fit, each family.
-    max_nets / set_max_nets: Size = "maxNets" => Size(16_384);
+    max_nets / set_max_nets: Size = "maxNets" => Size(1_048_576);
     /// Named ports that fit.
     max_named_ports / set_max_named_ports: Size = "maxNamedPorts" => Size(65_536);
     /// Distinct memberships that fit.

@@ -1,13 +1,15 @@
 //! `felid explain`: what becomes of one packet, and why: every tier, policy and rule on both sides.
 //!
-//! In: two ends and a packet, and records (`source`): of files, of a datastore, or those that the running agent has in force. Out: the
-//! reference evaluator's walk (`report`), and beside it what the compiled programs make of that very packet, run in a kernel of one's
-//! own. Never: a packet on a wire.
+//! In: two ends and a packet, and records (`source`): of files, of a datastore, or those that the
+//! running agent has in force. Out: the reference evaluator's walk (`report`), and beside it what
+//! the compiled programs make of that very packet, run in a kernel of one's own. Never: a packet on
+//! a wire.
 
 mod report;
 mod snapshot;
 mod source;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,12 +20,13 @@ use felid_compile::reference::Packet;
 use felid_model::resolved::LocalEndpoint;
 use felid_model::{Protocol, ResourceKey};
 
-use crate::cli::{ExplainArgs, Family, Places};
-use crate::entry::{Outcome, usage};
+use crate::cli::{ExplainArgs, GlobalArgs, IpFamily};
+use crate::endpoint_names::address;
+use crate::outcome::{Outcome, usage};
 use crate::output::{self, Format};
-use crate::verdict::{ByKernel, HOST_V4, HOST_V6, Party, Probe, in_private};
+use crate::verdict::{ByKernel, FirstPacket, HOST_V4, HOST_V6, Party, in_private};
 
-use report::{Compiled, Report};
+use report::{Compiled, Judged, Report};
 pub use snapshot::Snapshot;
 use source::{Known, Source, find};
 
@@ -50,44 +53,13 @@ struct Side {
 }
 
 /// Explains a packet's way.
-pub fn explain(places: &Places, args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+pub fn explain(global: &GlobalArgs, args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
     let protocol = parse_protocol(&args.protocol)?;
-    let source = Source::open(places, args)?;
+    let source = Source::open(global, args)?;
     let known = source.known();
     let host_addresses = source.host_addresses();
-    let end = |name: &str| -> anyhow::Result<End> {
-        if name == "host" {
-            let mut addresses: Vec<IpAddr> = host_addresses
-                .iter()
-                .copied()
-                .filter(|address| !address.is_loopback())
-                .collect();
-            if addresses.is_empty() {
-                addresses = vec![HOST_V4.into(), HOST_V6.into()];
-            }
-            return Ok(End {
-                party: Who::Host,
-                addresses,
-            });
-        }
-        let Ok(address) = name.parse::<IpAddr>() else {
-            let known = find(name, &known)?.clone();
-            return Ok(End {
-                addresses: known.addresses.clone(),
-                party: Who::Workload(known),
-            });
-        };
-        let party = match known.iter().find(|known| known.addresses.contains(&address)) {
-            Some(known) => Who::Workload(known.clone()),
-            None if host_addresses.contains(&address) => Who::Host,
-            None => Who::Outside,
-        };
-        Ok(End {
-            party,
-            addresses: vec![address],
-        })
-    };
+    let end = |name: &str| end(name, &known, &host_addresses);
     let (from, to) = (end(&args.from).context("--from")?, end(&args.to).context("--to")?);
     let packet = packet(args, protocol, &from, &to)?;
     let (egress, ingress) = sides(&source, &from, &to);
@@ -115,21 +87,61 @@ pub fn explain(places: &Places, args: &ExplainArgs, out: &mut dyn Write) -> anyh
             Err(error) => Compiled::NotRun(format!("{error:#}")),
         }
     };
-    let report = Report::new(
-        &source.place(),
-        &packet,
-        [&egress, &ingress],
+    let judged = Judged {
+        packet: &packet,
+        sides: [&egress, &ingress],
         traces,
-        (&from.party, &to.party),
+        from: &from.party,
+        to: &to.party,
         host_closed,
-        compiled,
-    );
+    };
+    let report = Report::new(&source.place(), &judged, compiled);
     if json {
         output::json(out, &report)?;
     } else {
         report.show(out)?;
     }
     Ok(Outcome::Done)
+}
+
+/// One end of the packet: the host, a workload by any of its names, or an address that nobody
+/// knows.
+fn end(name: &str, known: &[Known], host_addresses: &BTreeSet<IpAddr>) -> anyhow::Result<End> {
+    if name == "host" {
+        let addresses = host_addresses.iter().copied();
+        let mut addresses: Vec<IpAddr> = addresses.filter(|address| !address.is_loopback()).collect();
+        if addresses.is_empty() {
+            addresses = vec![HOST_V4.into(), HOST_V6.into()];
+        }
+        return Ok(End {
+            party: Who::Host,
+            addresses,
+        });
+    }
+    let address = address(name);
+    if let Some(known) = find(name, known)? {
+        // Policy is asked by own addresses, also where an external one leads to the workload.
+        let own = address.filter(|address| known.addresses.contains(address));
+        return Ok(End {
+            addresses: own.map_or_else(|| known.addresses.clone(), |own| vec![own]),
+            party: Who::Workload(known.clone()),
+        });
+    }
+    let Some(address) = address else {
+        bail!(
+            "{name:?} is no address, not \"host\", and no workload: those are called by NAMESPACE/NAME, \
+             NAME or their interface"
+        );
+    };
+    let party = if host_addresses.contains(&address) {
+        Who::Host
+    } else {
+        Who::Outside
+    };
+    Ok(End {
+        party,
+        addresses: vec![address],
+    })
 }
 
 fn parse_protocol(text: &str) -> anyhow::Result<Protocol> {
@@ -145,8 +157,8 @@ fn parse_protocol(text: &str) -> anyhow::Result<Protocol> {
 fn packet(args: &ExplainArgs, protocol: Protocol, from: &End, to: &End) -> anyhow::Result<Packet> {
     let pick = |end: &End, v4: bool| end.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
     let families = match args.ip {
-        Some(Family::V4) => vec![true],
-        Some(Family::V6) => vec![false],
+        Some(IpFamily::V4) => vec![true],
+        Some(IpFamily::V6) => vec![false],
         None => vec![protocol != Protocol::ICMPV6, protocol == Protocol::ICMPV6],
     };
     let pair = families
@@ -208,7 +220,8 @@ fn sides(source: &Source, from: &End, to: &End) -> (Option<Side>, Option<Side>) 
     (egress, ingress)
 }
 
-/// Runs the compiled programs on the packet: both sides at once where they are on one node, else one after the other.
+/// Runs the compiled programs on the packet: both sides at once where they are on one node, else
+/// one after the other.
 fn run(egress: &Option<Side>, ingress: &Option<Side>, from: &End, to: &End, packet: &Packet) -> anyhow::Result<bool> {
     let party =
         |side: &Option<Side>, end: &End| match (&end.party, side.as_ref().and_then(|side| side.endpoint.as_ref())) {
@@ -227,7 +240,7 @@ fn run(egress: &Option<Side>, ingress: &Option<Side>, from: &End, to: &End, pack
         (Some(egress), Some(ingress)) => egress.snapshot.node != ingress.snapshot.node,
         _ => false,
     };
-    let probe = |from: &Party, to: &Party| Probe {
+    let probe = |from: &Party, to: &Party| FirstPacket {
         from: from.clone(),
         to: to.clone(),
         packet: *packet,

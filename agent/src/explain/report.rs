@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use felid_compile::explain::{Found, RuleTrace, TierEnd, TierTrace, Trace};
+use felid_compile::explain::{RuleResult, RuleTrace, TierEnd, TierTrace, Trace};
 use felid_compile::reference::{Mismatch, Packet, Term};
 use felid_model::Protocol;
 use felid_model::resolved::ResolvedAction;
 use serde::Serialize;
 
 use crate::output::printable;
-use crate::verdict::{decided_by, describe, record};
+use crate::verdict::{Sender, decided_by, describe, record, refusal};
 
 use super::{Side, Who};
 
@@ -29,7 +29,7 @@ pub(super) struct Report {
     records: String,
     packet: PacketReport,
     allowed: bool,
-    /// `KIND/[NAMESPACE/]NAME rule N`, `default-deny` or `host`.
+    /// `KIND/[NAMESPACE/]NAME rule N`, `default-deny`, `unrelated_error` or `host`.
     decided_by: String,
     /// What decided beside policy.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,27 +118,46 @@ struct RuleReport {
     reason: Option<String>,
 }
 
-impl Report {
-    pub(super) fn new(
-        place: &str,
-        packet: &Packet,
-        sides: [&Option<Side>; 2],
-        traces: [Option<Trace>; 2],
-        (from, to): (&Who, &Who),
-        host_closed: bool,
-        compiled: Compiled,
-    ) -> Self {
-        let from_host = matches!(from, Who::Host);
+/// A packet, and what the policies of its ends say of it.
+pub(super) struct Judged<'a> {
+    pub(super) packet: &'a Packet,
+    /// The sender and the receiver, as far as they are workloads.
+    pub(super) sides: [&'a Option<Side>; 2],
+    /// The walks over their policies.
+    pub(super) traces: [Option<Trace>; 2],
+    pub(super) from: &'a Who,
+    pub(super) to: &'a Who,
+    /// Whether what goes to the host is dropped.
+    pub(super) host_closed: bool,
+}
+
+impl Judged<'_> {
+    fn side_reports(&self) -> Vec<SideReport> {
+        let from_host = matches!(self.from, Who::Host);
         let mut reports = Vec::new();
-        for ((name, side), trace) in ["egress", "ingress"].into_iter().zip(sides).zip(&traces) {
+        for ((name, side), trace) in ["egress", "ingress"].into_iter().zip(self.sides).zip(&self.traces) {
             if let Some(side) = side {
                 reports.push(side_report(name, side, trace.as_ref(), from_host));
             }
         }
+        reports
+    }
+
+    /// Whether the packet passes, what decided that, and what has to be known beside it.
+    fn decision(&self, reports: &[SideReport]) -> (bool, String, Option<&'static str>) {
+        let from_host = matches!(self.from, Who::Host);
+        let sender = match self.sides[0] {
+            Some(_) => Sender::Workload,
+            None if from_host => Sender::Host,
+            None => Sender::Outside,
+        };
+        if let Some(refusal) = refusal(self.packet, sender, matches!(self.to, Who::Host)) {
+            return (false, refusal.name.to_owned(), Some(refusal.words));
+        }
         let denied = reports.iter().find(|side| !side.allowed && !side.exempt);
-        let (allowed, decided_by, beside) = match denied {
+        match denied {
             Some(side) => (false, side.decided_by.clone(), None),
-            None if matches!(to, Who::Host) && host_closed => (
+            None if matches!(self.to, Who::Host) && self.host_closed => (
                 false,
                 "default-deny".to_owned(),
                 Some("defaultEndpointToHostAction drops what goes to the host"),
@@ -153,36 +172,56 @@ impl Report {
                 reports.last().map(|side| side.decided_by.clone()).unwrap_or_default(),
                 None,
             ),
-        };
+        }
+    }
+}
+
+impl From<&Packet> for PacketReport {
+    fn from(packet: &Packet) -> Self {
         let ports = packet.has_ports() || packet.protocol == Protocol::UDP_LITE;
         let icmp = matches!(packet.protocol, Protocol::ICMP | Protocol::ICMPV6);
+        PacketReport {
+            source: packet.src.to_string(),
+            destination: packet.dst.to_string(),
+            protocol: packet.protocol.to_string(),
+            source_port: ports.then_some(packet.src_port),
+            destination_port: ports.then_some(packet.dst_port),
+            icmp_type: icmp.then_some(packet.icmp_type),
+            icmp_code: icmp.then_some(packet.icmp_code),
+        }
+    }
+}
+
+impl From<Compiled> for CompiledReport {
+    fn from(compiled: Compiled) -> Self {
+        match compiled {
+            Compiled::Run(allowed) => CompiledReport {
+                run: true,
+                allowed: Some(allowed),
+                reason: None,
+            },
+            Compiled::NotRun(reason) => CompiledReport {
+                run: false,
+                allowed: None,
+                reason: Some(reason),
+            },
+        }
+    }
+}
+
+impl Report {
+    /// Returns what there is to say of a packet. `place` says whose records they are.
+    pub(super) fn new(place: &str, judged: &Judged<'_>, compiled: Compiled) -> Self {
+        let sides = judged.side_reports();
+        let (allowed, decided_by, beside) = judged.decision(&sides);
         Self {
             records: place.to_owned(),
-            packet: PacketReport {
-                source: packet.src.to_string(),
-                destination: packet.dst.to_string(),
-                protocol: packet.protocol.to_string(),
-                source_port: ports.then_some(packet.src_port),
-                destination_port: ports.then_some(packet.dst_port),
-                icmp_type: icmp.then_some(packet.icmp_type),
-                icmp_code: icmp.then_some(packet.icmp_code),
-            },
+            packet: judged.packet.into(),
             allowed,
             decided_by,
             beside,
-            sides: reports,
-            compiled: match compiled {
-                Compiled::Run(allowed) => CompiledReport {
-                    run: true,
-                    allowed: Some(allowed),
-                    reason: None,
-                },
-                Compiled::NotRun(reason) => CompiledReport {
-                    run: false,
-                    allowed: None,
-                    reason: Some(reason),
-                },
-            },
+            sides,
+            compiled: compiled.into(),
         }
     }
 
@@ -203,7 +242,7 @@ impl Report {
             packet.destination,
             port(packet.destination_port),
             icmp.unwrap_or_default(),
-            self.records
+            printable(&self.records)
         )?;
         for side in &self.sides {
             side.show(out)?;
@@ -243,7 +282,8 @@ const fn verb(allowed: bool) -> &'static str {
 
 fn side_report(name: &'static str, side: &Side, trace: Option<&Trace>, from_host: bool) -> SideReport {
     let texts = side.snapshot.texts();
-    let exempt = from_host && name == "ingress";
+    // An interface that no endpoint is in force at is closed for the host, too.
+    let exempt = from_host && name == "ingress" && trace.is_some();
     let (allowed, decided_by, words) = match trace {
         Some(trace) => (
             trace.decision.allowed,
@@ -315,9 +355,9 @@ fn tier_report(tier: &TierTrace, texts: &BTreeMap<&str, &str>) -> TierReport {
 
 fn rule_report(rule: &RuleTrace, texts: &BTreeMap<&str, &str>) -> RuleReport {
     let (found, field, reason) = match &rule.found {
-        Found::Matched => ("matched", None, None),
-        Found::NotReached => ("not reached", None, None),
-        Found::Mismatch { reason, set } => {
+        RuleResult::Matched => ("matched", None, None),
+        RuleResult::NotReached => ("not reached", None, None),
+        RuleResult::Mismatch { reason, set } => {
             let set = set
                 .as_ref()
                 .and_then(|set| texts.get(&*set.0))
@@ -357,8 +397,7 @@ fn field(reason: Mismatch) -> &'static str {
         Mismatch::IpVersion => "ipVersion",
         Mismatch::Protocol => "protocol",
         Mismatch::NotProtocol => "notProtocol",
-        Mismatch::Icmp => "icmp",
-        Mismatch::NotIcmp => "notICMP",
+        Mismatch::Field { name, .. } => name,
         Mismatch::Source(term) => match term {
             Term::OtherVersion | Term::Nets => "source.nets",
             Term::NotNets => "source.notNets",
@@ -440,7 +479,7 @@ mod tests {
             index: 2,
             action: ResolvedAction::Allow,
             text: "Allow TCP from s:x and s:y to ports 80, n:z".to_owned(),
-            found: Found::NotReached,
+            found: RuleResult::NotReached,
         };
         let texts = BTreeMap::from([("s:x", "a == \"b\""), ("n:z", "TCP port web of all()")]);
         let told = rule_report(&rule, &texts);

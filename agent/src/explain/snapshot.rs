@@ -1,16 +1,18 @@
-//! What a node's calculation holds, as one value: told by the running agent, or worked out from records.
+//! What a node's calculation holds, as one value: told by the running agent, or worked out from
+//! records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use felid_calc::{Calc, CalcOptions};
+use felid_model::Resource;
 use felid_model::resolved::{LocalEndpoint, NamedPortMember, SetId, SetIds};
-use felid_model::{EndpointToHostAction, Resource};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::verdict::State;
+use crate::config;
+use crate::verdict::PolicyState;
 
 /// Everything that decides packets of one node's workloads.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -57,29 +59,23 @@ impl Snapshot {
         for resource in resources {
             calc.apply(resource.clone());
         }
-        let config = calc.flush().config.unwrap_or_default();
-        Self::new(
-            node,
-            &calc,
-            BTreeSet::new(),
-            config.endpoint_to_host == EndpointToHostAction::Drop,
-        )
+        let settings = config::flush_with_records(&mut calc, |_| ());
+        let host_closed = settings.is_none_or(|settings| settings.closes_host());
+        Self::new(node, &calc, BTreeSet::new(), host_closed)
     }
 
     /// The same for verdicts; of the endpoints only those that `wanted` accepts.
-    pub(crate) fn state(&self, wanted: impl Fn(&LocalEndpoint) -> bool) -> State {
+    pub(crate) fn state(&self, wanted: impl Fn(&LocalEndpoint) -> bool) -> PolicyState {
         let endpoints = self.endpoints.iter().filter(|endpoint| wanted(endpoint));
-        let mut state = State {
+        let mut state = PolicyState {
             endpoints: endpoints
                 .map(|endpoint| (endpoint.key.clone(), Arc::clone(endpoint)))
                 .collect(),
             members: self.members.iter().cloned().collect(),
             named_ports: self.named_ports.iter().cloned().collect(),
-            ..State::default()
+            host_closed: self.host_closed,
+            ..PolicyState::default()
         };
-        if !self.host_closed {
-            state.config.endpoint_to_host = EndpointToHostAction::Accept;
-        }
         if !self.host_addresses.is_empty() {
             state.host.clone_from(&self.host_addresses);
         }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, bail};
-use felid_model::names::Identifiers;
 use felid_model::{Decoded, Document, Resource, ResourceKey, decode};
 
-use crate::api::{Client, ClientError};
-use crate::cli::{ExplainArgs, Places};
-use crate::config::{self, DatastoreUrl};
+use crate::cli::{ExplainArgs, GlobalArgs};
+use crate::client::{Client, ClientError};
+use crate::config;
+use crate::endpoint_names::EndpointNames;
 use crate::output::warn;
-use crate::records::{Names, read_files};
+use crate::records::{self, read_files};
 
 use super::snapshot::Snapshot;
 
@@ -21,26 +21,7 @@ pub(super) struct Known {
     pub(super) key: ResourceKey,
     pub(super) node: String,
     pub(super) addresses: Vec<IpAddr>,
-    /// Pod, workload, container.
-    names: Vec<String>,
-}
-
-impl Known {
-    fn new(
-        key: &ResourceKey,
-        node: &str,
-        addresses: Vec<IpAddr>,
-        names: impl IntoIterator<Item = Option<String>>,
-    ) -> Self {
-        let own = key.name.to_string();
-        let names = names.into_iter().flatten().filter(|name| !name.is_empty());
-        Self {
-            key: key.clone(),
-            node: node.to_owned(),
-            addresses,
-            names: names.chain([own]).collect(),
-        }
-    }
+    names: EndpointNames,
 }
 
 /// All that can be asked about.
@@ -57,11 +38,12 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Files if they are named, a datastore if one is; else the agent if one runs, else the datastore of the configuration.
-    pub(super) fn open(places: &Places, args: &ExplainArgs) -> anyhow::Result<Self> {
+    /// Files if they are named, a datastore if one is; else the agent if one runs, else the
+    /// datastore of the configuration.
+    pub(super) fn open(global: &GlobalArgs, args: &ExplainArgs) -> anyhow::Result<Self> {
         if !args.files.files.is_empty() {
             let mut resources = Vec::new();
-            for input in read_files(&args.files, Names::Any)? {
+            for input in read_files(&args.files)? {
                 for document in &input.documents {
                     resources.extend(resource(document, &input.name));
                 }
@@ -72,8 +54,8 @@ impl Source {
                 place: names.join(", "),
             });
         }
-        let settings = config::gather(places, [])?.settings();
-        if places.datastore.is_none() {
+        let settings = config::gather(global, [])?.settings();
+        if global.datastore.is_none() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             match runtime.block_on(Client::new(&settings.run_dir).get("/v1/snapshot", &[])) {
                 Ok(snapshot) => return Ok(Self::Agent(Box::new(snapshot))),
@@ -81,12 +63,16 @@ impl Source {
                 Err(error) => return Err(error.into()),
             }
         }
-        let DatastoreUrl::Directory(path) = &settings.datastore;
-        let (stored, problems) = felid_datastore::list(path).with_context(|| settings.datastore.to_string())?;
-        for problem in problems.errors() {
+        let (store, _) = records::open_store(&settings.datastore)?;
+        let listing = store.list().with_context(|| settings.datastore.to_string())?;
+        for problem in listing.problems.errors() {
             warn(&problem.to_string());
         }
-        let resources = stored.into_iter().filter_map(|stored| stored.resource).collect();
+        let resources = listing
+            .resources
+            .into_iter()
+            .filter_map(|stored| stored.resource)
+            .collect();
         Ok(Self::Records {
             resources,
             place: settings.datastore.to_string(),
@@ -106,11 +92,11 @@ impl Source {
         match self {
             Self::Records { resources, .. } => resources.iter().filter_map(known_record).collect(),
             Self::Agent(snapshot) => {
-                let each = snapshot.endpoints.iter().map(|endpoint| {
-                    let ids = Identifiers::parse(&endpoint.key.name).unwrap_or_default();
-                    // A record of a pod has the pod's own name.
-                    let names = [ids.pod, ids.workload, ids.container_id].map(Some);
-                    Known::new(&endpoint.key, &snapshot.node, endpoint.addresses.clone(), names)
+                let each = snapshot.endpoints.iter().map(|endpoint| Known {
+                    key: endpoint.key.clone(),
+                    node: snapshot.node.clone(),
+                    addresses: endpoint.addresses.clone(),
+                    names: EndpointNames::of_local(endpoint),
                 });
                 each.collect()
             }
@@ -138,27 +124,27 @@ fn known_record(resource: &Resource) -> Option<Known> {
     let Resource::WorkloadEndpoint(endpoint) = resource else {
         return None;
     };
-    let addresses = endpoint.ip_networks.iter().map(|net| net.addr()).collect();
-    let names = [&endpoint.pod, &endpoint.workload, &endpoint.container_id].map(Clone::clone);
-    Some(Known::new(&endpoint.key, &endpoint.node, addresses, names))
+    Some(Known {
+        key: endpoint.key.clone(),
+        node: endpoint.node.clone(),
+        addresses: endpoint.ip_networks.iter().map(|net| net.addr()).collect(),
+        names: EndpointNames::of_resource(endpoint),
+    })
 }
 
-/// The workload that a name means: `NAMESPACE/NAME` of a pod, a workload, a container or an endpoint.
-pub(super) fn find<'a>(name: &str, known: &'a [Known]) -> anyhow::Result<&'a Known> {
-    let (namespace, wanted) = name
-        .split_once('/')
-        .with_context(|| format!("{name:?} is no address, not \"host\", and no workload (NAMESPACE/NAME)"))?;
-    let is_meant = |known: &&Known| {
-        known.key.namespace.as_deref() == Some(namespace) && known.names.iter().any(|name| name == wanted)
-    };
-    let found: Vec<&Known> = known.iter().filter(is_meant).collect();
+/// The workload that a user calls by a name, or by an address that is its own or leads to it.
+pub(super) fn find<'a>(name: &str, known: &'a [Known]) -> anyhow::Result<Option<&'a Known>> {
+    let found: Vec<&Known> = known.iter().filter(|known| known.names.are_meant_by(name)).collect();
     match found[..] {
-        [one] => Ok(one),
-        [] => bail!("there is no workload {name}"),
+        [one] => Ok(Some(one)),
+        [] => Ok(None),
         _ => {
             let names: Vec<String> = found
                 .iter()
-                .map(|known| format!("{namespace}/{}", known.key.name))
+                .map(|known| {
+                    let namespace = known.key.namespace.as_deref().unwrap_or_default();
+                    format!("{namespace}/{} on {}", known.key.name, known.node)
+                })
                 .collect();
             bail!("{name} may be any of {}", names.join(", "))
         }
@@ -170,7 +156,7 @@ fn resource(document: &Document, file: &str) -> Option<Resource> {
     let (resource, issues) = match decode(document) {
         Decoded::Resource { resource, issues } => (Some(resource), issues),
         Decoded::Bad { issues, bad_policy, .. } => (bad_policy.map(|bad| Resource::BadPolicy(bad.into())), issues),
-        Decoded::Foreign { .. } | Decoded::Empty => (None, Vec::new()),
+        Decoded::Foreign { .. } | Decoded::NotARecord { .. } | Decoded::Empty => (None, Vec::new()),
     };
     for issue in issues
         .iter()

@@ -1,7 +1,8 @@
 //! Per-policy packet counters with a bounded number of label sets.
 //!
-//! The first so many policies get labels of their own for as long as they are in force; all others are summed up under
-//! `policy="other"`. Labels of policies that are gone disappear, so that their number stays bounded over time too.
+//! The first so many policies get labels of their own for as long as they are in force; all others
+//! are summed up under `policy="other"`. Labels of policies that are gone disappear, so that their
+//! number stays bounded over time too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub struct PolicySample {
     pub index: u32,
     /// Tier, or `profile`, or empty at the end of everything.
     pub tier: Arc<str>,
-    /// `Kind/[namespace/]name`, `end-of-tier`, `default-deny`, `closed`, or `uncounted` for policies without a counter.
+    /// `Kind/[namespace/]name`, `end-of-tier`, `default-deny`, `closed`, or `uncounted` for
+    /// policies without a counter.
     pub policy: Arc<str>,
     /// What happened to the packets.
     pub action: ResolvedAction,
@@ -133,7 +135,7 @@ mod tests {
     }
 
     fn lines(metrics: &Metrics, policies: Vec<PolicySample>) -> Vec<String> {
-        metrics.kernel(&KernelSample {
+        metrics.packets.sample(&KernelSample {
             policies,
             ..KernelSample::default()
         });

@@ -1,16 +1,17 @@
 //! How results look: tables as calicoctl prints them, YAML, JSON, names.
 
 mod progress;
+mod yaml;
 
 use std::io::Write;
 
 use comfy_table::{Row, Table, presets};
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::entry::usage;
+use crate::outcome::usage;
 
 pub use progress::Progress;
+pub use yaml::yaml;
 
 /// Output format of commands that list things.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,44 +83,21 @@ pub fn table(out: &mut dyn Write, headings: &[&str], rows: &[Vec<String>]) -> st
 /// Prints as indented JSON.
 pub fn json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", crate::text::escape_json(&text))?;
     Ok(())
 }
 
 /// Prints as one line of JSON.
 pub fn json_line(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string(value)?;
+    let text = crate::text::escape_json(&text);
     writeln!(out, "{text}")?;
     Ok(())
 }
 
-/// Prints as YAML.
-pub fn yaml(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
-    // Through JSON's data model, so that both formats have the same names and shapes.
-    let value: Value = serde_json::to_value(value)?;
-    let text = serde_saphyr::to_string(&value)?;
-    out.write_all(text.as_bytes())?;
-    if !text.ends_with('\n') {
-        writeln!(out)?;
-    }
-    Ok(())
-}
-
-/// Control characters would let a record drive the reader's terminal, and line ends would break the table.
+/// Returns the text with what would drive the reader's terminal or break a table escaped.
 pub fn printable(text: &str) -> String {
-    if text.chars().any(char::is_control) {
-        text.chars()
-            .flat_map(|c| {
-                if c.is_control() {
-                    c.escape_default().collect::<Vec<_>>()
-                } else {
-                    vec![c]
-                }
-            })
-            .collect()
-    } else {
-        text.to_owned()
-    }
+    crate::text::escape(text).into_owned()
 }
 
 /// `1` -> `1 policy`, `2` -> `2 policies`.
@@ -137,4 +115,10 @@ pub fn warn(text: &str) {
 pub fn error(text: &str) {
     // As above.
     let _ = writeln!(std::io::stderr(), "felid: {}", printable(text));
+}
+
+/// A line that belongs to the error before it.
+pub fn below_error(line: &str) {
+    // As above.
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }

@@ -1,4 +1,5 @@
-//! Progress of long work: on a terminal only, on standard error only, and only once it has taken a while.
+//! Progress of long work: on a terminal only, on standard error only, and only once it has taken a
+//! while.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -61,6 +62,11 @@ impl Progress {
             self.show();
         }
         self.bar.inc(1);
+    }
+
+    /// Says what is being done now.
+    pub fn say(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
     }
 
     /// Removes it, so that what follows stands on a clean line.

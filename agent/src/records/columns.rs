@@ -52,7 +52,8 @@ pub(super) fn all(kind: Kind) -> Vec<&'static str> {
     columns
 }
 
-/// A record as columns are read from it: those of Kubernetes and of Calico's v1 form as what they stand for.
+/// A record as columns are read from it: those of Kubernetes and of Calico's v1 form as what they
+/// stand for.
 pub(super) fn as_calico(record: &Value) -> Cow<'_, Value> {
     if record.get("apiVersion").and_then(Value::as_str) == Some(API_VERSION) {
         return Cow::Borrowed(record);

@@ -2,15 +2,15 @@
 
 use std::io::Write;
 
-use felid_model::Document;
 use felid_model::convert::{Conversion, Fault, convert as convert_record};
+use felid_model::{Decoded, Document, decode};
 use serde_json::{Value, json};
 
 use crate::cli::ConvertArgs;
-use crate::entry::{Outcome, usage};
+use crate::outcome::{Outcome, usage};
 use crate::output::{Format, json_line, printable, yaml};
 
-use super::input::{self, Names};
+use super::input;
 use super::judge::{Finding, Judgement, show};
 
 /// What became of one document.
@@ -33,13 +33,21 @@ pub fn convert(args: &ConvertArgs, out: &mut dyn Write) -> anyhow::Result<Outcom
             }
         },
     };
+    args.stray.refuse("convert")?;
     if args.files.files.is_empty() {
         return Err(usage("convert what? Name files, directories or - with -f"));
     }
     let (mut failed, mut written) = (false, 0_usize);
-    for mut input in input::read(&args.files, Names::Any)? {
+    for mut input in input::read(&args.files)? {
         for document in &mut input.documents {
             input::set_namespace(document, args.namespace.as_deref());
+            if input.in_directory
+                && let Decoded::NotARecord { reason } = decode(document)
+            {
+                let text = printable(&format!("{}:{}: warning: {reason}", input.name, document.line));
+                writeln!(std::io::stderr(), "{text}")?;
+                continue;
+            }
             let answer = answer(document);
             failed |= !answer.errors.is_empty();
             if json {
@@ -117,11 +125,8 @@ fn explain(file: &str, document: &Document, answer: Answer) -> std::io::Result<(
     if let Some(reason) = answer.nothing {
         let name = resource.as_deref().unwrap_or("this document");
         let line = document.line;
-        writeln!(
-            std::io::stderr(),
-            "{file}:{line}: {}",
-            printable(&format!("nothing for {name}: {reason}"))
-        )?;
+        let text = printable(&format!("{file}:{line}: nothing for {name}: {reason}"));
+        writeln!(std::io::stderr(), "{text}")?;
     }
     let judgement = Judgement {
         valid: answer.errors.is_empty(),

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use felid_model::{Document, Kind, SyntaxError, documents};
+use felid_model::{Document, FileKind, Kind, SyntaxError, documents};
 use serde_json::Value;
 
 use crate::cli::FileArgs;
@@ -13,15 +13,6 @@ use crate::cli::FileArgs;
 const MAX_FILE: u64 = 256 << 20;
 /// Deeper directories are a loop of links.
 const MAX_DEPTH: usize = 64;
-
-/// Which files of a directory count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Names {
-    /// `.yaml`, `.yml`, `.json`, as calicoctl.
-    Records,
-    /// Any that is not hidden or an editor's, as the datastore.
-    Any,
-}
 
 /// One file's text.
 #[derive(Debug)]
@@ -34,10 +25,27 @@ pub(crate) struct Input {
     pub(crate) documents: Vec<Document>,
     /// What was read.
     pub(crate) text: String,
+    /// Why nothing could be read, if so.
+    pub(crate) unreadable: Option<String>,
+    /// Its name says that it holds no records: it was not read.
+    pub(crate) is_other: bool,
 }
 
-/// Reads everything that `-f` names, in order; files of directories sorted by path.
-pub(crate) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> {
+/// Reads everything that `-f` names, in order; files of directories sorted by path. The first that
+/// cannot be read is an error.
+pub(crate) fn read(args: &FileArgs) -> anyhow::Result<Vec<Input>> {
+    let inputs = read_all(args)?;
+    for input in &inputs {
+        if let Some(reason) = &input.unreadable {
+            bail!("{}: {reason}", input.name);
+        }
+    }
+    Ok(inputs)
+}
+
+/// As [`read`], but what cannot be read (a dangling link, a file that may not be opened) is an
+/// input that says so, and hides no other.
+pub(crate) fn read_all(args: &FileArgs) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in &args.files {
         if path.as_os_str() == "-" {
@@ -45,21 +53,24 @@ pub(crate) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> 
             inputs.push(Input::new("-".to_owned(), false, bytes));
             continue;
         }
-        let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
-        if metadata.is_dir() {
-            let mut files = Vec::new();
-            walk(path, names, 0, &mut files)?;
-            files.sort();
-            for file in files {
-                inputs.push(open(&file, true)?);
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                let mut files = Vec::new();
+                walk(path, 0, &mut files);
+                files.sort_by(|(a, _), (b, _)| a.cmp(b));
+                inputs.extend(files.into_iter().map(|(file, found)| match found {
+                    Ok(FileKind::Records) => open(&file, true),
+                    Ok(_) => Input::other(&file),
+                    Err(reason) => Input::unreadable(&file, true, reason),
+                }));
             }
-        } else {
-            inputs.push(open(path, false)?);
+            Ok(_) => inputs.push(open(path, false)),
+            Err(error) => inputs.push(Input::unreadable(path, false, error.to_string())),
         }
     }
     if !args.skip_empty {
         let everything = inputs.iter().map(|input| input.documents.len()).sum::<usize>();
-        if everything == 0 {
+        if everything == 0 && inputs.iter().all(|input| input.unreadable.is_none()) {
             let names: Vec<String> = args.files.iter().map(|path| path.display().to_string()).collect();
             bail!("{}: no documents (--skip-empty makes this no error)", names.join(", "));
         }
@@ -67,11 +78,15 @@ pub(crate) fn read(args: &FileArgs, names: Names) -> anyhow::Result<Vec<Input>> 
     Ok(inputs)
 }
 
-fn open(path: &Path, in_directory: bool) -> anyhow::Result<Input> {
+fn open(path: &Path, in_directory: bool) -> Input {
     let name = path.display().to_string();
-    let file = std::fs::File::open(path).with_context(|| name.clone())?;
-    let bytes = bounded(file, &name)?;
-    Ok(Input::new(name, in_directory, bytes))
+    let bytes = std::fs::File::open(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|file| bounded(file, "the file"));
+    match bytes {
+        Ok(bytes) => Input::new(name, in_directory, bytes),
+        Err(error) => Input::unreadable(path, in_directory, format!("{error:#}")),
+    }
 }
 
 fn bounded(from: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
@@ -86,6 +101,30 @@ fn bounded(from: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 impl Input {
+    /// A file or directory that cannot be read.
+    fn unreadable(path: &Path, in_directory: bool, reason: String) -> Self {
+        Input {
+            name: path.display().to_string(),
+            in_directory,
+            documents: Vec::new(),
+            text: String::new(),
+            unreadable: Some(reason),
+            is_other: false,
+        }
+    }
+
+    /// A file of a directory that holds no records by its name.
+    fn other(path: &Path) -> Self {
+        Input {
+            name: path.display().to_string(),
+            in_directory: true,
+            documents: Vec::new(),
+            text: String::new(),
+            unreadable: None,
+            is_other: true,
+        }
+    }
+
     /// What is no text spoils the documents that it stands in, not the others.
     fn new(name: String, in_directory: bool, bytes: Vec<u8>) -> Self {
         let (text, is_text) = match String::from_utf8(bytes) {
@@ -97,7 +136,7 @@ impl Input {
             let own = text.get(document.range.clone()).unwrap_or_default();
             if let Some((before, _)) = own.split_once(char::REPLACEMENT_CHARACTER) {
                 let line = before.rsplit('\n').next().unwrap_or_default();
-                document.content = Err(SyntaxError {
+                let error = SyntaxError {
                     line: text
                         .get(..document.range.start)
                         .unwrap_or_default()
@@ -107,7 +146,8 @@ impl Input {
                         + 1,
                     column: line.chars().count() + 1,
                     reason: "not UTF-8".to_owned(),
-                });
+                };
+                document.set_unreadable(error, own);
             }
         }
         Input {
@@ -115,38 +155,59 @@ impl Input {
             in_directory,
             documents,
             text,
+            unreadable: None,
+            is_other: false,
         }
     }
 }
 
-fn walk(directory: &Path, names: Names, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+/// Lists the files of a directory and of all below it, with the reason for each path that cannot be
+/// followed.
+fn walk(directory: &Path, depth: usize, files: &mut Vec<(PathBuf, Result<FileKind, String>)>) {
+    let mut cannot = |path: &Path, reason: String| files.push((path.to_owned(), Err(reason)));
     if depth > MAX_DEPTH {
-        bail!("{}: directories nested too deeply", directory.display());
+        return cannot(directory, "directories nested too deeply".to_owned());
     }
-    for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let entry = entry.with_context(|| directory.display().to_string())?;
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#')) {
-            continue;
-        }
-        // Links are followed: a mounted ConfigMap has nothing else.
-        let metadata = std::fs::metadata(&path).with_context(|| path.display().to_string())?;
-        let extension = path
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .unwrap_or_default();
-        let fits = match names {
-            Names::Records => matches!(extension, "yaml" | "yml" | "json"),
-            Names::Any => !matches!(extension, "bak" | "orig" | "rej" | "swp" | "tmp"),
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return cannot(directory, error.to_string()),
+    };
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                files.push((directory.to_owned(), Err(error.to_string())));
+                continue;
+            }
         };
-        if metadata.is_dir() {
-            walk(&path, names, depth + 1, files)?;
-        } else if metadata.is_file() && fits {
-            files.push(path);
+        match look_at(&path) {
+            Some(Ok(None)) => walk(&path, depth + 1, files),
+            Some(Ok(Some(kind))) => files.push((path, Ok(kind))),
+            Some(Err(reason)) => files.push((path, Err(reason))),
+            None => {}
         }
     }
-    Ok(())
+}
+
+/// What a path of a directory is: a file of some kind, or (`Ok(None)`) a directory itself; `None`
+/// if it is neither, or is passed over.
+fn look_at(path: &Path) -> Option<Result<Option<FileKind>, String>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let kind = FileKind::of(&name);
+    if kind == FileKind::Ignored {
+        return None;
+    }
+    // Links are followed: a mounted ConfigMap has nothing else.
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Some(Ok(None)),
+        Ok(metadata) => metadata.is_file().then_some(Ok(Some(kind))),
+        Err(error) => match std::fs::read_link(path) {
+            Ok(target) => Some(Err(format!("a link to {}: {error}", target.display()))),
+            // It went while the directory was read.
+            Err(_) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(_) => Some(Err(error.to_string())),
+        },
+    }
 }
 
 /// Gives a document of a namespaced kind that names no namespace this one.

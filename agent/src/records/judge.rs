@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use felid_model::{Decoded, Document, Issue, ResourceKey, Severity, decode};
+use felid_model::{Decoded, Document, Issue, Resource, ResourceKey, Severity, decode};
 use serde::Serialize;
 
 use crate::output::printable;
 
-use super::input;
+use super::input::{self, Input};
 
 /// The judgement of one document, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -17,6 +17,7 @@ pub(super) struct Judgement {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) warnings: Vec<Finding>,
     pub(super) file: String,
+    /// 1-based; 0 of a file that cannot be read.
     pub(super) line: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) resource: Option<String>,
@@ -39,21 +40,51 @@ pub(super) struct Finding {
     pub(super) line: Option<usize>,
 }
 
-/// Judges a document of a file.
-pub(super) fn judge(file: &str, document: &Document) -> Judgement {
+impl Judgement {
+    /// Takes up what the decoder found.
+    fn note(&mut self, issues: Vec<Issue>) {
+        for issue in issues {
+            let Issue {
+                field,
+                value,
+                reason,
+                line,
+                severity,
+            } = issue;
+            let finding = Finding {
+                field,
+                reason,
+                value,
+                line,
+            };
+            match severity {
+                Severity::Error => self.errors.push(finding),
+                Severity::Warning => self.warnings.push(finding),
+            }
+        }
+    }
+}
+
+/// Judges a document of a file; also returns what it is in force as, if it is.
+///
+/// What is no record of felid's is passed over in a directory, as the agent does; whoever names the
+/// file itself is told that nobody would read it.
+pub(super) fn judge(input: &Input, document: &Document) -> (Judgement, Option<Resource>) {
     let mut judgement = Judgement {
         valid: true,
         errors: Vec::new(),
         warnings: Vec::new(),
-        file: file.to_owned(),
+        file: input.name.clone(),
         line: document.line,
         resource: None,
         key: None,
         foreign: false,
     };
+    let mut in_force = None;
     let issues = match decode(document) {
         Decoded::Resource { resource, issues } => {
             judgement.key = Some(resource.key().clone());
+            in_force = Some(resource);
             issues
         }
         Decoded::Bad { kind, key, issues, .. } => {
@@ -72,32 +103,51 @@ pub(super) fn judge(file: &str, document: &Document) -> Judgement {
             judgement.warnings.push(Finding::new("kind", reason));
             Vec::new()
         }
+        Decoded::NotARecord { reason } => {
+            judgement.foreign = true;
+            let finding = Finding::new("", reason);
+            match input.in_directory {
+                true => judgement.warnings.push(finding),
+                false => judgement.errors.push(finding),
+            }
+            Vec::new()
+        }
         Decoded::Empty => Vec::new(),
     };
     if let Some(key) = &judgement.key {
         judgement.resource = Some(key.to_string());
     }
-    for issue in issues {
-        let Issue {
-            field,
-            value,
-            reason,
-            line,
-            severity,
-        } = issue;
-        let finding = Finding {
-            field,
-            reason,
-            value,
-            line,
-        };
-        match severity {
-            Severity::Error => judgement.errors.push(finding),
-            Severity::Warning => judgement.warnings.push(finding),
+    judgement.note(issues);
+    judgement.valid = judgement.errors.is_empty();
+    (judgement, in_force)
+}
+
+impl Judgement {
+    /// Of a file that was not read, since its name says that it holds no records.
+    pub(super) fn of_other_file(file: &str) -> Self {
+        let finding = Finding::new("", "not read: by its name it holds no records".to_owned());
+        Self {
+            valid: true,
+            errors: Vec::new(),
+            warnings: vec![finding],
+            foreign: true,
+            ..Self::of_file(file, "")
         }
     }
-    judgement.valid = judgement.errors.is_empty();
-    judgement
+
+    /// Of a file that cannot be read, and so of none of its documents.
+    pub(super) fn of_file(file: &str, reason: &str) -> Self {
+        Self {
+            valid: false,
+            errors: vec![Finding::new("", reason.to_owned())],
+            warnings: Vec::new(),
+            file: file.to_owned(),
+            line: 0,
+            resource: None,
+            key: None,
+            foreign: false,
+        }
+    }
 }
 
 impl Finding {
@@ -112,7 +162,8 @@ impl Finding {
     }
 }
 
-/// `FILE:LINE: error: RESOURCE: FIELD "VALUE": REASON`, one line each.
+/// `FILE:LINE: error: RESOURCE: FIELD "VALUE": REASON`, one line each; of a file that cannot be
+/// read without a line.
 pub(super) fn show(judgement: &Judgement, out: &mut dyn Write) -> std::io::Result<()> {
     let lists = [("error", &judgement.errors), ("warning", &judgement.warnings)];
     for (severity, finding) in lists
@@ -129,13 +180,13 @@ pub(super) fn show(judgement: &Judgement, out: &mut dyn Write) -> std::io::Resul
             (field, Some(value)) => format!("{field} {value:?}: "),
             (field, None) => format!("{field}: "),
         };
-        let line = finding.line.unwrap_or(judgement.line);
-        writeln!(
-            out,
-            "{}:{line}: {severity}: {}",
-            judgement.file,
-            printable(&format!("{resource}{field}{}", finding.reason))
-        )?;
+        let line = match finding.line.unwrap_or(judgement.line) {
+            0 => String::new(),
+            line => format!(":{line}"),
+        };
+        let (file, reason) = (&judgement.file, &finding.reason);
+        let text = printable(&format!("{file}{line}: {severity}: {resource}{field}{reason}"));
+        writeln!(out, "{text}")?;
     }
     Ok(())
 }

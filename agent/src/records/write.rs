@@ -2,43 +2,51 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
-use felid_datastore::edit::{self, Done, Verb};
+use felid_datastore::{Done, Record, Store, Verb};
 use felid_model::{Decoded, Document, ResourceKey, decode};
 
-use crate::cli::{CreateArgs, DeleteArgs, FileArgs, Places, WriteArgs};
-use crate::entry::{Outcome, usage};
-use crate::output::{Format, Progress, count, json_line};
+use crate::cli::{ApplyArgs, CreateArgs, DeleteArgs, FileArgs, GlobalArgs, WriteArgs};
+use crate::outcome::{Outcome, usage};
+use crate::output::{self, Format, Progress, count, json_line};
 
-use super::input::{self, Input, Names};
-use super::judge::{judge, show};
-use super::{describe, directory, kind_and_names};
+use super::input::{self, Input};
+use super::judge::{Judgement, judge, show};
+use super::{describe, kind_and_names, store};
 
 /// `felid create`.
-pub fn create(places: &Places, args: &CreateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    write(places, Verb::Create, &args.write, args.skip_exists, out)
+pub fn create(global: &GlobalArgs, args: &CreateArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    args.stray.refuse("create")?;
+    write(global, Verb::Create, &args.write, args.skip_exists, out)
 }
 
 /// `felid apply`.
-pub fn apply(places: &Places, args: &WriteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    write(places, Verb::Apply, args, false, out)
+pub fn apply(global: &GlobalArgs, args: &ApplyArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    args.stray.refuse("apply")?;
+    write(global, Verb::Apply, &args.write, false, out)
 }
 
 /// `felid replace`.
-pub fn replace(places: &Places, args: &WriteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    write(places, Verb::Replace, args, false, out)
+pub fn replace(global: &GlobalArgs, args: &ApplyArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    args.stray.refuse("replace")?;
+    write(global, Verb::Replace, &args.write, false, out)
 }
 
 /// Checks all documents, then writes them file by file.
-fn write(places: &Places, verb: Verb, args: &WriteArgs, skip: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+fn write(
+    global: &GlobalArgs,
+    verb: Verb,
+    args: &WriteArgs,
+    skip: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
     need_files(&args.files)?;
-    let directory = directory(places)?;
-    let mut inputs = input::read(&args.files, Names::Records)?;
+    let (store, name) = store(global)?;
+    let mut inputs = input::read(&args.files)?;
     check(&mut inputs, args.namespace.namespace.as_deref())?;
-    let present = if skip { keys(&directory)? } else { BTreeSet::new() };
+    let present = if skip { keys(&*store, &name)? } else { BTreeSet::new() };
     let mut progress = Progress::steps(inputs.len(), "writing records");
     for input in &inputs {
         progress.step();
@@ -46,17 +54,17 @@ fn write(places: &Places, verb: Verb, args: &WriteArgs, skip: bool, out: &mut dy
         if text.trim().is_empty() {
             continue;
         }
-        let done = edit::run(&directory, verb, &text, &input.name)?;
+        let done = store.write(verb, Record::parse(&text, &input.name)?)?;
         report(&done, json, out)?;
     }
     Ok(Outcome::Done)
 }
 
 /// `felid delete`.
-pub fn delete(places: &Places, args: &DeleteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+pub fn delete(global: &GlobalArgs, args: &DeleteArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.write.output)?;
     let namespace = args.write.namespace.namespace.as_deref();
-    let directory = directory(places)?;
+    let (store, name) = store(global)?;
     let mut wanted: Vec<ResourceKey> = match &args.kind {
         Some(kind) => {
             if !args.write.files.files.is_empty() {
@@ -74,28 +82,30 @@ pub fn delete(places: &Places, args: &DeleteArgs, out: &mut dyn Write) -> anyhow
         None => {
             need_files(&args.write.files)?;
             let mut wanted = Vec::new();
-            for mut input in input::read(&args.write.files, Names::Records)? {
+            for mut input in input::read(&args.write.files)? {
                 for document in &mut input.documents {
                     input::set_namespace(document, namespace);
-                    wanted.extend(key_of(&input.name, document)?);
+                    if !is_stranger(input.in_directory, document) {
+                        wanted.extend(key_of(&input.name, document)?);
+                    }
                 }
             }
             wanted
         }
     };
-    let present = keys(&directory)?;
+    let present = keys(&*store, &name)?;
     let mut seen = BTreeSet::new();
     wanted.retain(|key| seen.insert(key.clone()));
     let (there, missing): (Vec<ResourceKey>, Vec<ResourceKey>) =
         wanted.into_iter().partition(|key| present.contains(key));
     if !there.is_empty() {
-        report(&edit::delete(&directory, &there)?, json, out)?;
+        report(&store.delete(&there)?, json, out)?;
     }
     if args.skip_not_exists || missing.is_empty() {
         return Ok(Outcome::Done);
     }
     for key in &missing {
-        writeln!(std::io::stderr(), "felid: resource does not exist: {}", describe(key))?;
+        output::error(&format!("resource does not exist: {}", describe(key)));
     }
     Ok(Outcome::Failed)
 }
@@ -108,20 +118,27 @@ fn need_files(files: &FileArgs) -> anyhow::Result<()> {
 }
 
 /// Keys of everything in the datastore.
-fn keys(directory: &Path) -> anyhow::Result<BTreeSet<ResourceKey>> {
-    let (stored, _) = felid_datastore::list(directory)
-        .with_context(|| format!("{}: cannot read the datastore", directory.display()))?;
-    Ok(stored.into_iter().map(|stored| stored.key).collect())
+fn keys(store: &dyn Store, name: &str) -> anyhow::Result<BTreeSet<ResourceKey>> {
+    let listing = store
+        .list()
+        .with_context(|| format!("{name}: cannot read the datastore"))?;
+    Ok(listing.resources.into_iter().map(|stored| stored.key).collect())
 }
 
-/// Gives documents their namespace, and refuses the whole lot if one document is bad: all errors at once.
+/// Gives documents their namespace, and refuses the whole lot if one document is bad: all errors at
+/// once.
 fn check(inputs: &mut [Input], namespace: Option<&str>) -> anyhow::Result<()> {
     let mut errors = 0;
     for input in inputs {
+        if input.is_other {
+            show(&Judgement::of_other_file(&input.name), &mut std::io::stderr())?;
+        }
         for document in &mut input.documents {
             input::set_namespace(document, namespace);
-            let mut judgement = judge(&input.name, document);
-            if judgement.foreign {
+        }
+        for document in &input.documents {
+            let (mut judgement, _) = judge(input, document);
+            if judgement.foreign && !input.in_directory {
                 // Nobody would read it.
                 judgement.errors.append(&mut judgement.warnings);
             }
@@ -135,12 +152,17 @@ fn check(inputs: &mut [Input], namespace: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a document of a directory is no record of felid's, and so is passed over.
+fn is_stranger(in_directory: bool, document: &Document) -> bool {
+    in_directory && matches!(decode(document), Decoded::Foreign { .. } | Decoded::NotARecord { .. })
+}
+
 /// Identity of a document, however bad the rest of it is.
 fn key_of(file: &str, document: &Document) -> anyhow::Result<Option<ResourceKey>> {
     match decode(document) {
         Decoded::Resource { resource, .. } => Ok(Some(resource.key().clone())),
         Decoded::Bad { key: Some(key), .. } => Ok(Some(key)),
-        Decoded::Bad { .. } | Decoded::Foreign { .. } => {
+        Decoded::Bad { .. } | Decoded::Foreign { .. } | Decoded::NotARecord { .. } => {
             Err(anyhow!("{file}:{}: names no record that felid has", document.line))
         }
         Decoded::Empty => Ok(None),
@@ -153,6 +175,10 @@ fn text(input: &Input, wanted: impl Fn(&ResourceKey) -> bool) -> anyhow::Result<
     let mut same = original.len() == input.documents.len();
     let mut text = String::new();
     for (index, document) in input.documents.iter().enumerate() {
+        if is_stranger(input.in_directory, document) {
+            same = false;
+            continue;
+        }
         let Some(key) = key_of(&input.name, document)? else {
             continue;
         };
@@ -189,7 +215,7 @@ fn report(done: &[Done], json: bool, out: &mut dyn Write) -> anyhow::Result<()> 
                 &serde_json::json!({"resource": done.key.to_string(), "action": action, "file": done.file}),
             )?;
         } else {
-            writeln!(out, "{done}")?;
+            writeln!(out, "{}", output::printable(&done.to_string()))?;
         }
     }
     Ok(())

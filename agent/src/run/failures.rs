@@ -1,140 +1,159 @@
 //! What keeps failing, since when, and how often: for status, readiness, metrics and the log.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::api;
+use crate::api::{self, FailureKind};
 use crate::metrics::Metrics;
+use crate::text;
+
+/// Reasons that are kept of one kind at one place; how many more there are is said.
+const MOST: usize = 100;
+
+/// Where something fails: an interface, or nowhere in particular.
+type Place = Option<String>;
 
 /// Failures by what and where.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Failures {
-    list: BTreeMap<(&'static str, String), Vec<One>>,
+    metrics: Arc<Metrics>,
+    list: BTreeMap<(FailureKind, Place), Vec<Failure>>,
 }
 
+/// Something that fails, as long as it does.
 #[derive(Debug, Clone, PartialEq)]
-struct One {
+struct Failure {
     reason: String,
     since: SystemTime,
     attempts: u64,
 }
 
-/// Failures of these do not make the agent unready: what they concern is closed or unreachable, never open.
-const NOT_BLOCKING: [&str; 2] = ["events", "network"];
+/// `kind` or `kind (place)`.
+fn title(kind: FailureKind, place: &Place) -> String {
+    match place {
+        Some(place) => format!("{kind} ({})", text::shown(place)),
+        None => kind.to_string(),
+    }
+}
 
 impl Failures {
-    /// Something failed (again). Logged when the reason is new.
-    pub fn set(&mut self, what: &'static str, reason: String, metrics: &Metrics) {
-        self.set_list(what, "", vec![reason], metrics);
+    /// Returns an empty list that counts failures in these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            list: BTreeMap::new(),
+        }
     }
 
-    /// Everything that failed at one place; empty = nothing does any more.
-    pub fn set_list(&mut self, what: &'static str, place: &str, reasons: Vec<String>, metrics: &Metrics) {
-        let key = (what, place.to_owned());
+    /// Notes that something failed (again). It is logged when the reason is new.
+    pub fn set(&mut self, kind: FailureKind, reason: &dyn fmt::Display) {
+        self.set_list(kind, None, vec![reason.to_string()]);
+    }
+
+    /// Notes everything that failed at one place; an empty list says that nothing does any more.
+    pub fn set_list(&mut self, kind: FailureKind, place: Place, reasons: Vec<String>) {
+        let key = (kind, place);
         if reasons.is_empty() {
             self.remove(&key);
             return;
         }
         let before = self.list.remove(&key).unwrap_or_default();
-        let mut now: Vec<One> = Vec::with_capacity(reasons.len());
-        for reason in reasons {
-            metrics.failed(what);
-            let old = before.iter().find(|one| one.reason == reason);
+        let mut now: Vec<Failure> = Vec::with_capacity(reasons.len());
+        for reason in text::shown_list(reasons, MOST) {
+            self.metrics.condition.failed(kind);
+            let old = before.iter().find(|failure| failure.reason == reason);
             if old.is_none() {
-                let place = if place.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({place})")
-                };
-                tracing::error!("{what}{place}: {reason}");
+                tracing::error!("{}: {reason}", title(kind, &key.1));
             }
-            let since = old.map_or_else(SystemTime::now, |one| one.since);
-            let attempts = old.map_or(1, |one| one.attempts.saturating_add(1));
-            now.push(One {
+            now.push(Failure {
                 reason,
-                since,
-                attempts,
+                since: old.map_or_else(SystemTime::now, |old| old.since),
+                attempts: old.map_or(1, |old| old.attempts.saturating_add(1)),
             });
         }
         self.list.insert(key, now);
     }
 
-    /// It works again, everywhere.
-    pub fn clear(&mut self, what: &'static str) {
-        self.remove(&(what, String::new()));
+    /// Notes that something works again where it has no place.
+    pub fn clear(&mut self, kind: FailureKind) {
+        self.remove(&(kind, None));
     }
 
-    /// Everything of this sort that fails now, by place.
-    pub fn set_places(&mut self, what: &'static str, places: BTreeMap<String, Vec<String>>, metrics: &Metrics) {
-        let known: Vec<_> = self
-            .list
-            .keys()
-            .filter(|(known, place)| *known == what && !place.is_empty())
-            .cloned()
-            .collect();
-        for key in known.iter().filter(|(_, place)| !places.contains_key(place)) {
-            self.remove(key);
+    /// Notes everything of this kind that fails now, by place.
+    pub fn set_places(&mut self, kind: FailureKind, places: BTreeMap<String, Vec<String>>) {
+        let known = self.list.keys().filter(|(known, _)| *known == kind);
+        let works = |(_, place): &&(FailureKind, Place)| {
+            let place = place.as_ref();
+            place.is_some_and(|place| !places.contains_key(place))
+        };
+        let works_again: Vec<_> = known.filter(works).cloned().collect();
+        for key in works_again {
+            self.remove(&key);
         }
         for (place, reasons) in places {
-            self.set_state(what, &place, reasons, metrics);
+            self.set_state(kind, Some(place), reasons);
         }
     }
 
-    /// As [`Failures::set_list`], for states that are told again and again: only a change counts as another failure.
-    pub fn set_state(&mut self, what: &'static str, place: &str, reasons: Vec<String>, metrics: &Metrics) {
-        let before = self
-            .list
-            .get(&(what, place.to_owned()))
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        if !before.iter().map(|one| &one.reason).eq(&reasons) {
-            self.set_list(what, place, reasons, metrics);
+    /// As [`Failures::set_list`], for states that are told again and again: only a change counts as
+    /// another failure.
+    pub fn set_state(&mut self, kind: FailureKind, place: Place, reasons: Vec<String>) {
+        let key = (kind, place);
+        let before = self.list.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let shown = text::shown_list(reasons.clone(), MOST);
+        if !before.iter().map(|failure| &failure.reason).eq(&shown) {
+            self.set_list(key.0, key.1, reasons);
         }
     }
 
-    fn remove(&mut self, key: &(&'static str, String)) {
-        if let Some(gone) = self.list.remove(key) {
-            for one in gone {
-                tracing::info!("{} no longer fails: {}", key.0, one.reason);
-            }
+    fn remove(&mut self, key: &(FailureKind, Place)) {
+        for failure in self.list.remove(key).unwrap_or_default() {
+            tracing::info!("{} no longer fails: {}", key.0, failure.reason);
         }
     }
 
-    /// How many there are.
+    /// Returns the first reason why something of this kind fails, wherever it is.
+    pub fn first(&self, kind: FailureKind) -> Option<&str> {
+        let mut of_kind = self.list.iter().filter(|((known, _), _)| *known == kind);
+        of_kind.find_map(|(_, list)| Some(list.first()?.reason.as_str()))
+    }
+
+    /// Returns how many there are.
     pub fn len(&self) -> usize {
         self.list.values().map(Vec::len).sum()
     }
 
-    /// Whether nothing fails.
+    /// Returns whether nothing fails.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Reasons not to be ready.
+    /// Returns the failures that are reasons not to be ready.
     pub fn blocking(&self) -> Vec<String> {
-        let blocking = self.list.iter().filter(|((what, _), _)| !NOT_BLOCKING.contains(what));
+        let blocking = self.list.iter().filter(|((kind, _), _)| kind.blocks_readiness());
         blocking
-            .flat_map(|((what, _), list)| list.iter().map(move |one| format!("{what}: {}", one.reason)))
+            .flat_map(|((kind, _), list)| list.iter().map(move |failure| format!("{kind}: {}", failure.reason)))
             .collect()
     }
 
-    /// For status.
+    /// Returns all of them for status, sorted by what fails.
     pub fn report(&self) -> Vec<api::Failure> {
         let all = self
             .list
             .iter()
-            .flat_map(|((what, place), list)| list.iter().map(move |one| (what, place, one)));
-        all.map(|(what, place, one)| api::Failure {
-            what: if place.is_empty() {
-                (*what).to_owned()
-            } else {
-                format!("{what} ({place})")
-            },
-            reason: one.reason.clone(),
-            since: api::rfc3339(one.since),
-            attempts: one.attempts,
-        })
-        .collect()
+            .flat_map(|((kind, place), list)| list.iter().map(move |failure| (title(*kind, place), failure)));
+        let mut report: Vec<api::Failure> = all
+            .map(|(what, failure)| api::Failure {
+                what,
+                reason: failure.reason.clone(),
+                since: api::rfc3339(failure.since),
+                attempts: failure.attempts,
+            })
+            .collect();
+        report.sort_by(|a, b| a.what.cmp(&b.what));
+        report
     }
 }
 
@@ -145,19 +164,19 @@ mod tests {
 
     #[test]
     fn counts_attempts_and_forgets_what_works_again() {
-        let metrics = Metrics::new(1).unwrap();
-        let mut failures = Failures::default();
-        failures.set("plan", "too small".to_owned(), &metrics);
-        failures.set("plan", "too small".to_owned(), &metrics);
-        failures.set_list("network", "cali1", vec!["no route".to_owned()], &metrics);
+        let mut failures = Failures::new(Arc::new(Metrics::new(1).unwrap()));
+        failures.set(FailureKind::Plan, &"too small");
+        failures.set(FailureKind::Plan, &"too small");
+        let cali1 = Some("cali1".to_owned());
+        failures.set_list(FailureKind::Network, cali1.clone(), vec!["no route".to_owned()]);
         let report = failures.report();
         assert_eq!(
             report.iter().map(|f| (f.what.as_str(), f.attempts)).collect::<Vec<_>>(),
             [("network (cali1)", 1), ("plan", 2)]
         );
         assert_eq!(failures.blocking(), ["plan: too small"]);
-        failures.clear("plan");
-        failures.set_list("network", "cali1", Vec::new(), &metrics);
+        failures.clear(FailureKind::Plan);
+        failures.set_list(FailureKind::Network, cali1, Vec::new());
         assert!(failures.is_empty());
     }
 }

@@ -1,48 +1,56 @@
 //! Liveness and readiness: what the pipeline last said of itself.
 //!
-//! Alive: the pipeline's loop has gone round lately. Ready: in sync, the kernel has been programmed, and nothing is refused.
+//! Alive: the pipeline's loop has gone round lately. Ready: in sync, the kernel has been
+//! programmed, and nothing is refused.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::text;
+
+/// Reasons that the probes tell; how many more there are is said.
+const REASONS: usize = 100;
 /// The pipeline may be silent for so long: one round can load thousands of programs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the pipeline says of itself, for the probes.
 #[derive(Debug)]
 pub struct Health {
-    state: Mutex<State>,
-    patience: Duration,
+    state: Mutex<Readiness>,
+    timeout: Duration,
 }
 
 #[derive(Debug)]
-struct State {
+struct Readiness {
     last_round: Instant,
     /// Reasons not to be ready; empty = ready.
     not_ready: Vec<String>,
     stopped: bool,
     /// What people should know, without anything being wrong with the agent.
     notices: Vec<String>,
+    /// Which tables of flows are full now, and who has used up its share.
+    full_tables: Vec<String>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self::new(PATIENCE)
+        Self::new(TIMEOUT)
     }
 }
 
 impl Health {
-    /// Not ready, alive for at least `patience`.
-    pub fn new(patience: Duration) -> Self {
+    /// Not ready, alive for at least `timeout`.
+    pub fn new(timeout: Duration) -> Self {
         let not_ready = vec!["the agent is starting".to_owned()];
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(Readiness {
                 last_round: Instant::now(),
                 not_ready,
                 stopped: false,
                 notices: Vec::new(),
+                full_tables: Vec::new(),
             }),
-            patience,
+            timeout,
         }
     }
 
@@ -56,7 +64,7 @@ impl Health {
         let mut state = self.lock();
         // What the pipeline still finishes makes a stopping agent not ready again.
         if !state.stopped {
-            state.not_ready = reasons;
+            state.not_ready = text::shown_list(reasons, REASONS);
         }
     }
 
@@ -69,12 +77,19 @@ impl Health {
 
     /// Something that people should know; shown with the status from now on.
     pub fn add_notice(&self, notice: String) {
-        self.lock().notices.push(notice);
+        self.lock().notices.push(text::shown(&notice));
+    }
+
+    /// Says which tables of flows are full and which endpoints have used up their shares, as
+    /// sentences; shown with the status for as long as they are.
+    pub fn set_full_tables(&self, sentences: Vec<String>) {
+        self.lock().full_tables = sentences;
     }
 
     /// What people should know.
     pub fn notices(&self) -> Vec<String> {
-        self.lock().notices.clone()
+        let state = self.lock();
+        [&*state.notices, &state.full_tables].concat()
     }
 
     /// Reasons against readiness.
@@ -86,7 +101,7 @@ impl Health {
     pub fn alive(&self) -> Result<(), String> {
         let state = self.lock();
         let silent = state.last_round.elapsed();
-        if silent <= self.patience || state.stopped {
+        if silent <= self.timeout || state.stopped {
             return Ok(());
         }
         Err(format!(
@@ -106,12 +121,13 @@ impl Health {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Readiness> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -126,6 +142,20 @@ mod tests {
         assert_eq!(health.ready(), Ok(()));
         health.stop();
         assert_eq!(health.ready(), Err("the agent is stopping".to_owned()));
+    }
+
+    #[test]
+    fn text_from_outside_cannot_forge_a_line_or_drive_a_terminal() {
+        let health = Health::default();
+        let forged = "x\nok\n\u{1b}[2J".to_owned();
+        health.set_not_ready(vec![forged; 200]);
+        let told = health.ready().unwrap_err();
+        assert_eq!(told.lines().count(), 101, "a line each, and how many more");
+        assert!(
+            told.lines()
+                .all(|line| line == "x\\nok\\n\\u{1b}[2J" || line == "and 100 more"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -1,100 +1,101 @@
-//! A whole agent inside a process that is not `felid run`: records come through a channel instead of a datastore, and nobody serves
-//! metrics or health. `felid test --engine live` has one.
+//! A whole agent inside a process that is not `felid run`: nobody serves metrics or health, and the
+//! process itself is the producer of the stream from which the agent has its records. `felid test
+//! --engine live` has one.
 
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use felid_compile::planner::Planner;
 use felid_dataplane::kernel::Conntrack;
-use felid_datastore::{Batch, Problems, Update};
+use felid_datastore::{Reading, StreamSource};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::config::Static;
 use crate::metrics::Metrics;
 
-use super::handle::{Handle, Question};
-use super::health::Health;
-use super::pipeline::Parts;
-use super::{Addresses, PATIENCE, ROUTE_PROTOCOL, kernel_config, planner_options, start_pipeline};
+use super::handle::{Handle, Reply, Request};
+use super::pipeline::{Outlets, Setup};
+use super::{TIMEOUT, open_dataplane, start_pipeline};
 
 /// How long records may take to come into force.
 const SLOWEST: Duration = Duration::from_secs(30);
+/// The stream as messages name it.
+const STREAM: &str = "stream:felid-test";
+/// What has been told until here is all that there is.
+const IN_SYNC: &str = "{\"inSync\": true}\n";
 
 /// The agent. Dropping it ends it; what it has pinned stays.
 pub(crate) struct Inside {
-    batches: mpsc::Sender<Batch>,
+    producer: UnixStream,
     handle: Handle,
     flows: Arc<Conntrack>,
     stop: watch::Sender<bool>,
     ended: Option<oneshot::Receiver<Result<(), String>>>,
     runtime: Runtime,
-    sent: u64,
+    /// How often the stream has said that it is in sync.
+    synced: u64,
+    // Last: the agent takes the end of it for a failure.
+    _reading: Reading,
 }
 
 impl Inside {
-    /// Starts it in the network namespace of the calling thread.
+    /// Starts it in the network namespace of the calling thread. It takes the records of its stream
+    /// as they stand.
     pub(crate) fn start(config: Static) -> anyhow::Result<Self> {
         let settings = config.settings();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let options = felid_dataplane::Options {
-            kernel: kernel_config(&settings),
-            route_protocol: ROUTE_PROTOCOL,
-        };
-        let (dataplane, adopted) = runtime.block_on(felid_dataplane::Dataplane::open(&options))?;
+        let (producer, connection) = UnixStream::pair()?;
+        producer.set_write_timeout(Some(SLOWEST))?;
+        let source = StreamSource::connected(OwnedFd::from(connection), STREAM)?.taken_literally();
+        let (reading, batches) = felid_datastore::start(source, &settings.state_dir.join("records"))?;
+        let (dataplane, planner) = runtime.block_on(open_dataplane(&settings))?;
         let flows = dataplane.kernel().conntrack();
-        let planner = Planner::new(planner_options(&dataplane.kernel().capacities()), adopted);
-        let (batches, receiver) = mpsc::channel(1);
-        let (handle, questions) = Handle::new(PATIENCE);
+        let (handle, requests) = Handle::new(TIMEOUT);
         let (stop, stopping) = watch::channel(false);
-        let parts = Parts {
+        let setup = Setup {
             dataplane,
             planner,
-            metrics: Arc::new(Metrics::new(settings.metrics_max_policies.0 as usize)?),
             config,
-            batches: receiver,
-            questions,
-            health: Arc::new(Health::default()),
-            log: None,
-            logged: Arc::default(),
-            addresses: Addresses::default(),
-        };
-        let ended = start_pipeline(parts, stopping)?;
-        let mut this = Self {
             batches,
+            datastore: reading.control(),
+            requests,
+            outlets: Outlets::new(Metrics::new(settings.metrics_max_policies.0 as usize)?),
+        };
+        let ended = start_pipeline(setup, stopping)?;
+        let mut this = Self {
+            producer,
             handle,
             flows,
             stop,
             ended: Some(ended),
             runtime,
-            sent: 0,
+            synced: 0,
+            _reading: reading,
         };
-        this.put(vec![Update::InSync])?;
+        this.tell("")?;
         Ok(this)
     }
 
-    /// Puts records in force: when it returns, they are enforced, and every endpoint has its interface.
-    pub(crate) fn put(&mut self, updates: Vec<Update>) -> anyhow::Result<()> {
-        self.sent += updates
-            .iter()
-            .filter(|update| !matches!(update, Update::InSync))
-            .count() as u64;
-        let batch = Batch {
-            updates,
-            problems: Arc::new(Problems::default()),
-        };
-        self.runtime
-            .block_on(self.batches.send(batch))
-            .map_err(|_| anyhow!("the agent has ended"))?;
+    /// Tells the agent lines of its stream, and then that it is in sync. When this returns, what
+    /// they say is enforced, and every endpoint has its interface.
+    pub(crate) fn tell(&mut self, lines: &str) -> anyhow::Result<()> {
+        let text = format!("{lines}{IN_SYNC}");
+        self.producer
+            .write_all(text.as_bytes())
+            .map_err(|error| anyhow!("the agent reads no more records: {error}"))?;
+        self.synced += text.lines().filter(|line| *line == IN_SYNC.trim_end()).count() as u64;
         let end = Instant::now() + SLOWEST;
         loop {
-            let (taken, pending) = self.ask(Question::Progress)?;
-            let status = (taken >= self.sent && pending == 0)
-                .then(|| self.ask(Question::Status))
+            let progress = self.ask(Request::Progress)?;
+            let status = (progress.synced >= self.synced && progress.pending == 0)
+                .then(|| self.ask(Request::Status))
                 .transpose()?;
             if let Some(status) = &status
                 && status.counts.waiting == 0
@@ -102,7 +103,7 @@ impl Inside {
                 return Ok(());
             }
             if Instant::now() > end {
-                let status = self.ask(Question::Status)?;
+                let status = self.ask(Request::Status)?;
                 bail!(
                     "records are not in force after {SLOWEST:?}: {:?} {:?}",
                     status.not_ready,
@@ -116,7 +117,7 @@ impl Inside {
     /// What keeps it from being ready.
     pub(crate) fn troubles(&self) -> anyhow::Result<Vec<String>> {
         Ok(self
-            .ask(Question::Status)?
+            .ask(Request::Status)?
             .failures
             .into_iter()
             .map(|failure| format!("{failure:?}"))
@@ -128,10 +129,8 @@ impl Inside {
         Ok(self.flows.clear()?)
     }
 
-    fn ask<T>(&self, question: impl FnOnce(super::handle::Reply<T>) -> Question) -> anyhow::Result<T> {
-        self.runtime
-            .block_on(self.handle.ask(question))
-            .context("ask the agent")
+    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> anyhow::Result<T> {
+        self.runtime.block_on(self.handle.ask(request)).context("ask the agent")
     }
 }
 
@@ -142,7 +141,7 @@ impl Drop for Inside {
         if let Some(ended) = self.ended.take() {
             let _ = self
                 .runtime
-                .block_on(async { tokio::time::timeout(PATIENCE, ended).await });
+                .block_on(async { tokio::time::timeout(TIMEOUT, ended).await });
         }
     }
 }

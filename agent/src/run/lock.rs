@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,10 +11,11 @@ use nix::fcntl::{Flock, FlockArg};
 /// Name of the lock in the run directory.
 const LOCK: &str = "felid.lock";
 
-/// Holds the run directory for as long as it lives; the kernel lets go of it when the process dies, however it dies.
+/// Holds the run directory for as long as it lives; the kernel lets go of it when the process dies,
+/// however it dies.
 #[derive(Debug)]
 pub struct RunLock {
-    _file: Flock<File>,
+    file: Flock<File>,
     path: PathBuf,
 }
 
@@ -41,7 +42,7 @@ impl RunLock {
                 file.set_len(0)
                     .and_then(|()| writeln!(file, "{}", std::process::id()))
                     .context("cannot write the lock")?;
-                Ok(Self { _file: file, path })
+                Ok(Self { file, path })
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut owner = String::new();
@@ -64,6 +65,19 @@ impl RunLock {
     /// Path of the lock file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The run directory.
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Whether the lock is still the file of that name, so that no other agent can have another
+    /// one.
+    pub fn stands(&self) -> bool {
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::symlink_metadata(&self.path).map(id);
+        there.is_ok_and(|there| self.file.metadata().map(id).is_ok_and(|own| own == there))
     }
 }
 

@@ -1,7 +1,8 @@
 //! What Log rules tell: a line in the log for each rule and packet.
 //!
-//! The kernel's records name rules by number. [`Tables`] knows what the numbers mean: the pipeline says which programs and endpoints come
-//! and go, and those that went are remembered for a while, since records about them may still be on their way.
+//! The kernel's records name rules by number. [`Tables`] knows what the numbers mean: the pipeline
+//! says which programs and endpoints come and go, and those that went are remembered for a while,
+//! since records about them may still be on their way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -92,6 +93,14 @@ impl Tables {
         }
     }
 
+    /// What an endpoint is called.
+    pub fn endpoint(&self, id: u32) -> String {
+        match self.endpoints.get(&id) {
+            Some(key) => key.to_string(),
+            None => format!("endpoint {id}"),
+        }
+    }
+
     /// The lines of a record.
     pub fn lines(&self, record: &LogRecord) -> Vec<String> {
         let id = record.endpoint & !LOG_INGRESS;
@@ -100,10 +109,7 @@ impl Tables {
         } else {
             "ingress"
         };
-        let endpoint = match self.endpoints.get(&id) {
-            Some(key) => key.to_string(),
-            None => format!("endpoint {id}"),
-        };
+        let endpoint = self.endpoint(id);
         let verdict = if record.verdict == VERDICT_ALLOW {
             "allow"
         } else {

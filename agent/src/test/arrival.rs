@@ -65,7 +65,8 @@ impl Arrival {
         })
     }
 
-    /// What it has in common with packets of the other direction of its flow: two such probes must not be under way together.
+    /// What it has in common with packets of the other direction of its flow: two such probes must
+    /// not be under way together.
     pub(crate) fn undirected(&self) -> (u8, IpAddr, IpAddr, Vec<u8>) {
         let icmp = matches!(self.protocol, protocol::ICMP | protocol::ICMPV6);
         let mut rest = self.rest.clone();
@@ -76,7 +77,8 @@ impl Arrival {
             rest = vec![c, d, a, b];
         }
         if icmp {
-            // Messages without an identifier are one flow by their addresses; those with one are told apart by it.
+            // Messages without an identifier are one flow by their addresses; those with one are
+            // told apart by it.
             let version = if self.src.is_ipv4() { 4 } else { 6 };
             let kind = rest.first().copied().unwrap_or_default();
             rest = match protocol::icmp_query(version, kind) {
@@ -88,7 +90,8 @@ impl Arrival {
     }
 }
 
-/// Numbers of probes in groups that may be sent together: no flow twice, in neither direction, unless it is the same packet.
+/// Numbers of probes in groups that may be sent together: no flow twice, in neither direction,
+/// unless it is the same packet.
 pub(crate) fn rounds(arrivals: &[Arrival]) -> Vec<Vec<usize>> {
     let mut rounds: Vec<(BTreeSet<_>, BTreeSet<&Arrival>, Vec<usize>)> = Vec::new();
     for (number, arrival) in arrivals.iter().enumerate() {

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use anyhow::anyhow;
-use felid_model::{LabelMap, Protocol, documents};
+use felid_model::{Document, LabelMap, Protocol, documents};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::entry::usage;
+use crate::outcome::usage;
 
 /// One case: a small cluster, and what shall be able to reach what in it.
 #[derive(Debug, Deserialize)]
@@ -25,8 +24,6 @@ pub(crate) struct Case {
     pub(crate) expect: Vec<Expectation>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) steps: Vec<Step>,
-    #[serde(flatten)]
-    unknown: serde_json::Map<String, Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -49,8 +46,6 @@ pub(crate) struct PodSpec {
     pub(crate) ips: Vec<IpAddr>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) ports: Vec<PortSpec>,
-    #[serde(flatten)]
-    unknown: serde_json::Map<String, Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -78,8 +73,6 @@ pub(crate) struct Step {
     pub(crate) apply: Vec<Value>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) expect: Vec<Expectation>,
-    #[serde(flatten)]
-    unknown: serde_json::Map<String, Value>,
 }
 
 /// One probe: the first packet of a new flow, and whether it gets through.
@@ -95,29 +88,27 @@ pub(crate) struct Expectation {
     pub(crate) icmp_type: Option<u8>,
     pub(crate) icmp_code: Option<u8>,
     #[serde(default)]
-    pub(crate) ip: Family,
+    pub(crate) ip: IpFamily,
     pub(crate) allowed: bool,
-    #[serde(flatten)]
-    unknown: serde_json::Map<String, Value>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Family {
+pub(crate) enum IpFamily {
     #[default]
     V4,
     V6,
 }
 
-impl Family {
+impl IpFamily {
     pub(crate) fn is_of(self, address: &IpAddr) -> bool {
-        address.is_ipv4() == (self == Family::V4)
+        address.is_ipv4() == (self == IpFamily::V4)
     }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
         }
     }
 }
@@ -146,33 +137,6 @@ fn protocol<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
 }
 
 impl Case {
-    /// Keys that the format does not have: mistyped ones, most likely.
-    pub(crate) fn unknown_keys(&self) -> Vec<String> {
-        let top = self.unknown.keys().cloned();
-        let pods = self.pods.iter().enumerate().flat_map(|(n, pod)| {
-            let keys = pod.unknown.keys();
-            keys.map(move |key| format!("pods[{n}].{key}"))
-        });
-        let steps = self.steps.iter().enumerate().flat_map(|(n, step)| {
-            let keys = step.unknown.keys();
-            keys.map(move |key| format!("steps[{n}].{key}"))
-        });
-        let expected = |at: String, list: &[Expectation]| {
-            let each = list.iter().enumerate().flat_map(|(n, expectation)| {
-                let keys = expectation.unknown.keys();
-                keys.map(move |key| (n, key.clone())).collect::<Vec<_>>()
-            });
-            each.map(|(n, key)| format!("{at}expect[{n}].{key}"))
-                .collect::<Vec<_>>()
-        };
-        let mut keys: Vec<String> = top.chain(pods).chain(steps).collect();
-        keys.extend(expected(String::new(), &self.expect));
-        for (n, step) in self.steps.iter().enumerate() {
-            keys.extend(expected(format!("steps[{n}]."), &step.expect));
-        }
-        keys
-    }
-
     /// The rounds of the case: step 0 is its own `expect`.
     pub(crate) fn rounds(&self) -> impl Iterator<Item = (usize, Option<&Step>, &[Expectation])> {
         let first = std::iter::once((0, None, self.expect.as_slice()));
@@ -186,27 +150,30 @@ impl Case {
 pub(crate) struct Entry {
     /// The case's name as far as it can be read.
     pub(crate) name: String,
-    /// The case, or why it is none.
-    pub(crate) case: anyhow::Result<Case>,
+    /// The case, or everything that keeps it from being one, each with file, line and field.
+    pub(crate) case: Result<Case, Vec<String>>,
 }
 
-/// Reads a file of cases: JSON arrays, YAML documents, or both. What is no good case hides no other, but one has to be there.
+/// Reads a file of cases: JSON arrays, YAML documents, or both. What is no good case hides no
+/// other, but one has to be there.
 pub(crate) fn read(name: &str, text: &str) -> anyhow::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut any = false;
     for document in documents(text) {
-        let at = format!("{name}:{}", document.line);
-        entries.push(match document.content {
+        entries.push(match &document.content {
             Ok(value) => {
                 any |= value.is_object();
                 Entry {
                     name: value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-                    case: serde_json::from_value(value).map_err(|error| anyhow!("{at}: {error}")),
+                    case: decode(&document, value).map_err(|faults| {
+                        let line = |fault: &Fault| format!("{name}:{}: {fault}", document.line_of(&fault.field));
+                        faults.iter().map(line).collect()
+                    }),
                 }
             }
             Err(error) => Entry {
                 name: String::new(),
-                case: Err(anyhow!("{name}: {error}")),
+                case: Err(vec![format!("{name}: {error}")]),
             },
         });
     }
@@ -215,9 +182,134 @@ pub(crate) fn read(name: &str, text: &str) -> anyhow::Result<Vec<Entry>> {
     }
     let first = entries.into_iter().find_map(|entry| entry.case.err());
     Err(usage(match first {
-        Some(error) => format!("{error:#}"),
+        Some(errors) => errors.join("; "),
         None => format!("{name}: no cases"),
     }))
+}
+
+/// Reads a case and returns it only if every key of it is known and something is expected.
+fn decode(document: &Document, value: &Value) -> Result<Case, Vec<Fault>> {
+    if !value.is_object() {
+        return Err(vec![Fault::new("", Some(value), "expected a mapping, which is a case")]);
+    }
+    let mut unknown = Vec::new();
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
+    let decoded = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(value, &mut note));
+    let at = |field: &str| value_at(value, field);
+    let mut faults: Vec<Fault> = unknown
+        .iter()
+        .map(|field| Fault::new(field, None, "unknown field"))
+        .collect();
+    match decoded {
+        Ok(case) => {
+            let case: Case = case;
+            // A mistyped `expect` is told as that already.
+            if faults.is_empty() && case.rounds().all(|(.., expect)| expect.is_empty()) {
+                let reason = "is missing or empty, here and in every step: the case tests nothing";
+                faults.push(Fault::new("expect", None, reason));
+            }
+            if faults.is_empty() {
+                return Ok(case);
+            }
+        }
+        Err(error) => {
+            let path = error.path().to_string();
+            let path = if path == "." { "" } else { path.as_str() };
+            let (key, reason) = in_words(&error.inner().to_string());
+            let field = match (path, key) {
+                (path, None) => path.to_owned(),
+                ("", Some(key)) => key,
+                (path, Some(key)) => format!("{path}.{key}"),
+            };
+            faults.push(Fault::new(&field, at(&field), &reason));
+        }
+    }
+    faults.sort_by_key(|fault| document.line_of(&fault.field));
+    Err(faults)
+}
+
+/// What is wrong with one field of a case.
+#[derive(Debug)]
+struct Fault {
+    /// Its path: `steps[0].expect[1].port`.
+    field: String,
+    /// Its value, if it is no mapping and no list.
+    value: Option<String>,
+    reason: String,
+}
+
+impl Fault {
+    fn new(field: &str, value: Option<&Value>, reason: &str) -> Self {
+        let value = value.and_then(|value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+            other => Some(other.to_string()),
+        });
+        Self {
+            field: field.to_owned(),
+            value,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.field)?;
+        if let Some(value) = &self.value {
+            write!(f, " {value:?}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// The path of a field as [`Document::line_of`] takes it.
+fn field_path(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
+        Path::Map { parent, key } => match field_path(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => field_path(parent),
+    }
+}
+
+/// The value at a path.
+fn value_at<'a>(root: &'a Value, field: &str) -> Option<&'a Value> {
+    let keys = field.split(['.', '[']).filter(|key| !key.is_empty());
+    keys.into_iter()
+        .try_fold(root, |value, key| match key.strip_suffix(']') {
+            Some(index) => value.get(index.parse::<usize>().ok()?),
+            None => value.get(key),
+        })
+}
+
+/// The deserializer's reason in the words of the format; the key, where one is missing.
+fn in_words(reason: &str) -> (Option<String>, String) {
+    if let Some(key) = reason.strip_prefix("missing field `") {
+        return (Some(key.trim_end_matches('`').to_owned()), "is required".to_owned());
+    }
+    let Some((_, expected)) = reason.rsplit_once(", expected ") else {
+        let reason = match reason {
+            "invalid IP address syntax" => "expected an IP address",
+            other => other,
+        };
+        return (None, reason.to_owned());
+    };
+    let expected = match expected {
+        "u8" => "a whole number from 0 to 255".to_owned(),
+        "u16" => "a whole number from 0 to 65535".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a string" => "text".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "IP address" => "an IP address".to_owned(),
+        other if other.starts_with("struct ") || other == "a map" => "a mapping".to_owned(),
+        other => other.replace('`', ""),
+    };
+    (None, format!("expected {expected}"))
 }
 
 #[cfg(test)]
@@ -232,23 +324,29 @@ mod tests {
 
     #[test]
     fn reads_json_arrays_and_yaml_documents() {
-        let json = r#"[{"name": "a", "expect": [{"from": "x/a", "to": "x/b", "protocol": 132, "ip": "v6", "allowed": true}]}, {"name": "b"}]"#;
+        let json = r#"[{"name": "a", "expect": [{"from": "x/a", "to": "x/b", "protocol": 132, "ip": "v6", "allowed": true}]},
+            {"name": "b", "steps": [{"expect": [{"from": "x/a", "to": "x/b", "protocol": "icmp", "allowed": true}]}]}]"#;
         let found = cases(json);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].expect[0].protocol.to_string(), "SCTP");
-        let yaml = "name: a\nsteps: null\n---\nname: b\npods:\n- {namespace: x, name: a, ips: [10.0.0.1], ports: [{port: 80}]}\n";
-        let pod = &cases(yaml)[1].pods[0];
+        let expect = "expect: [{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: true}]\n";
+        let yaml = format!(
+            "name: a\nsteps: null\n{expect}---\nname: b\npods:\n- {{namespace: x, name: a, ips: [10.0.0.1], ports: [{{port: 80}}]}}\n{expect}"
+        );
+        let pod = &cases(&yaml)[1].pods[0];
         assert_eq!(pod.ports[0].protocol.to_string(), "TCP");
         assert_eq!(pod.profiles, None);
     }
 
     #[test]
     fn says_where_a_case_is_wrong() {
-        let entries = read("f", "name: one\nexpect:\n- {from: a/b}\n---\nname: two\n---\nx: [\n").unwrap();
+        let good = "expect: [{from: x/a, to: x/b, protocol: TCP, port: 1, allowed: true}]";
+        let text = format!("name: one\nexpect:\n- {{from: a/b}}\n---\nname: two\n{good}\n---\nx: [\n");
+        let entries = read("f", &text).unwrap();
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, ["one", "two", ""]);
-        let error = entries[0].case.as_ref().unwrap_err();
-        assert!(error.to_string().starts_with("f:1: missing field"), "{error:#}");
+        let errors = entries[0].case.as_ref().unwrap_err();
+        assert_eq!(errors[..], ["f:3: expect[0].to: is required"]);
         assert!(entries[1].case.is_ok() && entries[2].case.is_err());
         for text in ["[{", "", "[1, 2]"] {
             assert!(read("f", text).is_err(), "{text}");
@@ -258,7 +356,13 @@ mod tests {
     #[test]
     fn unknown_keys_are_named() {
         let text = "name: one\nexpct: []\nsteps:\n- expect:\n  - {from: a/b, to: a/c, protocol: tcp, prt: 80, allowed: true}\n";
-        let cases = cases(text);
-        assert_eq!(cases[0].unknown_keys(), ["expct", "steps[0].expect[0].prt"]);
+        let errors = read("f", text).unwrap().remove(0).case.unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                "f:2: expct: unknown field",
+                "f:5: steps[0].expect[0].prt: unknown field"
+            ]
+        );
     }
 }

@@ -6,16 +6,17 @@ use anyhow::{Context, bail};
 use felid_compile::reference::Packet;
 use felid_model::Protocol;
 
-use crate::verdict::{HOST_V4, HOST_V6, Party, Probe};
+use crate::verdict::{FirstPacket, HOST_V4, HOST_V6, Party};
 
-use super::case::{Expectation, Family};
+use super::case::{Expectation, IpFamily};
+use super::pod::Pod;
 use super::world::World;
 
 /// Source ports where a case names none: from here on, another for each expectation.
 const EPHEMERAL: u16 = 32_768;
 
 /// What an expectation means. `number` tells the flows of one step apart.
-pub(crate) fn probe(expectation: &Expectation, number: usize, world: &World) -> anyhow::Result<Probe> {
+pub(crate) fn probe(expectation: &Expectation, number: usize, world: &World) -> anyhow::Result<FirstPacket> {
     let family = expectation.ip;
     let (from, src) = party(&expectation.from, family, world).context("from")?;
     let (to, dst) = party(&expectation.to, family, world).context("to")?;
@@ -38,7 +39,7 @@ pub(crate) fn probe(expectation: &Expectation, number: usize, world: &World) -> 
         Protocol::ICMPV6 => 128,
         _ => 0,
     };
-    Ok(Probe {
+    Ok(FirstPacket {
         from,
         to,
         packet: Packet {
@@ -53,15 +54,25 @@ pub(crate) fn probe(expectation: &Expectation, number: usize, world: &World) -> 
     })
 }
 
-fn party(name: &str, family: Family, world: &World) -> anyhow::Result<(Party, IpAddr)> {
+/// Whether an end is a pod that has ended: nothing comes from it, and nothing reaches it, whatever
+/// policy says.
+pub(crate) fn is_with_ended(expectation: &Expectation, world: &World) -> bool {
+    let ends = [&expectation.from, &expectation.to];
+    ends.iter().any(|name| world.pod(name).is_some_and(Pod::has_ended))
+}
+
+fn party(name: &str, family: IpFamily, world: &World) -> anyhow::Result<(Party, IpAddr)> {
     if name == "host" {
         let address = match family {
-            Family::V4 => HOST_V4.into(),
-            Family::V6 => HOST_V6.into(),
+            IpFamily::V4 => HOST_V4.into(),
+            IpFamily::V6 => HOST_V6.into(),
         };
         return Ok((Party::Host, address));
     }
     let (party, addresses) = match (world.pod(name), world.external(name)) {
+        (Some(pod), _) if pod.is_on_host_network() => {
+            bail!("{name} is on the host's network, and so is the host: name it \"host\"")
+        }
         (Some(pod), _) => {
             let (key, interface) = (pod.key.clone(), pod.interface());
             (Party::Endpoint { key, interface }, pod.addresses())

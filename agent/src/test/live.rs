@@ -1,8 +1,12 @@
-//! The verdict by real packets: a whole agent on a node of namespaces, and a namespace behind a virtual Ethernet pair for each pod.
+//! The verdict by real packets: a whole agent on a node of namespaces, and a namespace behind a
+//! virtual Ethernet pair for each pod.
 //!
-//! TCP and UDP are sent by sockets of the pod's own stack, everything else as crafted frames. A packet is allowed if it arrives at the
-//! destination's interface. The packets of a step are sent together; those that the reference lets pass are waited for, the others
-//! get a moment to prove it wrong.
+//! The agent gets the records of a case as any agent gets them from a stream: as JSON lines.
+//!
+//! TCP and UDP are sent by sockets of the pod's own stack, everything else as crafted frames. A
+//! packet is allowed if it arrives at the destination's interface. The packets of a step are sent
+//! together; those that the reference lets pass are waited for, the others get a moment to prove it
+//! wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,10 +30,11 @@ use crate::run::inside::Inside;
 
 use super::arrival::{Arrival, rounds};
 use crate::output::warn;
-use crate::verdict::{self, HOST_V4, HOST_V6, Party, Probe, State, frame};
+use crate::verdict::{self, FirstPacket, HOST_V4, HOST_V6, Party, PolicyState, frame};
 
-use super::world::{INTERFACE_PREFIX, NODE};
-use super::{Change, Runner};
+use super::node::NODE;
+use super::world::RecordChange;
+use super::{Runner, StepChange};
 
 /// How long packets that should arrive are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -75,14 +80,16 @@ enum Sent {
 }
 
 impl Live {
-    /// Makes the node and starts the agent on it. The calling thread must see mounts and named namespaces that are its own.
+    /// Makes the node and starts the agent on it. The calling thread must see mounts and named
+    /// namespaces that are its own.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let host = Host::new(NAME)?;
         let outside = Outside::new(&host)?;
         let flags = [
             ("node", NODE.to_owned()),
-            ("interface-prefix", INTERFACE_PREFIX.to_owned()),
+            ("state-dir", host.directory().join("state").display().to_string()),
             ("bpffs", host.bpffs().display().to_string()),
+            ("bpffs-private", "true".to_owned()),
         ];
         let layer = config::from_flags(flags.iter().map(|(name, value)| (*name, Some(value))))?;
         let config = Static::new(layer, [], None)?;
@@ -134,7 +141,7 @@ impl Live {
     }
 
     /// Sends the probes of one sender.
-    fn send(&self, probes: &[(usize, &Probe)]) -> anyhow::Result<Vec<(usize, Sent)>> {
+    fn send(&self, probes: &[(usize, &FirstPacket)]) -> anyhow::Result<Vec<(usize, Sent)>> {
         let Some((_, first)) = probes.first() else {
             return Ok(Vec::new());
         };
@@ -157,7 +164,7 @@ impl Live {
         Ok(sent)
     }
 
-    fn send_frame(&self, probe: &Probe, number: usize) -> anyhow::Result<()> {
+    fn send_frame(&self, probe: &FirstPacket, number: usize) -> anyhow::Result<()> {
         let packet = &probe.packet;
         match (&probe.from, &probe.to) {
             (Party::Endpoint { interface, .. }, _) => {
@@ -182,13 +189,13 @@ impl Live {
     fn round(
         &self,
         numbers: &[usize],
-        probes: &[Probe],
+        probes: &[FirstPacket],
         arrivals: &[Arrival],
-        state: &State,
+        state: &PolicyState,
     ) -> anyhow::Result<Vec<usize>> {
         self.agent.forget_flows()?;
         self.drain(|_, _| {})?;
-        let mut senders: BTreeMap<Sender<'_>, Vec<(usize, &Probe)>> = BTreeMap::new();
+        let mut senders: BTreeMap<Sender<'_>, Vec<(usize, &FirstPacket)>> = BTreeMap::new();
         let (mut seen, mut once) = (BTreeSet::new(), BTreeSet::new());
         let mut awaited = BTreeSet::new();
         for &number in numbers {
@@ -259,27 +266,49 @@ fn receiver(party: &Party) -> Option<Arc<str>> {
     }
 }
 
+/// What a stream says of a change. A case begins with a resync that names nothing, so that nothing
+/// is left of the cases before, not even what could not be read.
+fn lines(change: &StepChange<'_>) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    if change.begins {
+        lines.push_str("{\"resync\": true}\n{\"inSync\": true}\n");
+    }
+    let mut deleted = false;
+    for record in change.records {
+        let deletes = matches!(record, RecordChange::Delete(_));
+        // A record that takes the place of one that goes is none of its versions: a bad one must
+        // not leave the good one in force.
+        if deleted && !deletes {
+            lines.push_str("{\"inSync\": true}\n");
+        }
+        deleted = deletes;
+        lines.push_str(&serde_json::to_string(record)?);
+        lines.push('\n');
+    }
+    Ok(lines)
+}
+
 impl Runner for Live {
-    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
-        for pod in change.world.pods() {
-            self.connect(&pod.interface(), pod.addresses())?;
+    fn change(&mut self, change: &StepChange<'_>) -> anyhow::Result<()> {
+        for pod in change.world.pods().filter(|pod| !pod.is_on_host_network()) {
+            self.connect(&pod.interface(), pod.living_addresses())?;
         }
         self.outside.set_addresses(change.world.outside().collect())?;
-        self.agent.put(change.updates.to_vec())?;
+        self.agent.tell(&lines(change)?)?;
         for trouble in self.agent.troubles()? {
             warn(&trouble);
         }
         Ok(())
     }
 
-    fn can_probe(&self, probe: &Probe) -> anyhow::Result<()> {
+    fn can_probe(&self, probe: &FirstPacket) -> anyhow::Result<()> {
         if probe.to == Party::Host && !matches!(probe.packet.protocol.0, protocol::TCP | protocol::UDP) {
             bail!("to the host only TCP and UDP can be probed live");
         }
         Ok(())
     }
 
-    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
+    fn probe(&mut self, probes: &[FirstPacket], state: &PolicyState) -> anyhow::Result<Vec<bool>> {
         let arrivals: Vec<Arrival> = probes
             .iter()
             .enumerate()
@@ -366,7 +395,7 @@ impl Outside {
 }
 
 /// Begins a connection, or sends a datagram, from the calling thread's namespace.
-fn send_by_socket(probe: &Probe) -> anyhow::Result<OwnedFd> {
+fn send_by_socket(probe: &FirstPacket) -> anyhow::Result<OwnedFd> {
     let packet = &probe.packet;
     let family = if packet.src.is_ipv4() {
         AddressFamily::Inet

@@ -1,19 +1,23 @@
-//! `felid test`: policy tests, by the reference evaluator, by the compiled programs in the kernel, or live between namespaces.
+//! `felid test`: policy tests, by the reference evaluator, by the compiled programs in the kernel,
+//! or live between namespaces.
 //!
-//! In: files of cases (`case`). Each case is a small cluster (`world`) of records, and what shall be able to reach what in it
-//! (`expectation`). Out: which expectations fail, and which rule decided there. All three engines get the same records through the same
-//! calculation; what decided is always told by the reference.
+//! In: files of cases (`case`). Each case is a small cluster (`world`) of records, and what shall
+//! be able to reach what in it (`expectation`). Out: which expectations fail, and which rule
+//! decided there. All three engines get the same records through the same calculation; what decided
+//! is always told by the reference.
 //!
 //! ```text
 //! case --world--> updates --calc--> state --.--> reference
-//!   '---probe---> packets ------------------+--> kernel  (planner, programs, maps; BPF_PROG_TEST_RUN)
-//!                            updates -------'--> live    (a whole agent, namespaces, packets)
+//!   |---probe---> packets ------------------+--> kernel  (planner, programs, maps, test runs)
+//!   '---world--> JSON lines ----------------'--> live    (a whole agent, namespaces, packets)
 //! ```
 
 mod arrival;
 mod case;
 mod expectation;
 mod live;
+mod node;
+mod pod;
 mod world;
 
 use std::io::Write;
@@ -21,23 +25,22 @@ use std::path::Path;
 
 use anyhow::Context;
 use felid_calc::{Calc, CalcOptions};
-use felid_datastore::Update;
 use serde::Serialize;
 
 use crate::cli::{Engine, TestArgs};
-use crate::entry::Outcome;
+use crate::outcome::Outcome;
 use crate::output::{self, Format, Progress, warn};
-use crate::verdict::{self, ByKernel, Probe, State, Verdict, in_private};
+use crate::verdict::{self, ByKernel, FirstPacket, PolicyState, Verdict, in_private};
 
 use case::{Case, Entry, Expectation};
-use world::World;
+use world::{RecordChange, Update, World};
 
 /// What came of everything.
 #[derive(Debug, Default, Serialize)]
-struct Report {
+struct TestReport {
     cases: usize,
     expectations: usize,
-    failed: Vec<Failure>,
+    failed: Vec<UnmetExpectation>,
     /// What could not be carried out; said on standard error too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     impossible: Vec<Impossible>,
@@ -47,16 +50,16 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Impossible {
     case: String,
-    /// As in `Failure`; none if nothing of the case was carried out.
+    /// As in `UnmetExpectation`; none if nothing of the case was carried out.
     step: Option<usize>,
-    /// As in `Failure`; none if it is not about one expectation.
+    /// As in `UnmetExpectation`; none if it is not about one expectation.
     expectation: Option<usize>,
     reason: String,
 }
 
 /// An expectation that was not met.
 #[derive(Debug, Serialize)]
-struct Failure {
+struct UnmetExpectation {
     case: String,
     /// 0 = the case's own `expect`, n = `steps[n - 1]`.
     step: usize,
@@ -70,34 +73,36 @@ struct Failure {
 }
 
 /// What a step changed.
-struct Change<'a> {
-    /// Records, in order.
-    updates: &'a [Update],
+struct StepChange<'a> {
+    /// Nothing of what was in force before holds any more: a case begins.
+    begins: bool,
+    /// The records that changed, in order.
+    records: &'a [RecordChange],
     /// All that holds now.
-    state: &'a State,
+    state: &'a PolicyState,
     world: &'a World,
 }
 
 /// Something that can say what becomes of packets.
 trait Runner {
     /// Brings what changed in force.
-    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()>;
+    fn change(&mut self, change: &StepChange<'_>) -> anyhow::Result<()>;
     /// Why a probe cannot be sent, if so.
-    fn can_probe(&self, _probe: &Probe) -> anyhow::Result<()> {
+    fn can_probe(&self, _probe: &FirstPacket) -> anyhow::Result<()> {
         Ok(())
     }
     /// Which packets get through: each is the first of a new flow.
-    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>>;
+    fn probe(&mut self, probes: &[FirstPacket], state: &PolicyState) -> anyhow::Result<Vec<bool>>;
 }
 
 struct ByReference;
 
 impl Runner for ByReference {
-    fn change(&mut self, _change: &Change<'_>) -> anyhow::Result<()> {
+    fn change(&mut self, _change: &StepChange<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 
-    fn probe(&mut self, probes: &[Probe], state: &State) -> anyhow::Result<Vec<bool>> {
+    fn probe(&mut self, probes: &[FirstPacket], state: &PolicyState) -> anyhow::Result<Vec<bool>> {
         Ok(probes
             .iter()
             .map(|probe| verdict::judge(state, probe).allowed)
@@ -106,11 +111,11 @@ impl Runner for ByReference {
 }
 
 impl Runner for ByKernel {
-    fn change(&mut self, change: &Change<'_>) -> anyhow::Result<()> {
+    fn change(&mut self, change: &StepChange<'_>) -> anyhow::Result<()> {
         self.set(change.state.clone())
     }
 
-    fn probe(&mut self, probes: &[Probe], _state: &State) -> anyhow::Result<Vec<bool>> {
+    fn probe(&mut self, probes: &[FirstPacket], _state: &PolicyState) -> anyhow::Result<Vec<bool>> {
         let probes = probes.iter().enumerate();
         probes
             .map(|(n, probe)| self.judge(probe, n).with_context(|| format!("{probe:?}")))
@@ -125,13 +130,7 @@ pub fn test(args: &TestArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     for path in &args.files {
         let name = path.display().to_string();
         let text = read(path).with_context(|| name.clone())?;
-        let found = case::read(&name, &text)?;
-        for case in found.iter().filter_map(|entry| entry.case.as_ref().ok()) {
-            for key in case.unknown_keys() {
-                warn(&format!("{name}: case {:?}: unknown key {key}", case.name));
-            }
-        }
-        cases.extend(found);
+        cases.extend(case::read(&name, &text)?);
     }
     let report = match args.engine {
         Engine::Reference => run(&cases, &mut ByReference)?,
@@ -157,39 +156,168 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(path)?)
 }
 
-fn run(cases: &[Entry], runner: &mut dyn Runner) -> anyhow::Result<Report> {
-    let mut report = Report::default();
+fn run(cases: &[Entry], runner: &mut dyn Runner) -> anyhow::Result<TestReport> {
+    let mut session = Session {
+        runner,
+        report: TestReport::default(),
+    };
     let mut progress = Progress::steps(cases.len(), "running cases");
-    // What takes away the state that cases before have left.
-    let mut left = Vec::new();
     for entry in cases {
-        report.cases += 1;
-        let case = match &entry.case {
-            Ok(case) => case,
-            Err(error) => {
-                report.is_impossible(&entry.name, None, error);
-                progress.step();
-                continue;
-            }
-        };
-        let mut world = World::default();
-        let mut step = None;
-        let result = world
-            .begin(case)
-            .and_then(|()| run_case(case, &mut world, runner, &left, &mut step, &mut report));
-        match result {
-            Ok(()) => left.clear(),
-            // The others can be carried out all the same.
-            Err(error) => report.is_impossible(&case.name, step, &error),
+        session.report.cases += 1;
+        match &entry.case {
+            Ok(case) => session.case(case),
+            Err(errors) => session.report.is_no_case(&entry.name, errors),
         }
-        left.extend(world.clear());
         progress.step();
     }
     progress.finish();
-    Ok(report)
+    Ok(session.report)
 }
 
-impl Report {
+/// Carries cases out, one after another, on one runner.
+struct Session<'a> {
+    runner: &'a mut dyn Runner,
+    report: TestReport,
+}
+
+/// A case that is being carried out.
+struct Running<'a> {
+    case: &'a Case,
+    world: World,
+    calc: Calc,
+    state: PolicyState,
+    /// The round that is being carried out: 0 is the case itself, n is `steps[n - 1]`; none before
+    /// the first.
+    round: Option<usize>,
+}
+
+impl<'a> Running<'a> {
+    fn new(case: &'a Case) -> Self {
+        let options = CalcOptions {
+            node: node::NODE.to_owned(),
+        };
+        Self {
+            case,
+            world: World::default(),
+            calc: Calc::new(options),
+            state: PolicyState::default(),
+            round: None,
+        }
+    }
+
+    /// The round as messages name it.
+    fn place(&self) -> String {
+        match self.round {
+            None | Some(0) => "the case itself".to_owned(),
+            Some(number) => format!("step {number}"),
+        }
+    }
+
+    /// Brings the world's changes into the calculation.
+    fn calculate(&mut self) {
+        for note in self.world.take_notes() {
+            warn(&format!("case {:?}: {}: {note}", self.case.name, self.place()));
+        }
+        for update in self.world.take_updates() {
+            match update {
+                Update::Apply(resource) => self.calc.apply(resource),
+                Update::Delete(key) => self.calc.delete(&key),
+            }
+        }
+        self.state.flush(&mut self.calc);
+    }
+}
+
+impl Session<'_> {
+    /// Carries a case out. If that is impossible, the report says so, and the next case goes on.
+    fn case(&mut self, case: &Case) {
+        let mut running = Running::new(case);
+        if let Err(error) = self.rounds(&mut running) {
+            self.report.is_impossible(&case.name, running.round, &error);
+        }
+    }
+
+    fn rounds(&mut self, running: &mut Running<'_>) -> anyhow::Result<()> {
+        running.world.begin(running.case)?;
+        for (number, step, expect) in running.case.rounds() {
+            running.round = Some(number);
+            let place = running.place();
+            if let Some(step) = step {
+                running.world.step(step).with_context(|| place.clone())?;
+            }
+            running.calculate();
+            let change = StepChange {
+                begins: number == 0,
+                records: &running.world.take_records(),
+                state: &running.state,
+                world: &running.world,
+            };
+            self.runner.change(&change).with_context(|| place.clone())?;
+            self.ask(running, number, expect).with_context(|| place)?;
+        }
+        Ok(())
+    }
+
+    /// Asks what becomes of the packets that expectations stand for, and reports those that were
+    /// not met.
+    fn ask(&mut self, running: &Running<'_>, round: usize, expect: &[Expectation]) -> anyhow::Result<()> {
+        self.report.expectations += expect.len();
+        let (mut asked, mut probes) = (Vec::new(), Vec::new());
+        for (n, expectation) in expect.iter().enumerate() {
+            // No engine has anything that could send or receive a packet of a pod that has ended.
+            let ended = expectation::is_with_ended(expectation, &running.world);
+            let probe = expectation::probe(expectation, n, &running.world).and_then(|probe| {
+                if !ended {
+                    self.runner.can_probe(&probe)?;
+                }
+                Ok(probe)
+            });
+            match probe {
+                Ok(probe) => {
+                    if !ended {
+                        probes.push(probe.clone());
+                    }
+                    asked.push((n, expectation, probe, ended));
+                }
+                // The others can be asked all the same.
+                Err(error) => self.report.cannot_ask(running, n, &error),
+            }
+        }
+        let mut got = self.runner.probe(&probes, &running.state)?.into_iter();
+        for (n, expectation, probe, ended) in asked {
+            let got = !ended && got.next().unwrap_or_default();
+            if got != expectation.allowed {
+                let verdict = verdict::judge(&running.state, &probe);
+                let failure = UnmetExpectation {
+                    case: running.case.name.clone(),
+                    step: round,
+                    expectation: n,
+                    got,
+                    decided_by: verdict.decided_by(),
+                    text: failure_text(running, n, expectation, got, &verdict),
+                };
+                self.report.failed.push(failure);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TestReport {
+    /// Notes something that cannot be read as a case, and says everything that is wrong with it.
+    fn is_no_case(&mut self, case: &str, errors: &[String]) {
+        for error in errors {
+            output::error(&format!("case {case:?} cannot be carried out: {error}"));
+        }
+        self.impossible.push(Impossible {
+            case: case.to_owned(),
+            step: None,
+            expectation: None,
+            reason: errors.join("; "),
+        });
+    }
+
+    /// Notes a case that cannot be carried out, from `step` on.
     fn is_impossible(&mut self, case: &str, step: Option<usize>, error: &anyhow::Error) {
         output::error(&format!("case {case:?} cannot be carried out: {error:#}"));
         self.impossible.push(Impossible {
@@ -199,98 +327,30 @@ impl Report {
             reason: format!("{error:#}"),
         });
     }
-}
 
-/// Runs a case, of which the world holds the beginning. `at` tells the step that is carried out.
-fn run_case(
-    case: &Case,
-    world: &mut World,
-    runner: &mut dyn Runner,
-    left: &[Update],
-    at: &mut Option<usize>,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let mut calc = Calc::new(CalcOptions {
-        node: world::NODE.to_owned(),
-    });
-    let mut state = State::default();
-    let mut before = left.to_vec();
-    for (number, step, expect) in case.rounds() {
-        *at = Some(number);
-        let place = || {
-            if number == 0 {
-                "the case itself".to_owned()
-            } else {
-                format!("step {number}")
-            }
-        };
-        if let Some(step) = step {
-            world.step(step).with_context(place)?;
-        }
-        let updates = world.take_updates();
-        for note in world.take_notes() {
-            warn(&format!("case {:?}: {}: {note}", case.name, place()));
-        }
-        for update in &updates {
-            match update {
-                Update::Apply(resource) => calc.apply(resource.clone()),
-                Update::Delete(key) => calc.delete(key),
-                Update::InSync => {}
-            }
-        }
-        state.take(&calc.flush());
-        before.extend(updates);
-        let change = Change {
-            updates: &std::mem::take(&mut before),
-            state: &state,
-            world,
-        };
-        runner.change(&change).with_context(place)?;
-        report.expectations += expect.len();
-        let (mut asked, mut probes) = (Vec::new(), Vec::new());
-        for (n, expectation) in expect.iter().enumerate() {
-            let probe = expectation::probe(expectation, n, world);
-            match probe.and_then(|probe| runner.can_probe(&probe).map(|()| probe)) {
-                Ok(probe) => {
-                    asked.push((n, expectation));
-                    probes.push(probe);
-                }
-                // The others can be asked all the same.
-                Err(error) => {
-                    let reason = format!("{error:#}");
-                    let name = &case.name;
-                    output::error(&format!(
-                        "case {name:?}: {}: expect[{n}] is impossible: {reason}",
-                        place()
-                    ));
-                    report.impossible.push(Impossible {
-                        case: name.clone(),
-                        step: Some(number),
-                        expectation: Some(n),
-                        reason,
-                    });
-                }
-            }
-        }
-        let got = runner.probe(&probes, &state).with_context(place)?;
-        for (((n, expectation), probe), got) in asked.into_iter().zip(&probes).zip(got) {
-            if got != expectation.allowed {
-                let verdict = verdict::judge(&state, probe);
-                report.failed.push(failure(case, number, n, expectation, got, &verdict));
-            }
-        }
+    /// Notes an expectation that means nothing where it stands.
+    fn cannot_ask(&mut self, running: &Running<'_>, expectation: usize, error: &anyhow::Error) {
+        let (name, place) = (&running.case.name, running.place());
+        output::error(&format!(
+            "case {name:?}: {place}: expect[{expectation}] is impossible: {error:#}"
+        ));
+        self.impossible.push(Impossible {
+            case: name.clone(),
+            step: running.round,
+            expectation: Some(expectation),
+            reason: format!("{error:#}"),
+        });
     }
-    Ok(())
 }
 
-fn failure(
-    case: &Case,
-    step: usize,
+/// `CASE: [steps[N].]expect[N]: FROM -> TO ...: expected ..., got ...: WHY`.
+fn failure_text(
+    running: &Running<'_>,
     number: usize,
     expectation: &Expectation,
     got: bool,
     verdict: &Verdict,
-) -> Failure {
+) -> String {
     let Expectation { from, to, protocol, .. } = expectation;
     let mut what = format!("{from} -> {to} {protocol}");
     if let Some(port) = expectation.port.filter(|_| protocol.has_ports()) {
@@ -308,27 +368,16 @@ fn failure(
     } else {
         format!("; THE REFERENCE SAYS {}", verb(verdict.allowed))
     };
-    let place = if step == 0 {
-        String::new()
-    } else {
-        format!("steps[{}].", step - 1)
+    let place = match running.round {
+        None | Some(0) => String::new(),
+        Some(step) => format!("steps[{}].", step - 1),
     };
     let (wanted, got_text, why) = (verb(expectation.allowed), verb(got), verdict.describe());
-    let family = expectation.ip.name();
-    Failure {
-        case: case.name.clone(),
-        step,
-        expectation: number,
-        got,
-        decided_by: verdict.decided_by(),
-        text: format!(
-            "{}: {place}expect[{number}]: {what} ({family}): expected {wanted}, got {got_text}: {why}{differs}",
-            case.name
-        ),
-    }
+    let (case, family) = (&running.case.name, expectation.ip.name());
+    format!("{case}: {place}expect[{number}]: {what} ({family}): expected {wanted}, got {got_text}: {why}{differs}")
 }
 
-fn show(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+fn show(report: &TestReport, out: &mut dyn Write) -> anyhow::Result<()> {
     for failure in &report.failed {
         writeln!(out, "{}", output::printable(&failure.text))?;
     }

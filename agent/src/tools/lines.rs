@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::entry::Outcome;
+use crate::outcome::Outcome;
 use crate::output::json_line;
 
 /// Read at a time.
@@ -18,8 +18,8 @@ struct NoQuestion {
     error: String,
 }
 
-/// Answers each line of standard input. A line that is no question is answered with `{"error"}`, and fails the command once
-/// everything is answered.
+/// Answers each line of standard input. A line that is no question is answered with `{"error"}`,
+/// and fails the command once everything is answered.
 pub(super) fn answer<Q: DeserializeOwned>(
     out: &mut dyn Write,
     answer: impl FnMut(Q) -> Result<Value, String>,

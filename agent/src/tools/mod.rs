@@ -1,4 +1,5 @@
-//! Tools that need neither records nor an agent: selectors and names, asked one by one or by the line.
+//! Tools that need neither records nor an agent: selectors and names, asked one by one or by the
+//! line.
 
 mod lines;
 mod name;

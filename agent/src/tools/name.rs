@@ -6,9 +6,9 @@ use felid_model::names::{self, Identifiers, NameError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{NameArgs, Places};
+use crate::cli::{GlobalArgs, NameArgs};
 use crate::config;
-use crate::entry::{Outcome, usage};
+use crate::outcome::{Outcome, usage};
 use crate::output::{self, Format, json_line};
 
 use super::lines;
@@ -43,9 +43,9 @@ enum Prefixes {
 }
 
 /// Builds names, compares them, takes them apart.
-pub fn name(places: &Places, args: &NameArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+pub fn name(global: &GlobalArgs, args: &NameArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let json = Format::is_json(&args.output)?;
-    let settings = config::gather(places, [("interface-prefix", args.interface_prefix.as_ref())])?.settings();
+    let settings = config::gather(global, [("interface-prefix", args.interface_prefix.as_ref())])?.settings();
     let prefix = settings.interface_prefix.first().to_owned();
     let given = [
         &args.node,

@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::SelectorArgs;
-use crate::entry::{Outcome, usage};
+use crate::outcome::{Outcome, usage, usage_shown};
 use crate::output::{Format, json_line};
 
 use super::lines;
 
-/// Longest stretch of a selector that is shown before and after the place of an error, in characters.
+/// Longest stretch of a selector that is shown before and after the place of an error, in
+/// characters.
 const SHOWN: usize = 60;
 
 /// A line of standard input; other fields are somebody else's.
@@ -29,7 +30,8 @@ pub fn selector(args: &SelectorArgs, out: &mut dyn Write) -> anyhow::Result<Outc
     };
     let json = Format::is_json(&args.output)?;
     let labels = labels(&args.labels)?;
-    let selector = Selector::parse(text).map_err(|error| usage(pointed(text, &error)))?;
+    let selector =
+        Selector::parse(text).map_err(|error| usage_shown(format!("bad selector, {error}"), pointed(text, &error)))?;
     let matches = selector.matches(&labels);
     if json {
         json_line(
@@ -67,8 +69,8 @@ fn labels(given: &[String]) -> anyhow::Result<LabelMap> {
     Ok(labels)
 }
 
-/// The error, and below it the selector with a caret at the place.
-fn pointed(text: &str, error: &SelectorError) -> String {
+/// The selector, and below it a caret at the place of the error.
+fn pointed(text: &str, error: &SelectorError) -> Vec<String> {
     let place = error.column.saturating_sub(1);
     let from = place.saturating_sub(SHOWN);
     // A character a column, whatever it is.
@@ -79,7 +81,7 @@ fn pointed(text: &str, error: &SelectorError) -> String {
     let head = format!("  {}{before}", cut(from > 0));
     let tail = cut(text.chars().nth(place + SHOWN).is_some());
     let gap = " ".repeat(head.chars().count());
-    format!("bad selector, {error}\n{head}{after}{tail}\n{gap}^")
+    vec![format!("{head}{after}{tail}"), format!("{gap}^")]
 }
 
 #[cfg(test)]
@@ -89,7 +91,7 @@ mod tests {
 
     fn shown(text: &str) -> Vec<String> {
         let error = Selector::parse(text).unwrap_err();
-        pointed(text, &error).lines().skip(1).map(str::to_owned).collect()
+        pointed(text, &error)
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The verdict by the compiled programs: each probe runs through the real programs and maps, as the agent would load them.
+//! The verdict by the compiled programs: each probe runs through the real programs and maps, as the
+//! agent would load them.
 //!
-//! Planner and dataplane are the agent's. The endpoints' interfaces exist (the programs are attached to them, and redirect to them),
-//! but no packet ever passes them: `BPF_PROG_TEST_RUN` hands it to the endpoint's stub.
+//! Planner and dataplane are the agent's. The endpoints' interfaces exist (the programs are
+//! attached to them, and redirect to them), but no packet ever passes them: `BPF_PROG_TEST_RUN`
+//! hands it to the endpoint's stub.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -13,14 +15,14 @@ use felid_compile::planner::Planner;
 use felid_compile::reference::Packet;
 use felid_compile::stub::Hook;
 use felid_compile::transaction::EndpointId;
-use felid_dataplane::kernel::{Capacities, Config, Kernel, Outcome, Probe as Run, Settings};
+use felid_dataplane::kernel::{Capacities, Config, Kernel, PacketOutcome, Probe as Run, Settings};
 use felid_dataplane::{LinkState, Peer};
-use felid_model::{EndpointToHostAction, ResourceKey};
+use felid_model::ResourceKey;
 
 use super::command;
 use super::frame::frame;
-use super::probe::{HOST_V4, HOST_V6, Party, Probe};
-use super::state::State;
+use super::probe::{FirstPacket, HOST_V4, HOST_V6, Party};
+use super::state::PolicyState;
 use crate::output::warn;
 
 /// The other end of every interface, as Calico's CNI plugin sets it.
@@ -39,7 +41,7 @@ pub(crate) struct ByKernel {
     kernel: Kernel,
     planner: Planner,
     /// What is in force.
-    state: State,
+    state: PolicyState,
     /// The endpoints' interfaces, as they were needed so far.
     interfaces: BTreeMap<Arc<str>, Interface>,
     uplink: u32,
@@ -68,6 +70,7 @@ impl ByKernel {
         ))?;
         let config = Config {
             bpffs: bpffs.to_owned(),
+            bpffs_private: true,
             capacities: Capacities {
                 established_v4: 4096,
                 established_v6: 4096,
@@ -82,7 +85,7 @@ impl ByKernel {
         Ok(Self {
             kernel,
             planner,
-            state: State::default(),
+            state: PolicyState::default(),
             interfaces: BTreeMap::new(),
             uplink: ifindex("felid-up")?,
             hooks: BTreeMap::new(),
@@ -112,6 +115,7 @@ impl ByKernel {
                 name: Arc::clone(name),
                 mac: Some(HOST_MAC),
                 mtu: 1500,
+                is_ethernet: true,
                 peer: Some(Peer {
                     mac: Some(interface.mac),
                 }),
@@ -124,7 +128,8 @@ impl ByKernel {
         Ok(())
     }
 
-    /// No packet is under way but those of this thread, so there is nothing to wait for between the two halves.
+    /// No packet is under way but those of this thread, so there is nothing to wait for between the
+    /// two halves.
     fn program(&mut self) -> anyhow::Result<()> {
         while let Some(transaction) = self.planner.plan()? {
             let flip = match self.kernel.apply(&transaction) {
@@ -135,7 +140,7 @@ impl ByKernel {
                         warn(&refusal.to_string());
                     }
                     let refused = refused.iter().map(|refusal| (refusal.id, refusal.to_string()));
-                    self.planner.abandoned(&refused.collect());
+                    self.planner.aborted(&refused.collect());
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -144,7 +149,7 @@ impl ByKernel {
                 return Err(error.into());
             }
             self.kernel.complete(&transaction)?;
-            self.planner.retired();
+            self.planner.committed();
         }
         for problem in self.planner.problems() {
             warn(&problem.to_string());
@@ -153,7 +158,7 @@ impl ByKernel {
     }
 
     /// Whether a packet gets through. `number` tells messages apart that carry an identifier.
-    pub(crate) fn judge(&mut self, probe: &Probe, number: usize) -> anyhow::Result<bool> {
+    pub(crate) fn judge(&mut self, probe: &FirstPacket, number: usize) -> anyhow::Result<bool> {
         let packet = &probe.packet;
         if !self.flows.insert(undirected(packet)) {
             // It would belong to an earlier packet's flow, and is no first packet then.
@@ -168,9 +173,9 @@ impl ByKernel {
                     return Ok(false);
                 };
                 let frame = frame(packet, self.mac(key, interface), HOST_MAC, number);
-                match self.run(key, Hook::FromWorkload, &frame, interface.index, interface.index)? {
-                    None | Some(Outcome::Drop(_)) => return Ok(false),
-                    Some(Outcome::Redirect(target)) => {
+                match self.run(key, Hook::FromWorkload, &frame, (interface.index, interface.index))? {
+                    None | Some(PacketOutcome::Drop(_)) => return Ok(false),
+                    Some(PacketOutcome::Redirect(target)) => {
                         let right = match &probe.to {
                             Party::Endpoint { interface, .. } => {
                                 self.interfaces.get(interface).map(|interface| interface.index)
@@ -183,22 +188,26 @@ impl ByKernel {
                         );
                         return Ok(true);
                     }
-                    Some(Outcome::Next) => interface.index,
-                    Some(Outcome::Other(code)) => bail!("the program returned {code}"),
+                    Some(PacketOutcome::Next) => interface.index,
+                    Some(PacketOutcome::Other(code)) => bail!("the program returned {code}"),
                 }
             }
         };
         // On to the host's stack, and from there to the destination.
         let Party::Endpoint { key, interface } = &probe.to else {
-            return Ok(true);
+            // What a workload sends to the host meets one more program, which stands at a hook that
+            // no packet of a test run passes.
+            return Ok(!(self.state.host_closed
+                && probe.to == Party::Host
+                && matches!(probe.from, Party::Endpoint { .. })));
         };
         let Some(interface) = self.interfaces.get(interface).copied() else {
             return Ok(false);
         };
         let frame = frame(packet, HOST_MAC, self.mac(key, interface), number);
-        match self.run(key, Hook::ToWorkload, &frame, interface.index, came_by)? {
-            Some(Outcome::Next) => Ok(true),
-            None | Some(Outcome::Drop(_)) => Ok(false),
+        match self.run(key, Hook::ToWorkload, &frame, (interface.index, came_by))? {
+            Some(PacketOutcome::Next) => Ok(true),
+            None | Some(PacketOutcome::Drop(_)) => Ok(false),
             Some(other) => bail!("the program returned {other:?}"),
         }
     }
@@ -212,15 +221,15 @@ impl ByKernel {
             .unwrap_or(interface.mac)
     }
 
-    /// Runs a hook of an endpoint; `None` = there is no such endpoint in force, so its interface is closed.
+    /// Runs a hook of an endpoint on a frame that is at the first of two interfaces and came by the
+    /// second; `None` = there is no such endpoint in force, so its interface is closed.
     fn run(
         &mut self,
         key: &ResourceKey,
         hook: Hook,
         frame: &[u8],
-        ifindex: u32,
-        came_by: u32,
-    ) -> anyhow::Result<Option<Outcome>> {
+        (ifindex, came_by): (u32, u32),
+    ) -> anyhow::Result<Option<PacketOutcome>> {
         let Some(status) = self.planner.endpoint(key) else {
             return Ok(None);
         };
@@ -232,12 +241,12 @@ impl ByKernel {
     }
 
     /// Brings a state in force, in place of the one before.
-    pub(crate) fn set(&mut self, state: State) -> anyhow::Result<()> {
+    pub(crate) fn set(&mut self, state: PolicyState) -> anyhow::Result<()> {
         let delta = self.state.delta_to(&state);
         self.state = state;
         self.connect()?;
         self.kernel.set_settings(Settings {
-            host_reachable: self.state.config.endpoint_to_host != EndpointToHostAction::Drop,
+            host_reachable: !self.state.host_closed,
             allow_ipip: true,
             allow_vxlan: true,
             ..Settings::default()

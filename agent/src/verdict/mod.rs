@@ -1,7 +1,8 @@
-//! What becomes of one packet: by the reference evaluator, and by the compiled programs in a kernel that nobody else sees.
+//! What becomes of one packet: by the reference evaluator, and by the compiled programs in a kernel
+//! that nobody else sees.
 //!
-//! In: what the calculation has said ([`State`]), packets between parties ([`Probe`]). Out: verdicts, and what decided. `felid test` and
-//! `felid explain` ask.
+//! In: what the calculation has said ([`PolicyState`]), packets between parties ([`FirstPacket`]).
+//! Out: verdicts, and what decided. `felid test` and `felid explain` ask.
 
 mod frame;
 mod kernel;
@@ -17,9 +18,9 @@ use anyhow::{Context, bail};
 pub(crate) use frame::frame;
 pub(crate) use kernel::ByKernel;
 pub(crate) use private::run as in_private;
-pub(crate) use probe::{HOST_V4, HOST_V6, Party, Probe};
-pub(crate) use reference::{Verdict, decided_by, describe, judge, record};
-pub(crate) use state::State;
+pub(crate) use probe::{FirstPacket, HOST_V4, HOST_V6, Party};
+pub(crate) use reference::{Sender, Verdict, decided_by, describe, judge, record, refusal};
+pub(crate) use state::PolicyState;
 
 /// Runs a command, words split at spaces; a failure is an error with what it wrote.
 fn command(line: &str) -> anyhow::Result<()> {

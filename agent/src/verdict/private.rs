@@ -1,7 +1,8 @@
 //! A node of one's own: network and mount namespaces that nobody else sees.
 //!
-//! Everything that is made in them (interfaces, named namespaces, pins, programs) ends with the thread, however it ends: the kernel
-//! takes it away when the last process that holds it is gone. So there is nothing to clean up after Ctrl-C, a panic or a kill.
+//! Everything that is made in them (interfaces, named namespaces, pins, programs) ends with the
+//! thread, however it ends: the kernel takes it away when the last process that holds it is gone.
+//! So there is nothing to clean up after Ctrl-C, a panic or a kill.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,9 @@ use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs `work` on a thread in namespaces of its own; it gets the mount point of a bpffs. Threads and processes that it starts are there
-/// too. `/run` and the directory for temporary files are empty there.
+/// Runs `work` on a thread in namespaces of its own; it gets the mount point of a bpffs. Threads
+/// and processes that it starts are there too. `/run` and the directory for temporary files are
+/// empty there.
 pub(crate) fn run<T: Send>(work: impl FnOnce(&Path) -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

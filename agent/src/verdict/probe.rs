@@ -29,7 +29,7 @@ pub(crate) enum Party {
 
 /// The first packet of a flow.
 #[derive(Debug, Clone)]
-pub(crate) struct Probe {
+pub(crate) struct FirstPacket {
     pub(crate) from: Party,
     pub(crate) to: Party,
     pub(crate) packet: Packet,

@@ -1,11 +1,12 @@
-//! The verdict by the reference evaluator, from records alone: egress of the source, then ingress of the destination, and what felid
-//! does beside policy.
+//! The verdict by the reference evaluator, from records alone: egress of the source, then ingress
+//! of the destination, and what felid does beside policy.
 
-use felid_compile::reference::{Decided, Decision, evaluate};
-use felid_model::{EndpointToHostAction, ResourceKey};
+use felid_common::DropReason;
+use felid_compile::reference::{Decided, Decision, Packet, evaluate};
+use felid_model::ResourceKey;
 
-use super::probe::{Party, Probe};
-use super::state::State;
+use super::probe::{FirstPacket, Party};
+use super::state::PolicyState;
 
 /// What is said of a packet, side by side.
 #[derive(Debug, Clone)]
@@ -20,6 +21,52 @@ pub(crate) struct Verdict {
     pub(crate) beside: Option<Beside>,
 }
 
+/// Why a packet is dropped before policy is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// For machines: the name of the drop reason.
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) words: &'static str,
+}
+
+/// Whether a packet is dropped before policy is asked, by its addresses or its kind alone.
+pub(crate) fn refusal(packet: &Packet, from: Sender, to_host: bool) -> Option<Refusal> {
+    let (reason, words) = if from == Sender::Workload && packet.is_martian() {
+        (
+            DropReason::Martian,
+            "an address of the packet belongs on no link; it is dropped, whatever policy says",
+        )
+    } else if from != Sender::Host && packet.is_icmp_error() {
+        (
+            DropReason::UnrelatedError,
+            "an ICMP error passes only if it quotes a packet of a known flow; it begins none, whatever policy says",
+        )
+    } else if from == Sender::Workload && packet.is_to_link() && !to_host {
+        (
+            DropReason::EndpointToHost,
+            "on its link a workload reaches the host alone, whatever policy says",
+        )
+    } else {
+        return None;
+    };
+    Some(Refusal {
+        name: reason.name(),
+        words,
+    })
+}
+
+/// Who sends a packet, as far as that matters before policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A workload of this node.
+    Workload,
+    /// The node itself.
+    Host,
+    /// Anybody else.
+    Outside,
+}
+
 /// What decides beside policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beside {
@@ -27,18 +74,28 @@ pub(crate) enum Beside {
     FromHost,
     /// `defaultEndpointToHostAction` drops what egress policy allows.
     ToHost,
+    /// It is dropped before policy is asked.
+    Refused(Refusal),
     /// An endpoint without addresses, or of a clashing interface: nothing of it is in force.
     NoEndpoint,
 }
 
 /// Judges a packet.
-pub(crate) fn judge(state: &State, probe: &Probe) -> Verdict {
+pub(crate) fn judge(state: &PolicyState, probe: &FirstPacket) -> Verdict {
     let mut verdict = Verdict {
         allowed: true,
         egress: None,
         ingress: None,
         beside: None,
     };
+    let from = match probe.from {
+        Party::Endpoint { .. } => Sender::Workload,
+        Party::Host => Sender::Host,
+        Party::External => Sender::Outside,
+    };
+    if let Some(refusal) = refusal(&probe.packet, from, probe.to == Party::Host) {
+        return verdict.denied(Beside::Refused(refusal));
+    }
     if let Party::Endpoint { key, .. } = &probe.from {
         let Some(endpoint) = state.endpoints.get(key) else {
             return verdict.denied(Beside::NoEndpoint);
@@ -51,16 +108,20 @@ pub(crate) fn judge(state: &State, probe: &Probe) -> Verdict {
         }
     }
     match &probe.to {
-        Party::Endpoint { .. } if probe.from == Party::Host => verdict.beside = Some(Beside::FromHost),
         Party::Endpoint { key, .. } => {
+            // An interface that no endpoint is in force at is closed for the host, too.
             let Some(endpoint) = state.endpoints.get(key) else {
                 return verdict.denied(Beside::NoEndpoint);
             };
+            if probe.from == Party::Host {
+                verdict.beside = Some(Beside::FromHost);
+                return verdict;
+            }
             let decision = evaluate(&endpoint.ingress, &probe.packet, state);
             verdict.allowed = decision.allowed;
             verdict.ingress = Some(decision);
         }
-        Party::Host if state.config.endpoint_to_host == EndpointToHostAction::Drop => {
+        Party::Host if state.host_closed => {
             return verdict.denied(Beside::ToHost);
         }
         Party::Host | Party::External => {}
@@ -75,10 +136,12 @@ impl Verdict {
         self
     }
 
-    /// What decided, for machines: `KIND/[NAMESPACE/]NAME rule N`, `default-deny`, or `host`.
+    /// What decided, for machines: `KIND/[NAMESPACE/]NAME rule N`, `default-deny`, `host`, or the
+    /// name of a drop reason: `unrelated_error`, `martian`, `endpoint_to_host`.
     pub(crate) fn decided_by(&self) -> String {
         match (self.beside, self.ingress.as_ref().or(self.egress.as_ref())) {
             (Some(Beside::FromHost), _) => "host".to_owned(),
+            (Some(Beside::Refused(refusal)), _) => refusal.name.to_owned(),
             (Some(Beside::ToHost | Beside::NoEndpoint), _) | (None, None) => "default-deny".to_owned(),
             (None, Some(decision)) => decided_by(&decision.by),
         }
@@ -96,6 +159,7 @@ impl Verdict {
         parts.extend(self.beside.map(|beside| match beside {
             Beside::FromHost => "the host may always reach its own workloads".to_owned(),
             Beside::ToHost => "defaultEndpointToHostAction drops it".to_owned(),
+            Beside::Refused(refusal) => refusal.words.to_owned(),
             Beside::NoEndpoint => "no endpoint is in force there".to_owned(),
         }));
         parts.join("; ")

@@ -1,54 +1,59 @@
-//! What the calculation has said so far: local endpoints with their policies, and who is a member of what.
+//! What the calculation has said so far: local endpoints with their policies, and who is a member
+//! of what.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_calc::Output;
+use felid_calc::Calc;
 use felid_compile::reference::Membership;
 use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, SetId, SetIds};
 use felid_model::{Protocol, ResourceKey};
 use ipnet::IpNet;
 
+use crate::config;
+
 use super::probe::{HOST_V4, HOST_V6};
 
 /// The sum of all deltas.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
+pub(crate) struct PolicyState {
     pub(crate) endpoints: BTreeMap<ResourceKey, Arc<LocalEndpoint>>,
     pub(crate) members: BTreeMap<IpNet, Arc<SetIds>>,
     pub(crate) named_ports: BTreeMap<NamedPortMember, Arc<SetIds>>,
-    pub(crate) config: felid_calc::Config,
+    /// Packets from workloads to the node are dropped, whatever policy says.
+    pub(crate) host_closed: bool,
     /// Addresses of the node itself.
     pub(crate) host: BTreeSet<IpAddr>,
 }
 
-impl Default for State {
+impl Default for PolicyState {
     fn default() -> Self {
         Self {
             endpoints: BTreeMap::new(),
             members: BTreeMap::new(),
             named_ports: BTreeMap::new(),
-            config: felid_calc::Config::default(),
+            host_closed: true,
             host: [HOST_V4.into(), HOST_V6.into()].into(),
         }
     }
 }
 
-impl State {
-    /// Takes in what a flush said.
-    pub(crate) fn take(&mut self, output: &Output) {
-        let delta = &output.delta;
-        merge(&mut self.endpoints, &delta.endpoints);
-        merge(&mut self.members, &delta.members);
-        merge(&mut self.named_ports, &delta.named_ports);
-        if let Some(config) = &output.config {
-            self.config.clone_from(config);
+impl PolicyState {
+    /// Flushes the calculation, and takes over what changed.
+    pub(crate) fn flush(&mut self, calc: &mut Calc) {
+        let settings = config::flush_with_records(calc, |output| {
+            merge(&mut self.endpoints, &output.delta.endpoints);
+            merge(&mut self.members, &output.delta.members);
+            merge(&mut self.named_ports, &output.delta.named_ports);
+        });
+        if let Some(settings) = settings {
+            self.host_closed = settings.closes_host();
         }
     }
 
     /// The delta that leads from here to `next`.
-    pub(crate) fn delta_to(&self, next: &State) -> Delta {
+    pub(crate) fn delta_to(&self, next: &PolicyState) -> Delta {
         Delta {
             endpoints: difference(&self.endpoints, &next.endpoints),
             members: difference(&self.members, &next.members),
@@ -77,7 +82,7 @@ fn difference<K: Ord + Clone, V: PartialEq>(
         .collect()
 }
 
-impl Membership for State {
+impl Membership for PolicyState {
     fn contains(&self, set: &SetId, address: IpAddr) -> bool {
         let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
         // Every prefix that covers the address.

@@ -5,22 +5,24 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use felid_agent::api::{Endpoint, Status};
+use felid_agent::api::{Endpoint, Refusal, Status, Wait, WaitFor, Waited};
 use felid_agent::config::{self, Static};
 use felid_agent::metrics::Metrics;
-use felid_agent::run::Addresses;
-use felid_agent::run::dataplane::{ApplyError, Counted, Dataplane, FlowSource, Grace, Seen};
-use felid_agent::run::handle::{Handle, Question};
+use felid_agent::run::handle::{Handle, Request};
 use felid_agent::run::health::Health;
-use felid_agent::run::pipeline::{Parts, Pipeline};
-use felid_compile::nat::{Mapping, Mappings};
+use felid_agent::run::pipeline::{Outlets, Pipeline, Setup};
+use felid_compile::nat::{HostUse, Mapping, Mappings};
 use felid_compile::planner::{Adopted, Planner, PlannerOptions};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, ProgramId, Transaction};
 use felid_dataplane::kernel::{
-    Capacities, EndpointState, FlowCounts, FlowInfo, Foreign, NatFlows, Settings, SweepStats,
+    Capacities, Completed, EndpointState, FlowCounts, FlowInfo, Foreign, NatFlows, Settings, SweepStats,
 };
-use felid_dataplane::net::Event;
-use felid_datastore::{Batch, Problems, Update};
+use felid_dataplane::net::{Event, NetError};
+use felid_dataplane::{
+    AddressTranslation, DataplaneError, Enforcement, FlowSource, Grace, HostChanges, HostNetwork, Inspection,
+    Interference, KernelError, PacketCounters, RefusedProgram,
+};
+use felid_datastore::{Batch, Control, Problems, Update};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
@@ -44,7 +46,7 @@ pub struct State {
     /// Translations in force.
     pub nats: Mappings,
     /// External addresses for which the kernel has no room.
-    pub crowded: BTreeSet<IpAddr>,
+    pub no_room: BTreeSet<IpAddr>,
     /// What the next change of translations cannot do to the host's network.
     pub nat_troubles: Vec<String>,
     /// What became of translations, in order: those that were in force after each call.
@@ -58,13 +60,22 @@ pub struct State {
     /// Interfaces that are there.
     pub interfaces: BTreeSet<String>,
     /// Counters.
-    pub counted: Counted,
+    pub counters: PacketCounters,
     /// Flows.
     pub flows: Vec<FlowInfo>,
     /// Network problems.
-    pub network: BTreeMap<String, Vec<String>>,
+    pub network: BTreeMap<Arc<str>, Vec<String>>,
+    /// Addresses that the pretended host needs.
+    pub host_uses: BTreeMap<IpAddr, HostUse>,
+    /// Interfaces that an earlier run guarded and nobody claims.
+    pub unclaimed: BTreeSet<Arc<str>>,
+    /// What others did.
+    pub interference: Interference,
     /// How often everything was looked at.
     pub refreshed: usize,
+    /// Barriers are not passed while this is true; those that wait.
+    pub hold_barriers: bool,
+    pub barriers: Vec<u64>,
 }
 
 /// Shared with the test.
@@ -79,13 +90,29 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
     state.lock().unwrap()
 }
 
-impl Dataplane for Fake {
-    async fn apply(&mut self, transaction: &Transaction) -> Result<Seen, ApplyError> {
+/// An error of the kernel's with this reason.
+fn failure(action: &str, reason: String) -> KernelError {
+    KernelError::Call {
+        action: action.to_owned(),
+        source: std::io::Error::other(reason),
+    }
+}
+
+impl Enforcement for Fake {
+    async fn apply(&mut self, transaction: &Transaction) -> Result<HostChanges, KernelError> {
         let mut state = lock(&self.state);
         if let Some((reason, blame)) = state.refuse.pop_front() {
-            let blamed = transaction.new_programs.keys().filter(|_| blame);
-            let programs: BTreeMap<ProgramId, String> = blamed.map(|id| (*id, reason.clone())).collect();
-            return Err(ApplyError { reason, programs });
+            let refusal = |id: &ProgramId| RefusedProgram {
+                id: *id,
+                chunk: 0,
+                source: std::io::Error::other(reason.clone()),
+                log: String::new(),
+            };
+            return Err(if blame {
+                KernelError::Programs(transaction.new_programs.keys().map(refusal).collect())
+            } else {
+                failure("apply", reason)
+            });
         }
         for (id, change) in &transaction.endpoints {
             match change {
@@ -94,7 +121,7 @@ impl Dataplane for Fake {
             }
         }
         state.applied.push(transaction.clone());
-        Ok(Seen::default())
+        Ok(HostChanges::default())
     }
 
     fn grace(&self) -> Grace {
@@ -107,46 +134,49 @@ impl Dataplane for Fake {
         })
     }
 
-    fn complete(&mut self, _: &Transaction) -> Result<(), String> {
+    fn complete(&mut self, _: &Transaction) -> Result<Completed, KernelError> {
         let mut state = lock(&self.state);
         if let Some(reason) = state.fail_complete.pop_front() {
-            return Err(reason);
+            return Err(failure("complete", reason));
         }
         state.completed += 1;
-        Ok(())
+        let epoch = state.applied.len() as u32;
+        Ok(Completed { epoch })
     }
 
+    fn set_settings(&mut self, settings: Settings) -> Result<(), KernelError> {
+        lock(&self.state).settings.push(settings);
+        Ok(())
+    }
+}
+
+impl HostNetwork for Fake {
     async fn event(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    async fn handle(&mut self, _: Event) -> Seen {
-        Seen::default()
+    async fn handle(&mut self, _: Event) -> HostChanges {
+        HostChanges::default()
     }
 
-    async fn refresh(&mut self) -> Seen {
+    async fn refresh(&mut self) -> HostChanges {
         lock(&self.state).refreshed += 1;
-        Seen::default()
+        HostChanges::default()
     }
 
-    fn host_addresses(&self) -> BTreeSet<IpAddr> {
-        BTreeSet::from(["192.0.2.1".parse().unwrap()])
+    async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> HostChanges {
+        lock(&self.state).prefixes.push(prefixes);
+        HostChanges::default()
     }
+}
 
-    fn network_problems(&self) -> BTreeMap<String, Vec<String>> {
-        lock(&self.state).network.clone()
-    }
-
-    fn epoch(&self) -> u32 {
-        lock(&self.state).applied.len() as u32
-    }
-
-    fn set_settings(&mut self, settings: Settings) -> Result<(), String> {
-        lock(&self.state).settings.push(settings);
+impl AddressTranslation for Fake {
+    fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        lock(&self.state).cluster.clone_from(prefixes);
         Ok(())
     }
 
-    fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), String> {
+    fn retire_nats(&mut self, wanted: &Mappings) -> Result<(), KernelError> {
         let mut state = lock(&self.state);
         state
             .nats
@@ -156,30 +186,88 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    async fn set_nats(&mut self, wanted: &Mappings) -> Result<(BTreeSet<IpAddr>, Seen), String> {
+    async fn set_nats(&mut self, wanted: &Mappings) -> Result<(BTreeSet<IpAddr>, Vec<DataplaneError>), KernelError> {
         let mut state = lock(&self.state);
         state.nats.clone_from(wanted);
-        let crowded = state.crowded.clone();
-        state.nats.retain(|external, _| !crowded.contains(external));
+        let no_room = state.no_room.clone();
+        state.nats.retain(|external, _| !no_room.contains(external));
         let now = state.nats.clone();
         state.nat_history.push(("set", now));
-        let seen = Seen {
-            network: std::mem::take(&mut state.nat_troubles),
-            ..Seen::default()
-        };
-        Ok((crowded, seen))
+        let troubles = std::mem::take(&mut state.nat_troubles);
+        let errors = troubles
+            .into_iter()
+            .map(|reason| NetError::Open(std::io::Error::other(reason)).into());
+        Ok((no_room, errors.collect()))
     }
 
     fn set_announcement(&mut self, wanted: bool) {
         lock(&self.state).announced = wanted;
     }
+}
 
-    fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<(), String> {
-        lock(&self.state).cluster.clone_from(prefixes);
-        Ok(())
+impl Inspection for Fake {
+    fn interfaces(&self) -> Option<BTreeSet<Arc<str>>> {
+        let state = lock(&self.state);
+        Some(state.interfaces.iter().map(|name| name.as_str().into()).collect())
     }
 
-    fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, String> {
+    fn host_addresses(&self) -> BTreeSet<IpAddr> {
+        BTreeSet::from(["192.0.2.1".parse().unwrap()])
+    }
+
+    fn problems(&self) -> BTreeMap<Arc<str>, Vec<String>> {
+        lock(&self.state).network.clone()
+    }
+
+    fn host_uses(&self) -> BTreeMap<IpAddr, HostUse> {
+        lock(&self.state).host_uses.clone()
+    }
+
+    fn unclaimed(&self) -> BTreeSet<Arc<str>> {
+        lock(&self.state).unclaimed.clone()
+    }
+
+    fn interference(&self) -> Interference {
+        lock(&self.state).interference.clone()
+    }
+
+    fn epoch(&self) -> u32 {
+        lock(&self.state).applied.len() as u32
+    }
+
+    fn endpoints(&self) -> Vec<EndpointState> {
+        let state = lock(&self.state);
+        let one = |(id, plan): (&EndpointId, &EndpointPlan)| {
+            let interface = plan.endpoint.interface_name.clone();
+            let there = state.interfaces.contains(&*interface);
+            EndpointState {
+                id: *id,
+                key: plan.endpoint.key.clone(),
+                interface,
+                ifindex: there.then_some(10 + id.index),
+                attached: true,
+                redirectable: there,
+                conflict: None,
+                foreign: Foreign::default(),
+                generations: [1, 1],
+            }
+        };
+        state.endpoints.iter().map(one).collect()
+    }
+
+    fn counters(&self) -> Result<PacketCounters, KernelError> {
+        Ok(lock(&self.state).counters.clone())
+    }
+
+    fn flows(&self) -> Arc<dyn FlowSource> {
+        Arc::new(FakeFlows(Arc::clone(&self.state)))
+    }
+
+    fn capacities(&self) -> Capacities {
+        Capacities::default()
+    }
+
+    fn nats(&self) -> Result<BTreeMap<IpAddr, NatFlows>, KernelError> {
         let state = lock(&self.state);
         let one = |(external, mapping): (&IpAddr, &Mapping)| {
             let index = mapping.endpoint.index;
@@ -197,59 +285,48 @@ impl Dataplane for Fake {
     fn ended_nat_flows(&self) -> u64 {
         0
     }
-
-    async fn set_interface_prefixes(&mut self, prefixes: Vec<String>) -> Seen {
-        lock(&self.state).prefixes.push(prefixes);
-        Seen::default()
-    }
-
-    fn endpoints(&self) -> Vec<EndpointState> {
-        let state = lock(&self.state);
-        let one = |(id, plan): (&EndpointId, &EndpointPlan)| {
-            let interface = plan.endpoint.interface_name.clone();
-            let there = state.interfaces.contains(&*interface);
-            EndpointState {
-                id: *id,
-                key: plan.endpoint.key.clone(),
-                interface,
-                ifindex: there.then_some(10 + id.index),
-                attached: true,
-                fast: there,
-                conflict: None,
-                foreign: Foreign::default(),
-                generations: [1, 1],
-            }
-        };
-        state.endpoints.iter().map(one).collect()
-    }
-
-    fn counted(&self) -> Result<Counted, String> {
-        Ok(lock(&self.state).counted.clone())
-    }
-
-    fn flows(&self) -> Arc<dyn FlowSource> {
-        Arc::new(FakeFlows(Arc::clone(&self.state)))
-    }
-
-    fn capacities(&self) -> Capacities {
-        Capacities::default()
-    }
 }
 
 struct FakeFlows(Shared);
 
 impl FlowSource for FakeFlows {
-    fn flows(&self, seen: &mut dyn FnMut(FlowInfo)) -> Result<(), String> {
+    fn flows(&self, seen: &mut dyn FnMut(FlowInfo)) -> Result<(), KernelError> {
         lock(&self.0).flows.iter().cloned().for_each(seen);
         Ok(())
     }
 
-    fn sweep(&self) -> Result<SweepStats, String> {
+    fn sweep(&self) -> Result<SweepStats, KernelError> {
         Ok(SweepStats::default())
     }
 
-    fn counts(&self) -> Result<FlowCounts, String> {
+    fn counts(&self) -> Result<FlowCounts, KernelError> {
         Ok(FlowCounts::new())
+    }
+}
+
+/// The pretended datastore, which has told everything whenever it is asked.
+struct FakeDatastore {
+    state: Shared,
+    batches: mpsc::WeakSender<Batch>,
+}
+
+impl Control for FakeDatastore {
+    fn stop(&self) {}
+
+    fn barrier(&self, number: u64) {
+        let mut state = lock(&self.state);
+        if state.hold_barriers {
+            state.barriers.push(number);
+        } else if let Some(batches) = self.batches.upgrade() {
+            batches.try_send(batch(vec![Update::Barrier(number)])).unwrap();
+        }
+    }
+}
+
+fn batch(updates: Vec<Update>) -> Batch {
+    Batch {
+        updates,
+        problems: Arc::new(Problems::default()),
     }
 }
 
@@ -276,11 +353,11 @@ pub fn start(flags: &[(&str, &str)]) -> Running {
     lock(&kernel).interfaces.extend(["caliweb".to_owned()]);
     let (events, receiver) = mpsc::unbounded_channel();
     let (batches, batch_receiver) = mpsc::channel(64);
-    let (handle, questions) = Handle::new(Duration::from_secs(5));
-    let metrics = Arc::new(Metrics::new(100).unwrap());
-    let health = Arc::new(Health::default());
+    let (handle, requests) = Handle::new(Duration::from_secs(5));
+    let outlets = Outlets::new(Metrics::new(100).unwrap());
+    let (metrics, health) = (Arc::clone(&outlets.metrics), Arc::clone(&outlets.health));
     let (stop, stopping) = watch::channel(false);
-    let parts = Parts {
+    let setup = Setup {
         dataplane: Fake {
             state: Arc::clone(&kernel),
             events: receiver,
@@ -288,19 +365,19 @@ pub fn start(flags: &[(&str, &str)]) -> Running {
         planner: Planner::new(PlannerOptions::default(), Adopted::default()),
         config,
         batches: batch_receiver,
-        questions,
-        metrics: Arc::clone(&metrics),
-        health: Arc::clone(&health),
-        log: None,
-        logged: Arc::default(),
-        addresses: Addresses::default(),
+        datastore: Arc::new(FakeDatastore {
+            state: Arc::clone(&kernel),
+            batches: batches.downgrade(),
+        }),
+        requests,
+        outlets,
     };
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let (pipeline, inputs) = Pipeline::new(parts);
+        let (pipeline, inputs) = Pipeline::new(setup);
         runtime.block_on(pipeline.run(inputs, stopping))
     });
     Running {
@@ -322,12 +399,7 @@ impl Running {
 
     /// Hands over a batch.
     pub fn send(&self, updates: Vec<Update>) {
-        self.batches
-            .blocking_send(Batch {
-                updates,
-                problems: Arc::new(Problems::default()),
-            })
-            .unwrap();
+        self.batches.blocking_send(batch(updates)).unwrap();
     }
 
     /// Hands over records, and that these are all.
@@ -350,29 +422,48 @@ impl Running {
         }
     }
 
-    fn ask<T>(&self, question: impl FnOnce(felid_agent::run::handle::Reply<T>) -> Question) -> T {
+    fn ask<T>(&self, request: impl FnOnce(felid_agent::run::handle::Reply<T>) -> Request) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(self.handle.ask(question)).unwrap()
+        runtime.block_on(self.handle.ask(request)).unwrap()
+    }
+
+    /// Waits for something on a thread of its own.
+    pub fn wait(&self, what: WaitFor, timeout: Duration) -> std::thread::JoinHandle<Result<Waited, Refusal>> {
+        let handle = self.handle.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(handle.wait(Wait { what, timeout }))
+        })
     }
 
     pub fn status(&self) -> Status {
-        self.ask(Question::Status)
+        self.ask(Request::Status)
     }
 
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        self.ask(Question::Endpoints)
+        self.ask(Request::Endpoints)
     }
 
     pub fn sample(&self) -> String {
-        self.ask(Question::Sample);
+        self.ask(Request::Sample);
         String::from_utf8(self.metrics.text().unwrap()).unwrap()
     }
 
     /// Waits for it to end by itself.
     pub fn ended(self) -> Result<(), String> {
+        self.thread.join().unwrap()
+    }
+
+    /// Ends it together with the servers.
+    pub fn stop_with_servers(self) -> Result<(), String> {
+        self.stop.send(true).unwrap();
+        drop(self.handle);
         self.thread.join().unwrap()
     }
 

@@ -1,4 +1,5 @@
-//! What several tests of the agent share: running the binary, and a pipeline on a kernel that is only pretended.
+//! What several tests of the agent share: running the binary, and a pipeline on a kernel that is
+//! only pretended.
 
 #![expect(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 

@@ -3,6 +3,23 @@
 use felid_datastore::Update;
 use felid_model::{Decoded, Kind, Resource, ResourceKey, decode, documents};
 
+/// A directory of records with what often stands beside records, and one record.
+pub const BESIDE_RECORDS: [(&str, &str); 7] = [
+    (
+        "tier.yaml",
+        "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: good}\nspec: {order: 5}\n",
+    ),
+    ("README.md", "# Policies\n\nNote: what stands [here\n"),
+    ("kustomization.yaml", "resources:\n- tier.yaml\n"),
+    ("docker-compose.yaml", "services:\n  web:\n    image: nginx\n"),
+    ("Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n"),
+    ("values.yaml", "ingress:\n  enabled: false\n"),
+    (
+        "template.yaml",
+        "{{- if .Values.on }}\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:\n  name: {{ .Release.Name }}\n{{- end }}\n",
+    ),
+];
+
 /// A small shop: two endpoints on two nodes, one profile, policies, a tier, sets.
 pub const SHOP: &str = r"
 apiVersion: projectcalico.org/v3

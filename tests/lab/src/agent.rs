@@ -32,6 +32,18 @@ impl Agent {
 
     /// As [`Agent::start_on`], with further arguments of `felid run`.
     pub fn start_with(felid: &Path, host: &Host, records: &Path, options: &[String]) -> Result<Self> {
+        let datastore = format!("dir:{}", records.display());
+        Self::start_on_datastore(felid, host, (&datastore, records), options)
+    }
+
+    /// As [`Agent::start_with`], on any datastore; the directory is where the records are that
+    /// others feed it with.
+    pub fn start_on_datastore(
+        felid: &Path,
+        host: &Host,
+        (datastore, records): (&str, &Path),
+        options: &[String],
+    ) -> Result<Self> {
         let log = host.directory().join("agent.log");
         let errors = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let directory = host.directory();
@@ -39,7 +51,7 @@ impl Agent {
         let child = host.namespace().start(&felid.to_string_lossy(), |command| {
             command
                 .args(["run", "--node", "node1", "--datastore"])
-                .arg(format!("dir:{}", records.display()))
+                .arg(datastore)
                 .arg("--state-dir")
                 .arg(directory.join("state"))
                 .arg("--run-dir")
@@ -56,19 +68,19 @@ impl Agent {
             started: Duration::ZERO,
             log,
         };
-        agent.wait(host)?;
+        agent.wait(host, port_of(options, "--health-listen", 9099))?;
         agent.started = start.elapsed();
         Ok(agent)
     }
 
-    fn wait(&mut self, host: &Host) -> Result<()> {
+    fn wait(&mut self, host: &Host, port: u16) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(60);
         let mut last = String::from("no answer");
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended ({status}):\n{}", self.log_text());
             }
-            match host.namespace().run(readiness)? {
+            match host.namespace().run(|| readiness(port))? {
                 Ok(answer) if answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 204") => return Ok(()),
                 Ok(answer) => last = answer,
                 Err(error) => last = error.to_string(),
@@ -125,9 +137,16 @@ impl Drop for Agent {
     }
 }
 
-fn readiness() -> Result<String> {
+/// The port that an option of `felid run` names, such as `--health-listen`; else the default.
+pub fn port_of(options: &[String], flag: &str, default: u16) -> u16 {
+    let listen = options.iter().skip_while(|option| *option != flag).nth(1);
+    let port = listen.and_then(|listen| listen.rsplit_once(':')?.1.parse().ok());
+    port.unwrap_or(default)
+}
+
+fn readiness(port: u16) -> Result<String> {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect("127.0.0.1:9099")?;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(b"GET /readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

@@ -17,7 +17,8 @@ pub struct Frame {
     pub ttl: u8,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
-    /// IPv6 extension headers: number and whole bytes, of which the first (next header) is filled in.
+    /// IPv6 extension headers: number and whole bytes, of which the first (next header) is filled
+    /// in.
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// IPv4: identification; flags and offset word. For IPv6 add a [`fragment_header`].
     pub fragment: (u16, u16),
@@ -50,27 +51,22 @@ impl Frame {
         self.with_checksum(17, datagram, 6)
     }
 
-    /// TCP without payload; flags as in the header (SYN 2, ACK 16).
+    /// TCP without payload; flags as in the header (SYN 2, ACK 16). Both ends number what they send
+    /// from 1 on, so that SYN, SYN-ACK and ACK make a connection, and what follows belongs to it.
     pub fn tcp(&self, source_port: u16, destination_port: u16, flags: u8) -> Vec<u8> {
+        let sequence: u32 = if flags & 2 != 0 { 1 } else { 2 };
+        let acknowledges: u32 = if flags & 16 != 0 { 2 } else { 0 };
         let mut segment = Vec::with_capacity(20);
         segment.extend(source_port.to_be_bytes());
         segment.extend(destination_port.to_be_bytes());
-        segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        segment.extend(sequence.to_be_bytes());
+        segment.extend(acknowledges.to_be_bytes());
+        segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
         self.with_checksum(6, segment, 16)
     }
 
-    /// A TCP ACK of this number, without payload.
-    pub fn tcp_acknowledging(&self, source_port: u16, destination_port: u16, number: u32) -> Vec<u8> {
-        let mut segment = Vec::with_capacity(20);
-        segment.extend(source_port.to_be_bytes());
-        segment.extend(destination_port.to_be_bytes());
-        segment.extend(2_u32.to_be_bytes());
-        segment.extend(number.to_be_bytes());
-        segment.extend([5 << 4, 16, 0xff, 0xff, 0, 0, 0, 0]);
-        self.with_checksum(6, segment, 16)
-    }
-
-    /// SCTP with an INIT or INIT ACK chunk (type 1 or 2). Its CRC is left zero: nothing on the way looks at it.
+    /// SCTP with an INIT or INIT ACK chunk (type 1 or 2). Its CRC is left zero: nothing on the way
+    /// looks at it.
     pub fn sctp(&self, source_port: u16, destination_port: u16, chunk: u8) -> Vec<u8> {
         let mut packet = Vec::with_capacity(32);
         packet.extend(source_port.to_be_bytes());
@@ -80,7 +76,8 @@ impl Frame {
         self.ip(132, &packet)
     }
 
-    /// An ICMP or ICMPv6 message (by the addresses' family) with an identifier, as queries have one.
+    /// An ICMP or ICMPv6 message (by the addresses' family) with an identifier, as queries have
+    /// one.
     pub fn icmp(&self, kind: u8, code: u8, identifier: u16) -> Vec<u8> {
         let [high, low] = identifier.to_be_bytes();
         let mut message = vec![kind, code, 0, 0, high, low, 0, 1];
@@ -191,8 +188,8 @@ fn fold(mut sum: u64) -> u16 {
     !(sum as u16)
 }
 
-/// The L4 header's ports of a received frame with protocol `protocol`, extension headers and options included; `None` if it is
-/// something else.
+/// The L4 header's ports of a received frame with protocol `protocol`, extension headers and
+/// options included; `None` if it is something else.
 pub fn ports(frame: &[u8], protocol: u8) -> Option<(u16, u16)> {
     let mut next;
     let mut at;

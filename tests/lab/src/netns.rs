@@ -1,4 +1,5 @@
-//! Network namespaces that look like a node: a host and its workloads behind virtual Ethernet pairs.
+//! Network namespaces that look like a node: a host and its workloads behind virtual Ethernet
+//! pairs.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::PacketSocket;
 
-/// MAC address of the host side of every workload's pair, as Calico's CNI plugin sets it: workloads see one gateway.
+/// MAC address of the host side of every workload's pair, as Calico's CNI plugin sets it: workloads
+/// see one gateway.
 pub const HOST_MAC: [u8; 6] = [0xee; 6];
 /// Link-local address that follows from [`HOST_MAC`].
 pub const HOST_LINK_LOCAL: &str = "fe80::ecee:eeff:feee:eeee";
@@ -86,8 +88,9 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `f` on a thread of its own inside the namespace and waits for it. Threads and processes that `f` starts inherit the
-    /// namespace; so a tokio runtime built inside works there as a whole.
+    /// Runs `f` on a thread of its own inside the namespace and waits for it. Threads and processes
+    /// that `f` starts inherit the namespace; so a tokio runtime built inside works there as a
+    /// whole.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
         thread::scope(|scope| {
             scope
@@ -119,7 +122,8 @@ impl Namespace {
             .with_context(|| format!("run {}", program.as_ref().display()))
     }
 
-    /// Runs a command inside; a failure is an error with what it wrote. Returns its standard output.
+    /// Runs a command inside; a failure is an error with what it wrote. Returns its standard
+    /// output.
     pub fn exec<S: AsRef<OsStr> + Sync>(&self, args: &[S]) -> Result<String> {
         let output = self.output(args)?;
         let text = args
@@ -138,7 +142,8 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Starts a command inside; the caller ends it. `configure` sets its arguments, files and so on.
+    /// Starts a command inside; the caller ends it. `configure` sets its arguments, files and so
+    /// on.
     pub fn start(&self, program: &str, configure: impl FnOnce(&mut Command) + Send) -> Result<Child> {
         self.run(|| {
             let mut command = Command::new(program);
@@ -233,7 +238,8 @@ impl Host {
         &self.bpffs
     }
 
-    /// Unmounts and removes what hosts with this prefix left behind (killed tests, demonstrations that were kept).
+    /// Unmounts and removes what hosts with this prefix left behind (killed tests, demonstrations
+    /// that were kept).
     pub fn remove_leftovers(prefix: &str) -> Result<()> {
         for entry in std::fs::read_dir(std::env::temp_dir()).context("list the temporary directory")? {
             let entry = entry?;
@@ -251,8 +257,9 @@ impl Host {
         self.directory.path()
     }
 
-    /// A workload as Calico's CNI plugin leaves it: pair `INTERFACE` on the host (MAC [`HOST_MAC`], up) and `eth0` inside, addresses
-    /// as /32 and /128, default routes through [`GATEWAY_V4`] and [`HOST_LINK_LOCAL`]. No routes on the host.
+    /// A workload as Calico's CNI plugin leaves it: pair `INTERFACE` on the host (MAC [`HOST_MAC`],
+    /// up) and `eth0` inside, addresses as /32 and /128, default routes through [`GATEWAY_V4`] and
+    /// [`HOST_LINK_LOCAL`]. No routes on the host.
     pub fn workload(&self, interface: &str, addresses: &[&str]) -> Result<Workload> {
         self.create(&WorkloadSpec {
             interface,
@@ -274,7 +281,8 @@ impl Host {
         if let Some(mac) = spec.mac {
             namespace.ip(&format!("link set eth0 address {}", mac_text(mac)))?;
         }
-        // Without duplicate address detection addresses can be used at once; nothing here waits for it.
+        // Without duplicate address detection addresses can be used at once; nothing here waits for
+        // it.
         self.namespace
             .sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")?;
         namespace.sysctl("net/ipv6/conf/eth0/accept_dad", "0")?;
@@ -307,8 +315,8 @@ impl Host {
         })
     }
 
-    /// What the agent's routing half does for a workload, by hand: host routes, static neighbours, proxy ARP, forwarding. For tests
-    /// that run without it.
+    /// What the agent's routing half does for a workload, by hand: host routes, static neighbours,
+    /// proxy ARP, forwarding. For tests that run without it.
     pub fn wire(&self, workload: &Workload) -> Result<()> {
         let interface = &workload.interface;
         for (name, value) in [
@@ -365,7 +373,8 @@ impl Default for WorkloadSpec<'_> {
     }
 }
 
-/// A workload: its namespace and what the host sees of it. Dropping it removes the namespace and with it the pair.
+/// A workload: its namespace and what the host sees of it. Dropping it removes the namespace and
+/// with it the pair.
 #[derive(Debug)]
 pub struct Workload {
     /// Its namespace; its interface is `eth0`.

@@ -15,6 +15,46 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 /// `PACKET_OUTGOING` of `if_packet.h`: frames that this machine itself sent.
 const OUTGOING: u8 = 4;
 
+/// The socket option `PACKET_VNET_HDR`: frames begin with a `struct virtio_net_hdr`.
+#[derive(Clone, Copy, Debug)]
+struct VnetHeader;
+
+nix::setsockopt_impl!(
+    VnetHeader,
+    libc::SOL_PACKET,
+    libc::PACKET_VNET_HDR,
+    bool,
+    sockopt::SetBool
+);
+
+/// What a frame leaves to the kernel: `struct virtio_net_hdr`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offload {
+    /// Where the checksum begins, from the start of the frame, and how far behind that it is
+    /// stored; `None` = it is there.
+    pub checksum: Option<(u16, u16)>,
+    /// Kind of segmentation (`VIRTIO_NET_HDR_GSO_*`) and bytes a segment; `None` = the frame is one
+    /// packet.
+    pub segments: Option<(u8, u16)>,
+    /// Bytes of headers before what is segmented.
+    pub headers: u16,
+}
+
+impl Offload {
+    fn header(self) -> [u8; 10] {
+        const NEEDS_CHECKSUM: u8 = 1;
+        let (start, offset) = self.checksum.unwrap_or_default();
+        let (kind, size) = self.segments.unwrap_or_default();
+        let mut header = [0; 10];
+        header[0] = if self.checksum.is_some() { NEEDS_CHECKSUM } else { 0 };
+        header[1] = kind;
+        for (at, word) in [(2, self.headers), (4, size), (6, start), (8, offset)] {
+            header[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+        }
+        header
+    }
+}
+
 /// A packet socket: sends frames as they are, sees every frame that arrives.
 #[derive(Debug)]
 pub struct PacketSocket {
@@ -22,7 +62,8 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens one on an interface of the calling thread's namespace. Frames that arrive from now on are kept for [`receive`].
+    /// Opens one on an interface of the calling thread's namespace. Frames that arrive from now on
+    /// are kept for [`receive`].
     ///
     /// [`receive`]: PacketSocket::receive
     pub fn open(interface: &str) -> Result<Self> {
@@ -42,6 +83,19 @@ impl PacketSocket {
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         send(self.fd.as_raw_fd(), frame, MsgFlags::empty()).context("send a frame")?;
         Ok(())
+    }
+
+    /// Opens one as a virtual machine's monitor does: each frame is sent with what it leaves to the
+    /// kernel ([`Offload`]).
+    pub fn open_with_offload(interface: &str) -> Result<Self> {
+        let socket = Self::open(interface)?;
+        setsockopt(&socket.fd, VnetHeader, &true).context("PACKET_VNET_HDR")?;
+        Ok(socket)
+    }
+
+    /// Sends one frame on a socket of [`PacketSocket::open_with_offload`].
+    pub fn send_with_offload(&self, offload: Offload, frame: &[u8]) -> Result<()> {
+        self.send(&[&offload.header(), frame].concat())
     }
 
     /// Makes room for many thousands of frames that nobody fetches yet. Needs root.
@@ -68,7 +122,8 @@ impl PacketSocket {
         }
     }
 
-    /// The first frame to arrive that `wanted` accepts, or `None` after `timeout`. Frames sent by this side are skipped.
+    /// The first frame to arrive that `wanted` accepts, or `None` after `timeout`. Frames sent by
+    /// this side are skipped.
     pub fn receive(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + timeout;
         let mut buffer = vec![0_u8; 65536];

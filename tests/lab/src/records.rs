@@ -68,7 +68,8 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// One YAML document, `---` included. The name is left to the reader: it follows from the identifiers.
+    /// One YAML document, `---` included. The name is left to the reader: it follows from the
+    /// identifiers.
     pub fn yaml(&self) -> String {
         let addresses: Vec<String> = self
             .addresses
@@ -112,7 +113,8 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// A NetworkPolicy in `namespace` (or a GlobalNetworkPolicy if empty); `spec` is its YAML, indented by two spaces.
+/// A NetworkPolicy in `namespace` (or a GlobalNetworkPolicy if empty); `spec` is its YAML, indented
+/// by two spaces.
 pub fn policy(namespace: &str, name: &str, spec: &str) -> String {
     let (kind, namespace) = if namespace.is_empty() {
         ("GlobalNetworkPolicy", String::new())

@@ -1,12 +1,16 @@
-//! Nanoseconds a packet, by `BPF_PROG_TEST_RUN`: the real programs and maps, loaded as the agent loads them.
+//! Nanoseconds a packet, by `BPF_PROG_TEST_RUN`: the real programs and maps, loaded as the agent
+//! loads them.
 //!
-//! Method: every sample is the kernel's own mean over [`REPEAT`] runs on one buffer; printed are median, minimum and maximum of the samples,
-//! in raw nanoseconds (the empty program's included). The kinds take turns, so that a slow moment of the machine hits all alike.
-//! Repetitions change the packet: delivery counts the TTL down and writes MAC addresses. So packets start with TTL 255, and the sender's
-//! MAC address equals the one that delivery writes; every run takes the whole fast path, its MAC check included. New flows come from a
-//! program in front that counts the source port up and restores the TTL; its few nanoseconds are in the figure. Each number of rules has a
-//! server of its own, they take turns as well, and the table of half-open flows is emptied before each sample, so that it is in the same
-//! state for all of them. The other packets of a connection that are not established traffic are repeated in the state they meet.
+//! Method: every sample is the kernel's own mean over [`REPEAT`] runs on one buffer; printed are
+//! median, minimum and maximum of the samples, in raw nanoseconds (the empty program's included).
+//! The kinds take turns, so that a slow moment of the machine hits all alike. Repetitions change
+//! the packet: delivery counts the TTL down and writes MAC addresses. So packets start with TTL
+//! 255, and the sender's MAC address equals the one that delivery writes; every run takes the whole
+//! fast path, its MAC check included. New flows come from a program in front that counts the source
+//! port up and restores the TTL; its few nanoseconds are in the figure. Each number of rules has a
+//! server of its own, they take turns as well, and the table of half-open flows is emptied before
+//! each sample, so that it is in the same state for all of them. The other packets of a connection
+//! that are not established traffic are repeated in the state they meet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,14 +30,14 @@ use felid_compile::transaction::EndpointId;
 use felid_dataplane::sys::RawMap;
 use felid_dataplane::{Config, Kernel, LinkState, Peer, object, sys};
 use felid_model::resolved::{
-    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedSide, ResolvedTier,
+    Delta, LocalEndpoint, ResolvedAction, ResolvedPolicy, ResolvedRule, ResolvedRules, ResolvedTier,
 };
 use felid_model::{Kind, ResourceKey};
 use felid_tests::bench_nat::{self, End};
 use felid_tests::bench_rules::{self, Rules, SHAPES, Shape};
 use felid_tests::figures::{Clock, Figure, Passed};
 use felid_tests::frames::Frame;
-use felid_tests::probe::{Outcome, Probe};
+use felid_tests::probe::{PacketOutcome, Probe};
 use felid_tests::{Host, Workload};
 use serde_json::{Value, json};
 use zerocopy::IntoBytes as _;
@@ -105,6 +109,7 @@ impl<'a> Bench<'a> {
     fn new(host: &Host, client: &'a Workload, servers: &'a [Workload]) -> Result<Self> {
         let mut kernel = Kernel::open(&Config {
             bpffs: host.bpffs().to_owned(),
+            bpffs_private: true,
             ..Config::default()
         })?;
         let links = std::iter::once(client).chain(servers).map(|workload| LinkState {
@@ -112,6 +117,7 @@ impl<'a> Bench<'a> {
             name: workload.interface.as_str().into(),
             mac: Some(MAC),
             mtu: 1500,
+            is_ethernet: true,
             filters: Arc::default(),
             peer: Some(Peer {
                 mac: Some(workload.mac),
@@ -168,7 +174,7 @@ impl<'a> Bench<'a> {
                     .from_client
                     .repeat(&packet, self.client.ifindex, self.client.ifindex, REPEAT)?;
                 ensure!(
-                    run.outcome == Outcome::Redirect(server.ifindex),
+                    run.outcome == PacketOutcome::Redirect(server.ifindex),
                     "{name}: {:?}",
                     run.outcome
                 );
@@ -326,23 +332,17 @@ impl<'a> Bench<'a> {
         let back = self.back(frame, server);
         for (probe, workload, packet, to) in [
             (&self.from_client, self.client, frame.tcp(port, PORT, TCP_SYN), server),
-            // Frames of the laboratory carry sequence number 1 and acknowledge nothing; the answer to 2 is a plain ACK of 2.
             (
                 &self.from_server,
                 server,
                 back.tcp(PORT, port, TCP_SYN | TCP_ACK),
                 self.client,
             ),
-            (
-                &self.from_client,
-                self.client,
-                frame.tcp_acknowledging(port, PORT, 2),
-                server,
-            ),
+            (&self.from_client, self.client, frame.tcp(port, PORT, TCP_ACK), server),
         ] {
             let run = probe.run(&packet, workload.ifindex, workload.ifindex)?;
             ensure!(
-                run.outcome == Outcome::Redirect(to.ifindex),
+                run.outcome == PacketOutcome::Redirect(to.ifindex),
                 "handshake: {:?}",
                 run.outcome
             );
@@ -391,8 +391,8 @@ impl<'a> Bench<'a> {
         Ok(run.duration)
     }
 
-    /// Plans and programs the endpoints; each server's policy has as many rules as [`RULES`] says, of which the last allows the client.
-    /// `changed`: the longest is another.
+    /// Plans and programs the endpoints; each server's policy has as many rules as [`RULES`] says,
+    /// of which the last allows the client. `changed`: the longest is another.
     fn program(&mut self, shape: Shape, changed: bool) -> Result<Programmed> {
         let mut delta = Delta::default();
         bench_rules::members(&RULES, &self.client.addresses, &mut delta);
@@ -419,23 +419,14 @@ impl<'a> Bench<'a> {
             profiles: vec![ResolvedRules {
                 staged: false,
                 key: ResourceKey::new(Kind::Profile, None, "open"),
-                rules: Arc::new(vec![ResolvedRule {
-                    icmp: None,
-                    not_icmp: None,
-                    index: 0,
-                    action: ResolvedAction::Allow,
-                    ip_version: None,
-                    protocol: None,
-                    not_protocol: None,
-                    source: ResolvedSide::default(),
-                    destination: ResolvedSide::default(),
-                }]),
+                rules: Arc::new(vec![ResolvedRule::new(0, ResolvedAction::Allow)]),
             }],
             ..ResolvedPolicy::default()
         });
         let endpoint = |name: &str, workload: &Workload, mac, ingress| LocalEndpoint {
             allow_spoofed_source_prefixes: Vec::new(),
             ip_nats: Vec::new(),
+            aws_elastic_ips: Vec::new(),
             key: ResourceKey::new(Kind::WorkloadEndpoint, Some("default"), name),
             interface_name: workload.interface.as_str().into(),
             addresses: workload.addresses.clone(),
@@ -473,7 +464,7 @@ impl<'a> Bench<'a> {
                 insns += chunk.insns.len();
             }
             self.kernel.complete(&transaction)?;
-            self.planner.retired();
+            self.planner.committed();
         }
         if let Some(problem) = self.planner.problems().next() {
             anyhow::bail!("{problem}");

@@ -1,4 +1,5 @@
-//! Compares compiled policy in the kernel with the reference evaluator, for as many pairs of policy and packet as it is told.
+//! Compares compiled policy in the kernel with the reference evaluator, for as many pairs of policy
+//! and packet as it is told.
 
 use anyhow::Result;
 use clap::Parser;

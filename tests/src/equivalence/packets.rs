@@ -31,15 +31,20 @@ pub(super) fn packet(
     if world.own.contains(&peer) {
         return None;
     }
-    // No addresses of one party, and the host's own networks: dropped or sent elsewhere before policy is asked.
+    // No addresses of one party, and the host's own networks: dropped or sent elsewhere before
+    // policy is asked.
     let odd = |address: IpAddr| {
         address.is_multicast() || address.is_unspecified() || address.is_loopback() || address == IpAddr::from([255; 4])
     };
     if direction == Direction::Egress && !world.own.contains(&packet.src) && odd(packet.src) {
         return None;
     }
+    if direction == Direction::Egress && (packet.is_martian() || packet.is_to_link()) {
+        return None;
+    }
     let v6 = packet.src.is_ipv6();
-    // Extension headers are no protocols of IPv6; error messages and neighbour discovery are not judged by policy.
+    // Extension headers are no protocols of IPv6; error messages and neighbour discovery are not
+    // judged by policy.
     if v6 && matches!(packet.protocol.0, 0 | 43 | 44 | 50 | 51 | 59 | 60 | 135 | 139 | 140) {
         return None;
     }
@@ -82,7 +87,8 @@ pub(crate) fn frame_of(packet: &mut Packet, rng: &mut Rng) -> Vec<u8> {
         }
         number => {
             (packet.src_port, packet.dst_port) = (0, 0);
-            // Errors and neighbour discovery of its own version are not policy's business: a query instead.
+            // Errors and neighbour discovery of its own version are not policy's business: a query
+            // instead.
             match (number, v6, packet.icmp_type) {
                 (protocol::ICMP, false, 3..=5 | 11 | 12) => packet.icmp_type = 8,
                 (protocol::ICMPV6, true, ..128 | 130..=137 | 143) => packet.icmp_type = 128,

@@ -50,7 +50,7 @@ fn flows_are_listed_and_end() {
             assert!((20_000..20_250).contains(&flow.source_port));
             assert!(flow.age < Duration::from_secs(60) && flow.idle <= flow.age, "{flow:?}");
             assert_eq!(flow.timeout.as_secs(), 60);
-            assert!(ids.contains(&flow.egress.endpoint) && flow.fast, "{flow:?}");
+            assert!(ids.contains(&flow.egress.endpoint) && flow.redirect, "{flow:?}");
         }
         let ping = flows.iter().find(|flow| flow.protocol == protocol::ICMP).unwrap();
         assert_eq!((ping.icmp, ping.state), (Some((8, 0)), FlowState::Established));

@@ -27,7 +27,7 @@ fn unknown_interfaces_are_closed_until_their_endpoint_comes() {
         node.links(&[&a, &b]);
         assert_eq!(node.role(a.ifindex), Some(Role::Closed));
         assert!(!a.namespace.pings(B[0]).unwrap());
-        assert!(node.dropped(felid_common::Drop::UnknownInterface) > 0);
+        assert!(node.dropped(felid_common::DropReason::UnknownInterface) > 0);
         node.commit(&set([endpoint(&a, allow(), allow()), endpoint(&b, allow(), allow())]));
         assert!(is_stub(node.role(a.ifindex)));
         // The workload's kernel asks for its gateway's MAC address once a second.
@@ -185,19 +185,19 @@ fn foreign_programs_are_reported_and_end_the_fast_path() {
         let mut node = Node::open(host);
         node.links(&[&a]);
         node.commit(&set([endpoint(&a, allow(), allow())]));
-        assert!(node.kernel.endpoints()[0].fast);
+        assert!(node.kernel.endpoints()[0].redirectable);
         // A program of somebody else's, put before ours.
         let program = foreign();
         let link = sys::attach_first(program.as_fd(), a.ifindex, sys::Hook::ToWorkload).unwrap();
         node.links(&[&a]);
         let seen = &node.kernel.endpoints()[0];
         assert_eq!(
-            (seen.fast, seen.foreign.before.len(), seen.foreign.after.len()),
+            (seen.redirectable, seen.foreign.before.len(), seen.foreign.after.len()),
             (false, 1, 0)
         );
         detach(vec![link], a.ifindex);
         node.links(&[&a]);
-        assert!(node.kernel.endpoints()[0].fast);
+        assert!(node.kernel.endpoints()[0].redirectable);
     });
 }
 
@@ -211,8 +211,9 @@ fn detach(links: Vec<OwnedFd>, ifindex: u32) {
     until_gone(ifindex, |link| gone.contains(&link));
 }
 
-/// Waits until none of these links is at an interface. A link ends some time after its last pin and descriptor, and a process that another
-/// test is just starting has copies of all descriptors until it runs its program.
+/// Waits until none of these links is at an interface. A link ends some time after its last pin and
+/// descriptor, and a process that another test is just starting has copies of all descriptors until
+/// it runs its program.
 fn until_gone(ifindex: u32, which: impl Fn(u32) -> bool) {
     let there = |hook| {
         let attached = sys::attached(ifindex, hook).unwrap();
@@ -255,7 +256,7 @@ fn an_interface_with_one_free_hook_ends_closed() {
         assert!(errors.len() == 1 && errors[0].contains("not guarded"), "{errors:?}");
         sys::membarrier().unwrap();
         node.kernel.complete(&transaction).unwrap();
-        node.planner.retired();
+        node.planner.committed();
         let seen = |node: &Node| {
             node.kernel
                 .endpoints()
@@ -263,14 +264,14 @@ fn an_interface_with_one_free_hook_ends_closed() {
                 .find(|state| &*state.key.name == "veth-b")
                 .unwrap()
         };
-        assert!(!seen(&node).attached && !seen(&node).fast);
-        let before = node.dropped(felid_common::Drop::UnknownInterface);
+        assert!(!seen(&node).attached && !seen(&node).redirectable);
+        let before = node.dropped(felid_common::DropReason::UnknownInterface);
         assert!(!b.namespace.pings(A[0]).unwrap(), "its packets go nowhere");
-        assert!(node.dropped(felid_common::Drop::UnknownInterface) > before);
+        assert!(node.dropped(felid_common::DropReason::UnknownInterface) > before);
         // The next look at everything mends it, once there is room.
         detach(full, b.ifindex);
         node.links(&[&a, &b]);
-        assert!(seen(&node).attached && seen(&node).fast);
+        assert!(seen(&node).attached && seen(&node).redirectable);
         let answered = (0..10).any(|_| b.namespace.pings(A[0]).unwrap());
         assert!(answered, "{:?}", node.kernel.drops().unwrap());
     });

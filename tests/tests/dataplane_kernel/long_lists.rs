@@ -1,4 +1,5 @@
-//! Policies of 100,000 rules: they work, or are refused with the numbers, and then concern their own endpoint only.
+//! Policies of 100,000 rules: they work, or are refused with the numbers, and then concern their
+//! own endpoint only.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use felid_model::resolved::{
 };
 use felid_model::{Kind, Protocol, ResourceKey};
 use felid_tests::frames::Frame;
-use felid_tests::probe::Outcome;
+use felid_tests::probe::PacketOutcome;
 use felid_tests::{Host, Workload};
 
 use crate::node::{Node, allow, endpoint, on_host, set};
@@ -51,18 +52,13 @@ fn policy(by: By) -> ResolvedPolicy {
             By::Selectors(count) => source.sets.push(selector(number % count)),
         }
         ResolvedRule {
-            icmp: None,
-            not_icmp: None,
-            index: number as u32,
-            action: ResolvedAction::Allow,
-            ip_version: None,
             protocol: Some(Protocol(TCP)),
-            not_protocol: None,
             source,
             destination: ResolvedSide {
                 ports: vec![(port, port)],
                 ..ResolvedSide::default()
             },
+            ..ResolvedRule::new(number as u32, ResolvedAction::Allow)
         }
     };
     let rules = ResolvedRules {
@@ -89,7 +85,8 @@ fn node(host: &Host) -> Node {
     })
 }
 
-/// Whether a connection from the peer of one rule to the port of another is let through to the workload.
+/// Whether a connection from the peer of one rule to the port of another is let through to the
+/// workload.
 fn passes(node: &Node, workload: &Workload, from: usize, port_of: usize) -> bool {
     let key = ResourceKey::new(Kind::WorkloadEndpoint, Some("default"), &workload.interface);
     let id = node.planner.endpoint(&key).unwrap().id;
@@ -98,8 +95,8 @@ fn passes(node: &Node, workload: &Workload, from: usize, port_of: usize) -> bool
     let packet = frame.tcp(40_000, peer(port_of).1, SYN);
     let probe = node.kernel.probe(Hook::ToWorkload, id).unwrap();
     match probe.run(&packet, workload.ifindex, workload.ifindex).unwrap().outcome {
-        Outcome::Drop(Some(felid_common::Drop::IngressPolicy)) => false,
-        Outcome::Next => true,
+        PacketOutcome::Drop(Some(felid_common::DropReason::IngressPolicy)) => false,
+        PacketOutcome::Next => true,
         other => panic!("{other:?}"),
     }
 }

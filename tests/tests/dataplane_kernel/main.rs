@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod flows;
+mod guard;
+mod host_guard;
 mod links;
 mod long_lists;
 mod nats;
@@ -10,5 +12,6 @@ mod node;
 mod plane;
 mod restart;
 mod settings;
+mod shares;
 mod sizes;
 mod transactions;

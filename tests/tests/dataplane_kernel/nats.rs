@@ -1,14 +1,17 @@
-//! Translations: the table in the kernel, its flag, its ids across restarts, and routes of external addresses.
+//! Translations: the table in the kernel, its flag, its ids across restarts, and routes of external
+//! addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use felid_common::{MAX_NATS, NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_V6, Nat, SETTING_NATS, nat_slot};
+use felid_common::{NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_V6, Nat, SETTING_NATS, nat_places, nat_probe};
 use felid_compile::nat::{Mapping, Mappings, words};
 use felid_compile::planner::Planner;
 use felid_compile::transaction::EndpointId;
 use felid_dataplane::sys::{self, RawMap};
-use felid_dataplane::{Dataplane, Options};
+use felid_dataplane::{
+    AddressTranslation as _, Dataplane, Enforcement as _, HostNetwork as _, Inspection as _, Options,
+};
 use felid_lab::{Host, Workload};
 use zerocopy::FromBytes as _;
 
@@ -42,8 +45,9 @@ fn open_map(host: &Host, name: &str) -> RawMap {
 fn search(host: &Host, address: IpAddr, out: u32) -> Option<(IpAddr, u32)> {
     let map = open_map(host, "nats");
     let words = words(address);
+    let places = nat_places(&words, &settings(host).nat_seed);
     for probe in 0..NAT_PROBES {
-        let index = (nat_slot(&words) + probe) & (MAX_NATS - 1);
+        let index = nat_probe(places, probe);
         let nat = Nat::read_from_bytes(&map.lookup(&index.to_ne_bytes()).unwrap().unwrap()).unwrap();
         let flags = out | if address.is_ipv6() { NAT_V6 } else { 0 };
         if nat.id != 0 && nat.address == words && nat.flags & (NAT_V6 | NAT_OUT) == flags {
@@ -56,14 +60,18 @@ fn search(host: &Host, address: IpAddr, out: u32) -> Option<(IpAddr, u32)> {
     None
 }
 
-fn flag(host: &Host) -> bool {
+fn settings(host: &Host) -> felid_common::Settings {
     let value = open_map(host, "settings").lookup(&[0; 4]).unwrap().unwrap();
-    felid_common::Settings::read_from_bytes(&value).unwrap().flags & SETTING_NATS != 0
+    felid_common::Settings::read_from_bytes(&value).unwrap()
+}
+
+fn flag(host: &Host) -> bool {
+    settings(host).flags & SETTING_NATS != 0
 }
 
 fn change(node: &mut Node, wanted: &Mappings) {
     let change = node.kernel.plan_nats(wanted);
-    assert!(change.crowded.is_empty());
+    assert!(change.no_room.is_empty());
     node.kernel.end_nats(&change).unwrap();
     if change.wait {
         sys::membarrier().unwrap();
@@ -237,10 +245,10 @@ fn routes_lead_to_external_addresses() {
             let mut planner = Planner::new(plane.kernel().planner_options(), adopted);
             planner.update(&set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))));
             let transaction = planner.plan().unwrap().unwrap();
-            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            let errors = plane.apply(&transaction).await.unwrap().errors;
             assert!(errors.is_empty(), "{errors:?}");
             plane.complete(&transaction).unwrap();
-            planner.retired();
+            planner.committed();
             let id = |workload: &Workload| {
                 let all = planner.endpoints();
                 let mut named = all.filter(|status| *status.endpoint.interface_name == workload.interface);
@@ -248,8 +256,8 @@ fn routes_lead_to_external_addresses() {
             };
             let (id_a, id_b) = (id(&a), id(&b));
             let set_nats = async |plane: &mut Dataplane, wanted: &Mappings| {
-                let (crowded, errors) = plane.set_nats(wanted).await.unwrap();
-                assert!(crowded.is_empty() && errors.is_empty(), "{errors:?}");
+                let (no_room, errors) = plane.set_nats(wanted).await.unwrap();
+                assert!(no_room.is_empty() && errors.is_empty(), "{errors:?}");
             };
             let wanted = mappings(&[
                 ("192.0.2.10", A[0], id_a),
@@ -288,11 +296,11 @@ fn routes_lead_to_external_addresses() {
             planner.update(&set([&a, &b].map(|workload| endpoint(workload, allow(), allow()))));
             let transaction = planner.plan().unwrap().unwrap();
             plane.retire_nats(&wanted).unwrap();
-            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            let errors = plane.apply(&transaction).await.unwrap().errors;
             assert!(errors.is_empty(), "{errors:?}");
             assert_eq!(routes(host), all);
             plane.complete(&transaction).unwrap();
-            planner.retired();
+            planner.committed();
             // Moved, and gone.
             set_nats(
                 &mut plane,
@@ -310,7 +318,7 @@ fn routes_lead_to_external_addresses() {
             planner.update(&gone(&b));
             let transaction = planner.plan().unwrap().unwrap();
             plane.retire_nats(&Mappings::new()).unwrap();
-            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            let errors = plane.apply(&transaction).await.unwrap().errors;
             assert!(errors.is_empty(), "{errors:?}");
             plane.complete(&transaction).unwrap();
             assert_eq!(routes(host), BTreeSet::new());
@@ -373,10 +381,10 @@ fn the_host_answers_for_external_addresses_where_they_belong() {
             planner.set_host_addresses(plane.host_addresses().clone());
             planner.update(&set([endpoint(&a, allow(), allow())]));
             let transaction = planner.plan().unwrap().unwrap();
-            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            let errors = plane.apply(&transaction).await.unwrap().errors;
             assert!(errors.is_empty(), "{errors:?}");
             plane.complete(&transaction).unwrap();
-            planner.retired();
+            planner.committed();
             let id = planner.endpoints().next().unwrap().id;
             let wanted = mappings(&[
                 ("192.0.2.10", A[0], id),
@@ -411,7 +419,7 @@ fn the_host_answers_for_external_addresses_where_they_belong() {
             let mut planner = Planner::new(plane.kernel().planner_options(), adopted);
             planner.update(&set([endpoint(&a, allow(), allow())]));
             let transaction = planner.plan().unwrap().unwrap();
-            let (_, errors) = plane.apply(&transaction).await.unwrap();
+            let errors = plane.apply(&transaction).await.unwrap().errors;
             assert!(errors.is_empty(), "{errors:?}");
             plane.complete(&transaction).unwrap();
             assert_eq!(entries(), expected(&more), "not before it knows what there is to do");
@@ -421,7 +429,7 @@ fn the_host_answers_for_external_addresses_where_they_belong() {
             set_nats(&mut plane, &mappings(&[("192.0.2.10", A[0], id)])).await;
             assert_eq!(entries(), expected(&["192.0.2.10 dev up0", "192.0.2.99 dev up0"]));
             drop(plane);
-            let errors = felid_dataplane::cleanup(host.bpffs(), &["cali".to_owned()], 3)
+            let errors = felid_dataplane::cleanup(host.bpffs(), &["cali".to_owned()], 3, &mut |_| {})
                 .await
                 .unwrap();
             assert!(errors.is_empty(), "{errors:?}");

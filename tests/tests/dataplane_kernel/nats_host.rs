@@ -6,7 +6,9 @@ use std::time::Duration;
 use felid_compile::nat::{Mapping, Mappings};
 use felid_compile::planner::Planner;
 use felid_compile::transaction::EndpointId;
-use felid_dataplane::{Dataplane, Options};
+use felid_dataplane::{
+    AddressTranslation as _, Dataplane, Enforcement as _, HostNetwork as _, Inspection as _, Options,
+};
 use felid_lab::Host;
 
 use crate::node::{allow, config, endpoint, on_host, set};
@@ -48,10 +50,10 @@ fn with_uplink<F: Future<Output = ()>>(host: &Host, test: impl FnOnce(Dataplane,
         planner.set_host_addresses(plane.host_addresses().clone());
         planner.update(&set([endpoint(&a, allow(), allow())]));
         let transaction = planner.plan().unwrap().unwrap();
-        let (_, errors) = plane.apply(&transaction).await.unwrap();
+        let errors = plane.apply(&transaction).await.unwrap().errors;
         assert!(errors.is_empty(), "{errors:?}");
         plane.complete(&transaction).unwrap();
-        planner.retired();
+        planner.committed();
         plane.set_announcement(true);
         let id = planner.endpoints().next().unwrap().id;
         test(plane, id).await;

@@ -34,7 +34,7 @@ pub(crate) fn config(host: &Host) -> Config {
     };
     config.capacities.established_v4 = 4096;
     config.capacities.established_v6 = 4096;
-    config.capacities.half_open = 4096;
+    config.capacities.half_open = 65_536;
     config.capacities.peers = 1024;
     config.capacities.nets = 256;
     config.capacities.named_ports = 256;
@@ -65,7 +65,7 @@ impl Node {
         assert!(flip.link_errors.is_empty(), "{:?}", flip.link_errors);
         sys::membarrier().unwrap();
         let completed = self.kernel.complete(&transaction).unwrap();
-        self.planner.retired();
+        self.planner.committed();
         completed
     }
 
@@ -80,7 +80,7 @@ impl Node {
         self.kernel.roles().get(&ifindex).copied().flatten()
     }
 
-    pub(crate) fn dropped(&self, reason: felid_common::Drop) -> u64 {
+    pub(crate) fn dropped(&self, reason: felid_common::DropReason) -> u64 {
         self.kernel
             .drops()
             .unwrap()
@@ -97,6 +97,7 @@ pub(crate) fn state(workload: &Workload) -> LinkState {
         name: workload.interface.as_str().into(),
         mac: Some(felid_lab::netns::HOST_MAC),
         mtu: 1500,
+        is_ethernet: true,
         filters: Arc::default(),
         peer: Some(Peer {
             mac: Some(workload.mac),
@@ -154,15 +155,8 @@ fn rules(rules: Vec<ResolvedRule>) -> ResolvedPolicy {
 
 fn rule(action: ResolvedAction, source: ResolvedSide) -> ResolvedRule {
     ResolvedRule {
-        icmp: None,
-        not_icmp: None,
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
         source,
-        destination: ResolvedSide::default(),
+        ..ResolvedRule::new(0, action)
     }
 }
 
@@ -171,6 +165,7 @@ pub(crate) fn endpoint(workload: &Workload, egress: ResolvedPolicy, ingress: Res
     LocalEndpoint {
         allow_spoofed_source_prefixes: Vec::new(),
         ip_nats: Vec::new(),
+        aws_elastic_ips: Vec::new(),
         key: key(Kind::WorkloadEndpoint, &workload.interface),
         interface_name: workload.interface.as_str().into(),
         addresses: workload.addresses.clone(),

@@ -5,18 +5,18 @@ use std::os::fd::AsFd as _;
 use felid_compile::planner::Planner;
 use felid_dataplane::kernel::{Config, Role};
 use felid_dataplane::net::{Event, Net};
-use felid_dataplane::{Dataplane, Options, sys};
+use felid_dataplane::{Dataplane, Enforcement as _, HostNetwork as _, Inspection as _, Options, sys};
 use felid_lab::Host;
 use felid_model::resolved::Delta;
 
 use crate::links::foreign;
-use crate::node::{Node, allow, config, endpoint, on_host, set};
+use crate::node::{Node, allow, config, endpoint, gone, on_host, set};
 
 const A: &[&str] = &["10.65.0.2", "fd00:65::2"];
 const B: &[&str] = &["10.65.0.3", "fd00:65::3"];
 
 /// Runs a test with both halves, in the host's namespace.
-fn with_plane<F: Future<Output = ()>>(host: &Host, test: impl FnOnce(Dataplane) -> F) {
+pub(crate) fn with_plane<F: Future<Output = ()>>(host: &Host, test: impl FnOnce(Dataplane) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,12 +43,12 @@ async fn settle(plane: &mut Dataplane) {
 }
 
 /// Puts endpoints in force.
-async fn in_force(plane: &mut Dataplane, delta: &Delta) {
+pub(crate) async fn in_force(plane: &mut Dataplane, delta: &Delta) {
     let mut planner = Planner::new(plane.kernel().planner_options(), plane.kernel().adopt());
     planner.update(delta);
     let transaction = planner.plan().unwrap().unwrap();
-    let (flip, errors) = plane.apply(&transaction).await.unwrap();
-    assert!(flip.link_errors.is_empty() && errors.is_empty(), "{errors:?}");
+    let errors = plane.apply(&transaction).await.unwrap().errors;
+    assert!(errors.is_empty(), "{errors:?}");
     plane.complete(&transaction).unwrap();
     settle(plane).await;
 }
@@ -124,7 +124,8 @@ fn what_is_learnt_beside_a_queueing_discipline_is_acted_upon() {
                 shown.contains(A[0])
             };
             assert!(routes("cali-a"));
-            // The event of the new name is not read before that of the queueing discipline leads to the question.
+            // The event of the new name is not read before that of the queueing discipline leads to
+            // the question.
             host.namespace().ip("link set cali-a name cali-c").unwrap();
             let handled = plane.handle(Event::Traffic(a.ifindex)).await;
             assert!(handled.errors.is_empty(), "{:?}", handled.errors);
@@ -201,7 +202,7 @@ fn classifiers_of_others_are_reported_and_end_the_fast_path() {
             let seen = |plane: &Dataplane| {
                 let all = plane.kernel().endpoints();
                 let state = all.iter().find(|state| state.ifindex == Some(b.ifindex)).unwrap();
-                (state.fast, state.foreign.filters.to_vec())
+                (state.redirectable, state.foreign.filters.to_vec())
             };
             assert_eq!(seen(&plane), (true, Vec::new()));
             let pin = host.bpffs().join("foreign");
@@ -213,8 +214,8 @@ fn classifiers_of_others_are_reported_and_end_the_fast_path() {
                 host.namespace().exec(&command.split(' ').collect::<Vec<_>>()).unwrap();
             }
             settle(&mut plane).await;
-            let (fast, filters) = seen(&plane);
-            assert!(!fast && filters.len() == 1, "{filters:?}");
+            let (redirectable, filters) = seen(&plane);
+            assert!(!redirectable && filters.len() == 1, "{filters:?}");
             assert!(
                 filters[0].starts_with("bpf ") && filters[0].ends_with(" (egress)"),
                 "{filters:?}"
@@ -265,5 +266,46 @@ fn tables_of_kube_proxy_are_seen() {
             );
             run(&format!("{command} -t nat -X KUBE-SERVICES"));
         }
+    });
+}
+
+#[test]
+fn what_an_earlier_run_guarded_and_nobody_claims_stays_closed_and_is_named() {
+    on_host(|host| {
+        // Outside the prefix of workloads' interfaces.
+        let a = host.workload("tap-a", A).unwrap();
+        let claimed = set([endpoint(&a, allow(), allow())]);
+        with_plane(host, async |mut plane| {
+            in_force(&mut plane, &claimed).await;
+            assert!(matches!(role(&plane, a.ifindex), Some(Role::Stub(_))));
+            assert!(plane.unclaimed().is_empty());
+        });
+        // The records of another node: none is of this one. Twice, for the first such run leaves no
+        // endpoint to be recognised.
+        for _ in 0..2 {
+            with_plane(host, async |mut plane| {
+                let mut planner = Planner::new(plane.kernel().planner_options(), plane.kernel().adopt());
+                if let Some(transaction) = planner.plan().unwrap() {
+                    let errors = plane.apply(&transaction).await.unwrap().errors;
+                    assert!(errors.is_empty(), "{errors:?}");
+                    plane.complete(&transaction).unwrap();
+                }
+                settle(&mut plane).await;
+                for hook in sys::Hook::ALL {
+                    assert_eq!(sys::attached(a.ifindex, hook).unwrap().len(), 1, "it is closed");
+                }
+                assert!(!matches!(role(&plane, a.ifindex), Some(Role::Stub(_))));
+                assert_eq!(plane.unclaimed(), ["tap-a".into()].into());
+            });
+        }
+        with_plane(host, async |mut plane| {
+            in_force(&mut plane, &claimed).await;
+            assert!(matches!(role(&plane, a.ifindex), Some(Role::Stub(_))), "claimed again");
+            assert!(plane.unclaimed().is_empty());
+            // What goes while the agent looks is let go.
+            in_force(&mut plane, &gone(&a)).await;
+            assert_eq!(role(&plane, a.ifindex), None);
+            assert!(plane.unclaimed().is_empty());
+        });
     });
 }

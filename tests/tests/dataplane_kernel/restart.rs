@@ -1,11 +1,13 @@
 //! An agent that dies and comes back: nothing is let through, nothing is cut.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use felid_dataplane::Config;
 use felid_dataplane::kernel::Role;
 use felid_dataplane::sys;
 use felid_lab::{Host, Workload};
@@ -18,7 +20,8 @@ const B: &[&str] = &["10.65.0.3", "fd00:65::3"];
 const C: &[&str] = &["10.65.0.4", "fd00:65::4"];
 const PORT: u16 = 7000;
 
-/// One numbered datagram every half millisecond, each a flow of its own, until told to stop; returns how many.
+/// One numbered datagram every half millisecond, each a flow of its own, until told to stop;
+/// returns how many.
 fn flood(from: &Workload, to: &str, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
     let frame = Frame::new(
         from.mac,
@@ -124,6 +127,88 @@ fn a_restart_lets_nothing_through_and_cuts_nothing() {
             .map(|state| (state.key, state.id))
             .collect();
         assert_eq!(ids, after, "endpoints keep their ids");
+    });
+}
+
+/// Room for this many addresses, prefixes and named ports.
+fn small(host: &Host, room: u32) -> Config {
+    let mut config = config(host);
+    (config.capacities.peers, config.capacities.nets) = (room, room);
+    config.capacities.named_ports = room;
+    config
+}
+
+#[test]
+fn tables_become_larger_at_a_restart_without_a_gap() {
+    on_host(|host| {
+        let workloads = three(host);
+        let [a, b, c] = &workloads;
+        let all: Vec<&Workload> = workloads.iter().collect();
+        // Addresses, and networks of which one is that of a sender.
+        let records = |many: u8| {
+            let mut delta = set([
+                endpoint(a, allow(), allow()),
+                endpoint(b, allow(), allow()),
+                endpoint(c, allow(), allow_from("s:friends")),
+            ]);
+            let others = (0..many).map(|n| IpAddr::from([192, 0, 2, n]));
+            let friends: Vec<IpAddr> = a.addresses.iter().copied().chain(others).collect();
+            delta.members = members("s:friends", &friends).members;
+            let friends = delta.members.values().next().cloned().unwrap();
+            for n in 0..many {
+                delta
+                    .members
+                    .insert(format!("10.66.{n}.0/24").parse().unwrap(), friends.clone());
+                delta
+                    .members
+                    .insert(format!("fd00:66:{n}::/48").parse().unwrap(), friends.clone());
+            }
+            delta
+        };
+        let mut node = Node::with(&small(host, 16));
+        node.links(&all);
+        node.commit(&records(5));
+        let before = node.kernel.adopt();
+
+        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let seen = arrivals(c, &quiet);
+        let floods = [flood(a, C[0], &stop), flood(b, C[0], &stop)];
+        for (room, many) in [(32, 20), (256, 200), (300, 200)] {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(node);
+            node = Node::with(&small(host, room));
+            assert_eq!(node.kernel.capacities().peers, room);
+            assert_eq!(node.kernel.capacities().nets, room);
+            assert_eq!(node.kernel.capacities().named_ports, room);
+            if room == 32 {
+                let copied = node.kernel.adopt();
+                assert_eq!(
+                    (&copied.peers, &copied.nets),
+                    (&before.peers, &before.nets),
+                    "nothing was lost"
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            node.links(&all);
+            node.commit(&records(many));
+            assert!(node.planner.problems().next().is_none());
+        }
+        // A smaller size changes nothing.
+        drop(node);
+        node = Node::with(&small(host, 16));
+        assert_eq!(node.kernel.capacities().peers, 300);
+        node.links(&all);
+        node.commit(&records(200));
+        std::thread::sleep(Duration::from_millis(50));
+        stop.store(true, Ordering::Relaxed);
+        let [allowed, denied] = floods.map(|flood| flood.join().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        quiet.store(true, Ordering::Relaxed);
+        let seen = seen.join().unwrap();
+        let from = |address: [u8; 4]| seen.iter().filter(|(source, _)| *source == address).count() as u64;
+        assert!(allowed > 200 && denied > 200, "{allowed} {denied}");
+        assert_eq!(from([10, 65, 0, 3]), 0, "of {denied} forbidden packets");
+        assert_eq!(from([10, 65, 0, 2]), allowed, "no allowed packet is lost");
     });
 }
 

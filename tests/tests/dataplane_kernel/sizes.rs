@@ -1,7 +1,8 @@
-//! A node of 250 endpoints and 10,000 remote addresses. Prints how long the steps take; the limit only catches what hangs, since the
-//! build is not optimised and the machine may be busy.
+//! A node of 250 endpoints and 10,000 remote addresses. Prints how long the steps take; the limit
+//! only catches what hangs, since the build is not optimised and the machine may be busy.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ fn a_full_node_starts_and_restarts() {
                 name: name.as_str().into(),
                 mac: None,
                 mtu: 1500,
+                is_ethernet: true,
                 filters: Arc::default(),
                 peer: None,
             });
@@ -64,7 +66,7 @@ fn a_full_node_starts_and_restarts() {
             felid_dataplane::sys::membarrier().unwrap();
             let waited = start.elapsed();
             node.kernel.complete(&transaction).unwrap();
-            node.planner.retired();
+            node.planner.committed();
             let completed = start.elapsed();
             println!(
                 "{round}: open {opened:?}, links {:?}, plan {:?}, apply {:?}, grace {:?}, complete {:?}; {completed:?} in all",
@@ -112,4 +114,39 @@ fn map_memory() -> u64 {
         })
         .collect();
     maps.values().sum()
+}
+
+/// What the kernel says a map takes, in bytes.
+fn memory(pin: &std::path::Path) -> u64 {
+    let map = felid_dataplane::sys::open_pin(pin).unwrap();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd())).unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn the_tables_take_the_memory_that_the_docs_say() {
+    on_host(|host| {
+        let default = Config {
+            bpffs: host.bpffs().to_owned(),
+            bpffs_private: true,
+            ..Config::default()
+        };
+        let _kernel = felid_dataplane::Kernel::open(&default).unwrap();
+        let maps = host.bpffs().join(format!("felid/v{}/maps", felid_common::ABI_VERSION));
+        let pins = std::fs::read_dir(maps).unwrap().map(|pin| pin.unwrap().path());
+        let mut sizes: Vec<(u64, String)> = pins
+            .map(|pin| (memory(&pin), pin.file_name().unwrap().to_string_lossy().into_owned()))
+            .collect();
+        sizes.sort();
+        let total: u64 = sizes.iter().map(|(size, _)| size).sum();
+        let docs = include_str!("../../../docs/configuration.md");
+        let (_, rest) = docs.split_once("the kernel's tables take about ").unwrap();
+        let told: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+        let measured = total >> 20;
+        assert!(
+            measured.abs_diff(told) <= told / 10,
+            "{measured} MiB, and the docs say {told}: {sizes:?}"
+        );
+    });
 }

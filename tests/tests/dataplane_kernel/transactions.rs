@@ -34,13 +34,13 @@ fn policy_is_enforced_and_leaves_no_trace_behind() {
             (4, 2, [4, 4], 0)
         );
         assert_eq!((held.peers_v4, held.peers_v6), (2, 2));
-        assert!(node.kernel.endpoints().iter().all(|endpoint| endpoint.fast));
+        assert!(node.kernel.endpoints().iter().all(|endpoint| endpoint.redirectable));
 
         node.commit(&set([endpoint(&b, allow(), deny())]));
         for target in B {
             assert!(!a.namespace.pings(target).unwrap(), "{target}");
         }
-        assert!(node.dropped(felid_common::Drop::IngressPolicy) >= 2);
+        assert!(node.dropped(felid_common::DropReason::IngressPolicy) >= 2);
         assert!(!node.kernel.counters().unwrap().is_empty());
 
         let mut both = gone(&a);
@@ -116,7 +116,7 @@ fn a_refused_program_changes_nothing() {
             panic!("{error}")
         };
         assert!(!refused[0].log.is_empty(), "{error}");
-        node.planner.abandoned(
+        node.planner.aborted(
             &refused
                 .iter()
                 .map(|refusal| (refusal.id, refusal.to_string()))

@@ -1,6 +1,6 @@
 //! How flows end: closing, resets, timeouts, and what may take their place.
 
-use felid_common::{Drop, EGRESS, Event, FLOW_CLOSING, INGRESS, TCP_AFTER_RST, TCP_RST, protocol::TCP};
+use felid_common::{DropReason, EGRESS, Event, FLOW_CLOSING, INGRESS, TCP_AFTER_RST, TCP_RST, protocol::TCP};
 use felid_tests::bpf_fixture::{Fixture, Policy, SETTINGS};
 use felid_tests::packet_craft::{ACK, FIN, RST, SYN};
 
@@ -12,12 +12,12 @@ fn closing_states_and_reuse_of_ports() {
     handshake(&fixture, &V4);
     let send = |fixture: &Fixture, flags| {
         fixture
-            .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build())
+            .from_workload(1, &packet(V4.a, V4.b).tcp_with(40000, 80, flags, 101, 501).build())
             .unwrap()
     };
     let reply = |fixture: &Fixture, flags| {
         fixture
-            .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build())
+            .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, flags, 501, 101).build())
             .unwrap()
     };
     // A SYN in the middle of an established connection changes nothing.
@@ -32,7 +32,7 @@ fn closing_states_and_reuse_of_ports() {
     assert!(fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
     // Both: a SYN begins a new flow, which is judged.
     fixture.policy(INGRESS, 2, Policy::Deny).unwrap();
-    send(&fixture, SYN).dropped(Drop::IngressPolicy);
+    send(&fixture, SYN).dropped(DropReason::IngressPolicy);
     fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
     send(&fixture, SYN).redirected(12);
     let (established, flow) = fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap();
@@ -49,7 +49,7 @@ fn the_other_end_may_reuse_the_ports_too() {
     let fixture = two();
     handshake(&fixture, &V6);
     fixture
-        .from_workload(1, &packet(V6.a, V6.b).tcp(40000, 80, RST).build())
+        .from_workload(1, &packet(V6.a, V6.b).tcp_with(40000, 80, RST, 101, 0).build())
         .unwrap()
         .redirected(12);
     fixture
@@ -58,7 +58,7 @@ fn the_other_end_may_reuse_the_ports_too() {
         .redirected(11);
     let (established, flow) = fixture.flow(TCP, V6.a, 40000, V6.b, 80).unwrap().unwrap();
     assert!(!established);
-    assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (102, 101));
+    assert_eq!((flow.originator.endpoint, flow.responder.endpoint), (102, 101));
 }
 
 #[test]
@@ -67,13 +67,13 @@ fn traffic_in_both_directions_takes_a_reset_back() {
     handshake(&fixture, &V4);
     let send = |flags| {
         fixture
-            .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, flags).build())
+            .from_workload(1, &packet(V4.a, V4.b).tcp_with(40000, 80, flags, 101, 501).build())
             .unwrap()
             .redirected(12)
     };
     let reply = |flags| {
         fixture
-            .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, flags).build())
+            .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, flags, 501, 101).build())
             .unwrap()
             .redirected(11)
     };
@@ -98,37 +98,39 @@ fn timeouts_by_state() {
             })
             .unwrap();
     };
-    // Established: an hour. Written back only when a second old.
+    // Established. Written back only when a second old.
     handshake(&fixture, &V4);
     let before = fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().1.last_seen;
     age(&fixture, SETTINGS.tcp_established - 1000);
     fixture.policy(EGRESS, 1, Policy::Deny).unwrap();
     fixture.policy(EGRESS, 2, Policy::Deny).unwrap();
     fixture
-        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, ACK, 501, 101).build())
         .unwrap()
         .redirected(11);
     let after = fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().1.last_seen;
     assert!(after.wrapping_sub(before) < 100_000, "seen just now");
     age(&fixture, SETTINGS.tcp_established + 1000);
     fixture
-        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
+        .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, ACK, 501, 101).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
     // After both FINs: 30 s.
     fixture
         .edit_flow(TCP, V4.a, 40000, V4.b, 80, |flow| flow.last_seen = after)
         .unwrap();
-    for (n, from, to, ports) in [(1, V4.a, V4.b, (40000, 80)), (2, V4.b, V4.a, (80, 40000))] {
-        fixture
-            .from_workload(n, &packet(from, to).tcp(ports.0, ports.1, FIN | ACK).build())
-            .unwrap();
+    for (n, from, to, ports, numbers) in [
+        (1, V4.a, V4.b, (40000, 80), (101, 501)),
+        (2, V4.b, V4.a, (80, 40000), (501, 102)),
+    ] {
+        let fin = packet(from, to).tcp_with(ports.0, ports.1, FIN | ACK, numbers.0, numbers.1);
+        fixture.from_workload(n, &fin.build()).unwrap();
     }
     age(&fixture, SETTINGS.tcp_fin + 1000);
     fixture
         .from_workload(1, &packet(V4.a, V4.b).tcp(40000, 80, ACK).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
 }
 
 #[test]
@@ -156,7 +158,7 @@ fn both_fins_are_noted_at_either_hook() {
     let mut fixture = two();
     for pair in [&V4, &V6] {
         // Past the stack, and through it.
-        for (n, flags) in [(0, felid_common::ENDPOINT_FAST), (1, 0)] {
+        for (n, flags) in [(0, felid_common::ENDPOINT_REDIRECTABLE), (1, 0)] {
             let mut record = Fixture::record(2);
             record.flags = flags;
             fixture.set_endpoint(2, record).unwrap();

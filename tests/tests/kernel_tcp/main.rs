@@ -1,9 +1,14 @@
 //! TCP through the kernel programs: fast and slow paths, states, promotion, reuse, both families.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod blind;
+mod direction;
 mod ends;
+mod same_port;
 
-use felid_common::{Drop, EGRESS, Event, FLOW_FAST, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, protocol::TCP};
+use felid_common::{
+    DropReason, EGRESS, Event, FLOW_REDIRECT, GENERATION_EXEMPT, INGRESS, PEER_HOST, Peer, protocol::TCP,
+};
 use felid_tests::bpf_fixture::{Fixture, Policy, SETTINGS};
 use felid_tests::packet_craft::{ACK, Craft, FIN, RST, SYN, checksum};
 
@@ -53,15 +58,15 @@ fn handshake(fixture: &Fixture, pair: &Pair) {
         .redirected(11);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(!established);
-    assert_eq!(flow.handshake_or_fresh, 501);
+    assert_eq!((flow.originator.expects, flow.responder.expects), (501, 101));
     fixture
         .from_workload(1, &packet(pair.a, pair.b).tcp_with(40000, 80, ACK, 101, 501).build())
         .unwrap()
         .redirected(12);
     let (established, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
     assert!(established, "{flow:?}");
-    assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (101, 102));
-    assert_ne!(flow.flags & FLOW_FAST, 0);
+    assert_eq!((flow.originator.endpoint, flow.responder.endpoint), (101, 102));
+    assert_ne!(flow.flags & FLOW_REDIRECT, 0);
 }
 
 #[test]
@@ -121,13 +126,13 @@ fn denied_by_either_side() {
         fixture
             .from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
         fixture.policy(INGRESS, 2, Policy::Port(81)).unwrap();
         fixture
             .from_workload(1, &packet(pair.a, pair.b).tcp(1, 80, SYN).build())
             .unwrap()
-            .dropped(Drop::IngressPolicy);
+            .dropped(DropReason::IngressPolicy);
         fixture
             .from_workload(1, &packet(pair.a, pair.b).tcp(1, 81, SYN).build())
             .unwrap()
@@ -136,7 +141,7 @@ fn denied_by_either_side() {
         fixture
             .from_workload(1, &packet(pair.a, pair.b).tcp(2, 81, SYN).build())
             .unwrap()
-            .dropped(Drop::NoPolicy);
+            .dropped(DropReason::NoPolicy);
         fixture.policy(INGRESS, 2, Policy::Allow).unwrap();
     }
     assert_eq!(fixture.flows().unwrap(), (0, 2));
@@ -163,7 +168,7 @@ fn a_forged_acknowledgement_does_not_promote() {
     assert!(!fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
     // The responder would answer with a reset, which does not promote either.
     fixture
-        .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, RST).build())
+        .from_workload(2, &packet(V4.b, V4.a).tcp_with(80, 40000, RST, 0x4000_0000, 0).build())
         .unwrap()
         .redirected(11);
     assert!(!fixture.flow(TCP, V4.a, 40000, V4.b, 80).unwrap().unwrap().0);
@@ -182,7 +187,7 @@ fn a_reply_without_a_flow_is_judged_in_its_own_direction() {
     fixture
         .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
     handshake(&fixture, &V4);
     fixture
         .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
@@ -205,12 +210,16 @@ fn through_the_stack_both_hooks_judge_their_own_side() {
         assert_eq!(outcome.packet, syn, "untouched");
         let (_, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
         assert_eq!(
-            (flow.egress.endpoint, flow.ingress.endpoint, flow.flags & FLOW_FAST),
+            (
+                flow.originator.endpoint,
+                flow.responder.endpoint,
+                flow.flags & FLOW_REDIRECT
+            ),
             (101, 0, 0)
         );
         fixture.to_workload(2, 11, &syn).unwrap().passed();
         let (_, flow) = fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap();
-        assert_eq!((flow.egress.endpoint, flow.ingress.endpoint), (101, 102));
+        assert_eq!((flow.originator.endpoint, flow.responder.endpoint), (101, 102));
         let answer = packet(pair.b, pair.a).tcp_with(80, 40000, SYN | ACK, 500, 101).build();
         fixture.from_workload(2, &answer).unwrap().passed();
         fixture.to_workload(1, 12, &answer).unwrap().passed();
@@ -220,12 +229,21 @@ fn through_the_stack_both_hooks_judge_their_own_side() {
         assert!(fixture.flow(TCP, pair.a, 40000, pair.b, 80).unwrap().unwrap().0);
         fixture.to_workload(2, 11, &ack).unwrap().passed();
         // From any other interface, or from nowhere, the source is a lie; on a hit, too.
-        fixture.to_workload(2, 1, &ack).unwrap().dropped(Drop::SpoofedAddress);
-        fixture.to_workload(2, 0, &ack).unwrap().dropped(Drop::SpoofedAddress);
+        fixture
+            .to_workload(2, 1, &ack)
+            .unwrap()
+            .dropped(DropReason::SpoofedAddress);
+        fixture
+            .to_workload(2, 0, &ack)
+            .unwrap()
+            .dropped(DropReason::SpoofedAddress);
         // Denied at the second hook.
         let syn = packet(pair.a, pair.b).tcp(40001, 81, SYN).build();
         fixture.from_workload(1, &syn).unwrap().passed();
-        fixture.to_workload(2, 11, &syn).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .to_workload(2, 11, &syn)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
     }
 }
 
@@ -244,11 +262,11 @@ fn an_entry_that_never_passed_this_hook_says_nothing_about_replies() {
     fixture
         .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, SYN | ACK).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
     fixture
         .from_workload(2, &packet(V4.b, V4.a).tcp(80, 40000, ACK).build())
         .unwrap()
-        .dropped(Drop::EgressPolicy);
+        .dropped(DropReason::EgressPolicy);
 }
 
 #[test]
@@ -267,11 +285,14 @@ fn the_host_reaches_its_workloads_but_what_it_forwards_is_judged() {
             )
             .unwrap();
         let syn = packet(host, workload).tcp_with(50000, 80, SYN, 1, 0).build();
-        fixture.to_workload(1, 1, &syn).unwrap().dropped(Drop::IngressPolicy);
+        fixture
+            .to_workload(1, 1, &syn)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         fixture.to_workload(1, 0, &syn).unwrap().passed();
         let (_, flow) = fixture.flow(TCP, host, 50000, workload, 80).unwrap().unwrap();
         assert_eq!(
-            (flow.ingress.endpoint, flow.ingress.generation),
+            (flow.responder.endpoint, flow.responder.generation),
             (101, GENERATION_EXEMPT)
         );
         let answer = packet(workload, host).tcp_with(80, 50000, SYN | ACK, 7, 2).build();
@@ -280,8 +301,12 @@ fn the_host_reaches_its_workloads_but_what_it_forwards_is_judged() {
         fixture.to_workload(1, 0, &ack).unwrap().passed();
         assert!(fixture.flow(TCP, host, 50000, workload, 80).unwrap().unwrap().0);
         fixture.to_workload(1, 0, &ack).unwrap().passed();
-        // The same five-tuple, forwarded under the host's address: judged, and the host's flow lives on.
-        fixture.to_workload(1, 1, &ack).unwrap().dropped(Drop::IngressPolicy);
+        // The same five-tuple, forwarded under the host's address: judged, and the host's flow
+        // lives on.
+        fixture
+            .to_workload(1, 1, &ack)
+            .unwrap()
+            .dropped(DropReason::IngressPolicy);
         fixture.to_workload(1, 0, &ack).unwrap().passed();
         fixture
             .from_workload(1, &packet(workload, host).tcp(80, 50000, ACK).build())
@@ -310,7 +335,7 @@ fn the_host_begins_a_flow_with_a_syn_only() {
         fixture
             .from_workload(1, &packet(workload, host).tcp(50000, 80, ACK).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         // Likewise where an older flow has expired.
         fixture.policy(EGRESS, 1, Policy::Allow).unwrap();
         let mut settings = SETTINGS;
@@ -326,7 +351,7 @@ fn the_host_begins_a_flow_with_a_syn_only() {
         fixture
             .from_workload(1, &packet(workload, host).tcp(50000, 80, ACK).build())
             .unwrap()
-            .dropped(Drop::EgressPolicy);
+            .dropped(DropReason::EgressPolicy);
         fixture.set_settings(SETTINGS).unwrap();
     }
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask bench control`: how soon the kernel enforces what was written.
 //!
-//! A policy of one workload allows UDP ports up to 20,000 + n; write n raises n. A sender asks for the newest port all the time,
-//! each packet a new flow; the first packet that arrives with port 20,000 + n or more says that write n is in force.
+//! A policy of one workload allows UDP ports up to 20,000 + n; write n raises n. A sender asks for
+//! the newest port all the time, each packet a new flow; the first packet that arrives with port
+//! 20,000 + n or more says that write n is in force.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -43,7 +44,7 @@ pub(super) fn run(felid: &Path, writes: usize) -> Result<Value> {
     let agent = Agent::start_on(felid, &host, &records)?;
     let startup = agent.started();
 
-    let probe = Probe::start(&sender, &receiver)?;
+    let probe = ProbeTraffic::start(&sender, &receiver)?;
     let spaced = probe.run(&agent, writes, Duration::from_millis(100))?;
     let busy = probe.run(&agent, writes, Duration::from_millis(10))?;
     let rss = agent.rss_mib()?;
@@ -178,13 +179,13 @@ fn write_probe(directory: &Path, n: u16) -> Result<()> {
 }
 
 /// The sender and the receiver.
-struct Probe {
+struct ProbeTraffic {
     newest: Arc<AtomicU16>,
     stop: Arc<AtomicBool>,
     arrivals: std::sync::mpsc::Receiver<(Instant, u16)>,
 }
 
-impl Probe {
+impl ProbeTraffic {
     fn start(sender: &Workload, receiver: &Workload) -> Result<Self> {
         let newest = Arc::new(AtomicU16::new(0));
         let stop = Arc::new(AtomicBool::new(false));

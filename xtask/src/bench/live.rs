@@ -1,5 +1,5 @@
-//! `cargo xtask bench live`: two workloads behind one host, without policy, with felid, with iptables and with nftables; and with each of
-//! these three by an external address of the server.
+//! `cargo xtask bench live`: two workloads behind one host, without policy, with felid, with
+//! iptables and with nftables; and with each of these three by an external address of the server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -24,7 +24,8 @@ const SLICES: usize = 5;
 /// By which the client reaches the server where addresses are translated.
 const EXTERNAL: &str = "203.0.113.2";
 
-/// Who enforces, whether that one also translates, and beside which lane (by its number here) that is to be seen.
+/// Who enforces, whether that one also translates, and beside which lane (by its number here) that
+/// is to be seen.
 const LANES: [(&str, bool, usize); 7] = [
     ("unpoliced", false, 0),
     ("felid", false, 0),
@@ -64,6 +65,18 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
     for lane in &lanes {
         lane.check_denied()?;
     }
+    measure(&mut lanes, rounds, time)?;
+    let result = show(&lanes);
+    for lane in lanes {
+        if let Some(agent) = lane.agent {
+            agent.stop()?;
+        }
+    }
+    Ok(Value::Object(result))
+}
+
+/// Takes every lane's samples, slice by slice and the lanes in turn.
+fn measure(lanes: &mut [Lane], rounds: usize, time: Duration) -> Result<()> {
     for slice in 0..=rounds * SLICES {
         // Whoever comes first is another one each time.
         for turn in 0..lanes.len() {
@@ -81,6 +94,11 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
             }
         }
     }
+    Ok(())
+}
+
+/// Prints what the lanes' samples say, and returns the figures by the lanes' names.
+fn show(lanes: &[Lane]) -> serde_json::Map<String, Value> {
     let figure = |lane: &Lane, f: fn(&Rates) -> f64| median(lane.samples.iter().map(f));
     let samples: Vec<Vec<Rates>> = lanes.iter().map(|lane| lane.samples.clone()).collect();
     // Slice by slice, so that what else the machine does meanwhile hits both alike.
@@ -93,7 +111,7 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
         "", "requests/s", "ratio", "conn/s", "ratio", "Gbit/s", "ratio"
     );
     let mut result = serde_json::Map::new();
-    for lane in &lanes {
+    for lane in lanes {
         let (rr, cps, gbps) = (
             figure(lane, |r| r.rr),
             figure(lane, |r| r.cps),
@@ -112,12 +130,7 @@ pub(super) fn run(felid: &Path, rounds: usize, time: Duration) -> Result<Value> 
         let key = lane.title().to_lowercase().replace(' ', "_");
         result.insert(key, json!({"rr": rr, "cps": cps, "gbps": gbps}));
     }
-    for lane in lanes {
-        if let Some(agent) = lane.agent {
-            agent.stop()?;
-        }
-    }
-    Ok(Value::Object(result))
+    result
 }
 
 impl Lane {
@@ -125,7 +138,8 @@ impl Lane {
         let host = Host::new(&format!("felid-bench-{name}"))?;
         let server = host.workload("calibench0", &SERVER)?;
         let client = host.workload("calibench1", &CLIENT)?;
-        // The kernel's proxy ARP does not answer for 169.254.1.1 on a host without a default route: the gateway is known to all alike.
+        // The kernel's proxy ARP does not answer for 169.254.1.1 on a host without a default route:
+        // the gateway is known to all alike.
         for workload in [&server, &client] {
             let mac = felid_lab::netns::mac_text(felid_lab::netns::HOST_MAC);
             let gateway = felid_lab::netns::GATEWAY_V4;

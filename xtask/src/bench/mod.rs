@@ -15,14 +15,15 @@ use crate::setup;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Nanoseconds a packet by BPF_PROG_TEST_RUN: the empty program, a floor, established flows, new flows at 1 to 10,000 rules.
+    /// Nanoseconds a packet by BPF_PROG_TEST_RUN: the empty program, a floor, established flows,
+    /// new flows at 1 to 10,000 rules.
     Datapath {
         /// Write the figures here as JSON.
         #[arg(long, value_name = "PATH")]
         json: Option<PathBuf>,
     },
-    /// Request/response, connections and throughput between two workloads: unpoliced, felid, iptables, nftables, and by an external
-    /// address.
+    /// Request/response, connections and throughput between two workloads: unpoliced, felid,
+    /// iptables, nftables, and by an external address.
     Live {
         /// Write the figures here as JSON.
         #[arg(long, value_name = "PATH")]
@@ -34,7 +35,8 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
     },
-    /// From a record's write to the kernel enforcing it, start-up, memory; 250 endpoints and 10,000 remote addresses.
+    /// From a record's write to the kernel enforcing it, start-up, memory; 250 endpoints and 10,000
+    /// remote addresses.
     Control {
         /// Write the figures here as JSON.
         #[arg(long, value_name = "PATH")]

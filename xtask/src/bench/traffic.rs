@@ -1,8 +1,10 @@
 //! Load between two namespaces: request/response rate, connections per second, throughput.
 //!
-//! Requests and connections: the ends take turns anyway, so both are kept on one CPU; on two, what is measured is how long the machine takes to
-//! wake a CPU up (tens of microseconds in a virtual machine, several times the way of a packet). Throughput: both work at once, on a CPU each,
-//! with a congestion control that sends what the window allows; BBR paces by timers, and a shorter way need not show in it at all.
+//! Requests and connections: the ends take turns anyway, so both are kept on one CPU; on two, what
+//! is measured is how long the machine takes to wake a CPU up (tens of microseconds in a virtual
+//! machine, several times the way of a packet). Throughput: both work at once, on a CPU each, with
+//! a congestion control that sends what the window allows; BBR paces by timers, and a shorter way
+//! need not show in it at all.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -81,7 +83,8 @@ impl Server {
         let (stopped, counter) = (stop.clone(), received.clone());
         let cpus = Cpus::of_process()?;
         let thread = std::thread::spawn(move || {
-            // A server that is not where it should be shows in the figures' spread; there is nobody to tell.
+            // A server that is not where it should be shows in the figures' spread; there is nobody
+            // to tell.
             let _ = stay_on(cpus.first);
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
@@ -140,7 +143,8 @@ impl Server {
     }
 }
 
-/// Serves one connection: short ones on this thread, so that making threads is not what is measured.
+/// Serves one connection: short ones on this thread, so that making threads is not what is
+/// measured.
 fn answer(mut stream: TcpStream, received: Arc<AtomicU64>, cpus: Cpus) {
     let mut kind = [0];
     if stream.set_nodelay(true).is_err() || stream.read_exact(&mut kind).is_err() {
@@ -194,7 +198,8 @@ fn connections(address: SocketAddr, time: Duration) -> Result<f64> {
     let mut byte = [0];
     while start.elapsed() < time {
         let mut stream = connect(address, CLOSE)?;
-        // The server closes first: its end holds the TIME_WAIT, and the client's ports are free again at once.
+        // The server closes first: its end holds the TIME_WAIT, and the client's ports are free
+        // again at once.
         if stream.read(&mut byte)? == 0 {
             count += 1;
         }

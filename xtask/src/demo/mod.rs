@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: the shop of `examples/` in namespaces of its own, with the real agent and real connections.
+//! `cargo xtask demo`: the shop of `examples/` in namespaces of its own, with the real agent and
+//! real connections.
 
 mod probe;
 mod shop;
@@ -17,7 +18,7 @@ use crate::setup;
 use felid_lab::{Agent, Host, Namespace};
 use probe::Matrix;
 use shop::Shop;
-use stream::Stream;
+use stream::{Stream, StreamSummary};
 
 /// Prefix of the namespaces' names.
 const PREFIX: &str = "felid-demo";
@@ -46,17 +47,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     let before = Matrix::measure(&shop)?;
     before.print(None);
 
-    println!("\nTwo connections stay open: frontend -> api, and api -> database. Then the policy `api` is edited:");
-    println!("  felid apply -f {}", shown(&examples.join("shop-edits/api.yaml")));
-    let revoked = Stream::open(&shop, "frontend", "api")?;
-    let untouched = Stream::open(&shop, "api", "database")?;
-    std::thread::sleep(Duration::from_millis(300));
-    let applied = apply(&felid, host, &records, &examples.join("shop-edits/api.yaml"))?;
-    std::thread::sleep(Duration::from_millis(700));
-    let revoked = revoked.finish()?;
-    let untouched = untouched.finish()?;
-    println!("  frontend -> api:      {}", revoked.told(applied));
-    println!("  api -> database:      {}", untouched.told(applied));
+    let [revoked, untouched] = edit_policy(&shop, &felid, &records, &examples)?;
 
     println!("\nWho reaches whom now (* = changed)\n");
     let after = Matrix::measure(&shop)?;
@@ -76,22 +67,46 @@ pub(crate) fn run(keep: bool) -> Result<()> {
         shop.leave();
     } else {
         agent.stop()?;
-        let cleaned = felid_command(&felid, host)
-            .arg("cleanup")
-            .output()
-            .context("felid cleanup")?;
-        ensure!(
-            cleaned.status.success(),
-            "felid cleanup: {}",
-            String::from_utf8_lossy(&cleaned.stderr)
-        );
+        clean_up(&felid, host)?;
         drop(shop);
         println!("\nCleaned up. `cargo xtask demo --keep` leaves it running and says what to try.");
     }
     Ok(())
 }
 
-/// Ends what an earlier `--keep` left: agents and servers in its namespaces, the namespaces, bpffs mounts, directories.
+/// Edits a policy while two connections are open. Returns what became of the one that the edit
+/// revokes, and of the one that it does not concern.
+fn edit_policy(shop: &Shop, felid: &Path, records: &Path, examples: &Path) -> Result<[StreamSummary; 2]> {
+    let edit = examples.join("shop-edits/api.yaml");
+    println!("\nTwo connections stay open: frontend -> api, and api -> database. Then the policy `api` is edited:");
+    println!("  felid apply -f {}", shown(&edit));
+    let revoked = Stream::open(shop, "frontend", "api")?;
+    let untouched = Stream::open(shop, "api", "database")?;
+    std::thread::sleep(Duration::from_millis(300));
+    let applied = apply(felid, shop.host(), records, &edit)?;
+    std::thread::sleep(Duration::from_millis(700));
+    let revoked = revoked.finish()?;
+    let untouched = untouched.finish()?;
+    println!("  frontend -> api:      {}", revoked.told(applied));
+    println!("  api -> database:      {}", untouched.told(applied));
+    Ok([revoked, untouched])
+}
+
+fn clean_up(felid: &Path, host: &Host) -> Result<()> {
+    let cleaned = felid_command(felid, host)
+        .arg("cleanup")
+        .output()
+        .context("felid cleanup")?;
+    ensure!(
+        cleaned.status.success(),
+        "felid cleanup: {}",
+        String::from_utf8_lossy(&cleaned.stderr)
+    );
+    Ok(())
+}
+
+/// Ends what an earlier `--keep` left: agents and servers in its namespaces, the namespaces, bpffs
+/// mounts, directories.
 pub(crate) fn down() -> Result<()> {
     need_root("cargo xtask demo --down")?;
     let mut ended = 0;

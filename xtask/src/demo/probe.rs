@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::shop::Shop;
 
-/// A denied connection is a dropped SYN; it is sent again after a second. Twice that is patience enough.
+/// A denied connection is a dropped SYN; it is sent again after a second. Twice that is patience
+/// enough.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Echoes on a port, both families, until killed.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 use felid_lab::{Host, Namespace, Workload, WorkloadSpec};
 
-/// Name, addresses, last byte of the MAC address and served port of each workload, as the records have them.
+/// Name, addresses, last byte of the MAC address and served port of each workload, as the records
+/// have them.
 const WORKLOADS: &[(&str, [&str; 2], u8, u16)] = &[
     ("frontend", ["10.65.0.10", "fd00:65::10"], 0x10, 80),
     ("api", ["10.65.0.20", "fd00:65::20"], 0x20, 8080),
@@ -31,7 +32,8 @@ const OUTSIDE: &[(&str, [&str; 2], [&str; 2])] = &[
     ),
 ];
 
-/// Who may connect to whom by the records: (from, to), both families; `edited` after `examples/shop-edits` was applied.
+/// Who may connect to whom by the records: (from, to), both families; `edited` after
+/// `examples/shop-edits` was applied.
 pub(super) fn expected(edited: bool) -> Vec<(&'static str, &'static str)> {
     let mut allowed = vec![
         ("api", "database"),
@@ -66,7 +68,8 @@ pub(super) struct Shop {
 }
 
 impl Shop {
-    /// Creates the namespaces and starts a server in each workload. Interfaces are read from the records.
+    /// Creates the namespaces and starts a server in each workload. Interfaces are read from the
+    /// records.
     pub(super) fn new(prefix: &str, records: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(records.join("endpoints.yaml")).context("the shop's endpoints")?;
         let host = Host::new(prefix)?;

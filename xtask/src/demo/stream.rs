@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// An open connection that asks and is answered all the time.
 pub(super) struct Stream {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Outcome>>,
+    thread: JoinHandle<Result<StreamSummary>>,
 }
 
 /// What became of it.
-pub(super) struct Outcome {
+pub(super) struct StreamSummary {
     answers: u64,
     last: Instant,
     longest_gap: Duration,
@@ -53,7 +53,7 @@ impl Stream {
         })
     }
 
-    pub(super) fn finish(self) -> Result<Outcome> {
+    pub(super) fn finish(self) -> Result<StreamSummary> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
@@ -61,10 +61,10 @@ impl Stream {
     }
 }
 
-fn talk(mut stream: TcpStream, stop: &AtomicBool) -> Result<Outcome> {
+fn talk(mut stream: TcpStream, stop: &AtomicBool) -> Result<StreamSummary> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut outcome = Outcome {
+    let mut outcome = StreamSummary {
         answers: 0,
         last: Instant::now(),
         longest_gap: Duration::ZERO,
@@ -85,7 +85,7 @@ fn talk(mut stream: TcpStream, stop: &AtomicBool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-impl Outcome {
+impl StreamSummary {
     pub(super) fn alive(&self) -> bool {
         !self.cut
     }

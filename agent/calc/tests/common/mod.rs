@@ -1,4 +1,5 @@
-//! What all tests of the calculation use: makers of records, the sum of deltas, and a calculation from scratch.
+//! What all tests of the calculation use: makers of records, the sum of deltas, and a calculation
+//! from scratch.
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -1,6 +1,6 @@
-//! The calculation from scratch, without any index: every question is answered by looking at all records. It shares no code with
-//! the crate; only selectors are joined and hashed by the
-//! model's own means.
+//! The calculation from scratch, without any index: every question is answered by looking at all
+//! records. It shares no code with the crate; only selectors are joined and hashed by the model's
+//! own means.
 
 mod members;
 
@@ -69,6 +69,7 @@ pub(crate) fn world(records: &Records) -> World {
         let value = LocalEndpoint {
             allow_spoofed_source_prefixes: Vec::new(),
             ip_nats: Vec::new(),
+            aws_elastic_ips: wep.aws_elastic_ips.clone(),
             key: wep.key.clone(),
             interface_name: wep.interface_name.as_str().into(),
             addresses,
@@ -101,7 +102,8 @@ fn locals(records: &Records) -> BTreeMap<String, &WorkloadEndpoint> {
     interfaces.into_values().map(|wep| (wep.key.to_string(), wep)).collect()
 }
 
-/// The record of a profile: its own, else the one of a namespace or service account that implies it.
+/// The record of a profile: its own, else the one of a namespace or service account that implies
+/// it.
 fn profile<'a>(name: &str, records: &'a Records) -> Option<&'a Profile> {
     let called = |key: &ResourceKey| match &key.namespace {
         Some(namespace) => format!("ksa.{namespace}.{}", key.name),
@@ -293,15 +295,13 @@ fn resolved_rules(rules: &[Rule], namespace: Option<&str>, sets: &mut Sets) -> V
         }
         sets.extend(mine);
         resolved.push(ResolvedRule {
-            icmp: rule.icmp,
-            not_icmp: rule.not_icmp,
-            index: u32::try_from(index).unwrap(),
-            action,
             ip_version: (versions.len() == 1).then(|| *versions.first().unwrap()),
             protocol: rule.protocol,
             not_protocol: rule.not_protocol,
+            fields: rule.fields,
             source,
             destination,
+            ..ResolvedRule::new(u32::try_from(index).unwrap(), action)
         });
     }
     resolved

@@ -1,4 +1,5 @@
-//! Random records from a small world, so that they meet: few names, addresses, labels and interfaces.
+//! Random records from a small world, so that they meet: few names, addresses, labels and
+//! interfaces.
 
 use std::sync::Arc;
 

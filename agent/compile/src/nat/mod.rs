@@ -1,17 +1,20 @@
-//! 1:1 translations: which of those that records ask for are in force, and where each stands in the kernel's table.
+//! 1:1 translations: which of those that records ask for are in force, and where each stands in the
+//! kernel's table.
 //!
-//! In: the local endpoints in force, the host's addresses; what a previous run left in the table. Out: [`Resolved`] translations and
-//! conflicts; [`Change`]s of the table, as writes in an order in which no packet ever sees a wrong translation. Never: I/O.
+//! In: the local endpoints in force, the host's addresses; what a previous run left in the table.
+//! Out: [`Resolved`] translations and conflicts; [`NatChange`]s of the table, as writes in an order
+//! in which no packet ever sees a wrong translation. Never: I/O.
 
 mod resolve;
 mod table;
 
 use std::net::IpAddr;
 
-pub use resolve::{Claim, Conflict, MAX_PER_ENDPOINT, Mapping, Mappings, Resolved, resolve};
-pub use table::{Change, Table};
+pub use resolve::{Claim, Conflict, HostAddresses, HostUse, MAX_PER_ENDPOINT, Mapping, Mappings, Resolved, resolve};
+pub use table::{NatChange, NatTable};
 
-/// An address as in [`felid_common::Nat`]: network byte order, IPv4 in the first word.
+/// Returns an address as [`felid_common::Nat`] holds it: four words in network byte order. An IPv4
+/// address is in the first one, and the others are zero.
 pub fn words(address: IpAddr) -> [u32; 4] {
     match address {
         IpAddr::V4(address) => [u32::from_ne_bytes(address.octets()), 0, 0, 0],
@@ -25,7 +28,8 @@ pub fn words(address: IpAddr) -> [u32; 4] {
     }
 }
 
-/// The reverse of [`words`].
+/// Returns the address that such words stand for; `v6` says of which IP version it is. This is the
+/// reverse of [`words`].
 pub fn address(words: [u32; 4], v6: bool) -> IpAddr {
     if !v6 {
         return IpAddr::from(words[0].to_ne_bytes());

@@ -1,38 +1,77 @@
-//! From what records ask for to what is in force. The result depends on the present records alone, not on their order.
+//! From what records ask for to what is in force. The result depends on the present records alone,
+//! not on their order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use felid_model::resolved::LocalEndpoint;
 use felid_model::{IpNat, ResourceKey};
+use ipnet::IpNet;
 
 use crate::transaction::EndpointId;
 
 /// A translation that an endpoint's record asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// The address by which others know it.
+    /// The address by which others know the workload.
     pub external: IpAddr,
-    /// The endpoint's address.
+    /// The workload's own address.
     pub internal: IpAddr,
-    /// The endpoint.
+    /// The resource of the endpoint that asks for it.
     pub endpoint: ResourceKey,
 }
 
 /// What an external address stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mapping {
-    /// The endpoint's address.
+    /// The workload's own address, to which packets for the external one go.
     pub internal: IpAddr,
-    /// The endpoint.
+    /// The endpoint of the workload.
     pub endpoint: EndpointId,
 }
 
-/// Translations that one endpoint may have: nobody may fill the table for everybody else.
+/// How many translations one endpoint may have, so that nobody can fill the table for everybody
+/// else.
 pub const MAX_PER_ENDPOINT: usize = 64;
 
 /// Translations by their external addresses.
 pub type Mappings = BTreeMap<IpAddr, Mapping>;
+
+/// What the host needs an address for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostUse {
+    /// The address is that of a neighbour that the host talks to.
+    Neighbour,
+    /// The address is the next hop of one of the host's routes.
+    NextHop,
+    /// The address is that of a name server that the host asks.
+    Resolver,
+    /// The address is that of the API server of Kubernetes.
+    ApiServer,
+}
+
+impl std::fmt::Display for HostUse {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Neighbour => "a neighbour that the host talks to",
+            Self::NextHop => "the next hop of a route of the host",
+            Self::Resolver => "the host's resolver",
+            Self::ApiServer => "the API server of Kubernetes",
+        })
+    }
+}
+
+/// What the host says about the addresses that endpoints want to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// The addresses on the host's own interfaces.
+    pub own: BTreeSet<IpAddr>,
+    /// The addresses that the host needs where they are, with what for. A workload must not have
+    /// them.
+    pub in_use: BTreeMap<IpAddr, HostUse>,
+    /// The networks that external addresses may be in; if there is none, they may be anywhere.
+    pub allowed: Vec<IpNet>,
+}
 
 /// Why a translation is not in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +92,12 @@ pub enum Conflict {
     /// The external address is the host's own, which would take the packets.
     #[error("the external address is the host's own")]
     HostAddress,
+    /// The host needs the external address where it is.
+    #[error("the external address is {0}, which would be cut off")]
+    InUse(HostUse),
+    /// The external address is in none of the networks that the configuration allows.
+    #[error("the external address is in none of the networks of externalIPAllowed")]
+    NotAllowed,
     /// The external address is not one that a single host can have.
     #[error("the external address is not a unicast address that routers forward")]
     NotRoutable,
@@ -73,24 +118,27 @@ pub enum Conflict {
     NoRoom,
 }
 
-/// What is in force, and what is not.
+/// The translations of a node's endpoints, in force or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// In force.
+    /// The translations in force.
     pub mappings: Mappings,
-    /// Not in force.
+    /// The translations that are not in force, each with the reason.
     pub conflicts: BTreeMap<Claim, Conflict>,
 }
 
-/// The order in which claims to one external address win, and in which one of several external addresses is chosen: that of the text.
+/// The order in which claims to one external address win, and in which one of several external
+/// addresses is chosen: that of the text.
 pub(super) fn lexical(address: IpAddr) -> String {
     address.to_string()
 }
 
-/// Decides which translations of these endpoints are in force.
+/// Decides which translations of these endpoints are in force. The result depends on the arguments
+/// alone, and not on the order of the endpoints. A translation that is not in force is among the
+/// conflicts of the result; nothing else fails.
 pub fn resolve<'a>(
     endpoints: impl Iterator<Item = (EndpointId, &'a LocalEndpoint)> + Clone,
-    host: &BTreeSet<IpAddr>,
+    host: &HostAddresses,
 ) -> Resolved {
     let mut resolved = Resolved::default();
     if endpoints.clone().all(|(_, endpoint)| endpoint.ip_nats.is_empty()) {
@@ -152,7 +200,7 @@ fn refused(
     claim: &Claim,
     endpoint: &LocalEndpoint,
     owners: &BTreeMap<IpAddr, &ResourceKey>,
-    host: &BTreeSet<IpAddr>,
+    host: &HostAddresses,
 ) -> Option<Conflict> {
     if claim.external.is_ipv4() != claim.internal.is_ipv4() {
         return Some(Conflict::Families);
@@ -168,10 +216,16 @@ fn refused(
     if let Some(owner) = owners.get(&claim.external) {
         return Some(Conflict::EndpointAddress((*owner).clone()));
     }
-    if host.contains(&claim.external) {
+    if host.own.contains(&claim.external) {
         return Some(Conflict::HostAddress);
     }
-    (!routable(claim.external)).then_some(Conflict::NotRoutable)
+    if !routable(claim.external) {
+        return Some(Conflict::NotRoutable);
+    }
+    if !host.allowed.is_empty() && !host.allowed.iter().any(|net| net.contains(&claim.external)) {
+        return Some(Conflict::NotAllowed);
+    }
+    host.in_use.get(&claim.external).copied().map(Conflict::InUse)
 }
 
 fn routable(address: IpAddr) -> bool {

@@ -1,51 +1,57 @@
 //! The kernel's table of translations as it is, and how it becomes what it shall be.
 //!
-//! The table is an array in which the kernel searches from [`nat_slot`] on. Each translation has a record under its external address.
-//! Each internal address has one more, with `NAT_OUT`, which leads to the lexically smallest of its external addresses. A record that
-//! stays keeps its place and id, so that flows which began with it go on.
+//! The table is an array in which the kernel searches from [`nat_places`] on. Each translation has
+//! a record under its external address. Each internal address has one more, with `NAT_OUT`, which
+//! leads to the lexically smallest of its external addresses. A record that stays keeps its place
+//! and id, so that flows which began with it go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use felid_common::{MAX_NATS, NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_V6, Nat, nat_slot};
+use felid_common::{NAT_OUT, NAT_PASSED, NAT_PROBES, NAT_RUN, NAT_V6, Nat, NatSeed, nat_places, nat_probe};
 
 use super::resolve::lexical;
 use super::{Mapping, Mappings, address, words};
 use crate::transaction::EndpointId;
 
-/// Writes of whole elements, in this order. Report each to [`Table::wrote`].
+/// Writes of whole elements of the table, to be carried out in the order of the fields. Each write
+/// is reported to [`NatTable::wrote`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// First: records that end (their ids become 0).
+pub struct NatChange {
+    /// Records that end: their ids become zero.
     pub ended: Vec<(u32, Nat)>,
-    /// Then wait for a grace period, and tell [`Table::settle`].
+    /// Whether a grace period has to pass after these, which is reported to [`NatTable::finish`].
     pub wait: bool,
-    /// Store this where a restarted agent finds it: ids are never used twice.
+    /// The id of the next record. It is stored where a restarted agent finds it before anything
+    /// below is written, since ids are never used twice.
     pub next_id: u32,
-    /// New records without their ids, and flags of elements that searches pass by.
+    /// Elements with new records, still without ids, and flags of elements that a search has to
+    /// pass.
     pub filled: Vec<(u32, Nat)>,
-    /// Elements of `nat_flows` that begin at zero.
+    /// Elements of `nat_flows` that are set to zero.
     pub counted: Vec<u32>,
-    /// Ids of new records: from here on they are in force.
+    /// The same records with their ids: from here on they are in force.
     pub begun: Vec<(u32, Nat)>,
-    /// Records that others have replaced: they end last, so that there is always one.
+    /// Records that new ones replace. They end last, so that one of the two is always in force.
     pub replaced: Vec<(u32, Nat)>,
-    /// External addresses for which there is no room.
-    pub crowded: BTreeSet<IpAddr>,
+    /// External addresses that have no element, since all that a search for them reaches are taken.
+    pub no_room: BTreeSet<IpAddr>,
 }
 
-impl Change {
-    /// Whether there is nothing to write.
+impl NatChange {
+    /// Returns whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.ended.is_empty() && self.filled.is_empty() && self.begun.is_empty() && self.replaced.is_empty()
     }
 }
 
-/// The table as it is in the kernel.
+/// The content of the array `nats`, as it was written. It decides where each translation stands, so
+/// that every state between two writes is safe for packets.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct NatTable {
     /// Elements that are not all zeros.
     elements: BTreeMap<u32, Nat>,
+    seed: NatSeed,
     next_id: u32,
     /// No packet is under way that saw a record which has ended since.
     settled: bool,
@@ -53,7 +59,7 @@ pub struct Table {
 
 /// What a record says, without its place and id.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Record {
+enum NatRecord {
     External(IpAddr, Mapping),
     Out {
         internal: IpAddr,
@@ -63,7 +69,7 @@ enum Record {
     },
 }
 
-impl Record {
+impl NatRecord {
     /// `None`: the element is free.
     fn read(nat: &Nat) -> Option<Self> {
         if nat.id == 0 {
@@ -116,9 +122,9 @@ impl Record {
 }
 
 /// Places where the search for an address looks, in order.
-fn probes(address: IpAddr) -> impl Iterator<Item = u32> {
-    let first = nat_slot(&words(address));
-    (0..NAT_PROBES).map(move |probe| (first + probe) & (MAX_NATS - 1))
+fn probes(address: IpAddr, seed: &NatSeed) -> impl Iterator<Item = u32> + use<> {
+    let places = nat_places(&words(address), seed);
+    (0..NAT_PROBES).map(move |probe| nat_probe(places, probe))
 }
 
 /// Which external address each internal one is shown under.
@@ -144,13 +150,14 @@ struct Layout {
     /// To end last; by internal address.
     replaced: BTreeMap<IpAddr, u32>,
     /// New ones in the order in which they begin.
-    new: Vec<(u32, Record)>,
+    new: Vec<(u32, NatRecord)>,
     taken: BTreeSet<u32>,
 }
 
-impl Table {
-    /// What a previous run left; `next_id` as it was stored.
-    pub fn adopt(elements: impl IntoIterator<Item = (u32, Nat)>, next_id: u32) -> Self {
+impl NatTable {
+    /// Returns the table that a previous run left: `elements` are those that are not all zeros,
+    /// `seed` is the one that the programs have, and `next_id` is the stored one.
+    pub fn adopt(elements: impl IntoIterator<Item = (u32, Nat)>, seed: NatSeed, next_id: u32) -> Self {
         let elements: BTreeMap<u32, Nat> = elements.into_iter().filter(|(_, nat)| *nat != Nat::default()).collect();
         let highest = elements.values().map(|nat| nat.id).max().unwrap_or(0);
         Self {
@@ -158,10 +165,11 @@ impl Table {
             // Nobody knows when the previous run ended a record.
             settled: elements.is_empty(),
             elements,
+            seed,
         }
     }
 
-    /// An element was written.
+    /// Notes that an element was written.
     pub fn wrote(&mut self, index: u32, nat: Nat) {
         let old = if nat == Nat::default() {
             self.elements.remove(&index)
@@ -173,59 +181,62 @@ impl Table {
         }
     }
 
-    /// The ids up to this one are used, as far as a restarted agent knows.
+    /// Notes that a restarted agent would find this id as the next one.
     pub fn stored(&mut self, next_id: u32) {
         self.next_id = self.next_id.max(next_id);
     }
 
-    /// A grace period has passed since the last write.
-    pub fn settle(&mut self) {
+    /// Notes that a grace period has passed since the last write: no packet is under way that read
+    /// what has ended.
+    pub fn finish(&mut self) {
         self.settled = true;
     }
 
-    /// Whether any record is in force.
+    /// Returns whether any record is in force.
     pub fn in_use(&self) -> bool {
         self.elements.values().any(|nat| nat.id != 0)
     }
 
-    /// Translations in force: external address, what it stands for, element, id.
+    /// Returns the translations in force: the external address, what it stands for, the index of
+    /// its element, and its id.
     pub fn in_force(&self) -> impl Iterator<Item = (IpAddr, Mapping, u32, u32)> + '_ {
         self.elements
             .iter()
-            .filter_map(|(&index, nat)| match Record::read(nat)? {
-                Record::External(external, mapping) => Some((external, mapping, index, nat.id)),
-                Record::Out { .. } => None,
+            .filter_map(|(&index, nat)| match NatRecord::read(nat)? {
+                NatRecord::External(external, mapping) => Some((external, mapping, index, nat.id)),
+                NatRecord::Out { .. } => None,
             })
     }
 
-    /// Whether a translation in force has this element (that of its external address).
+    /// Returns whether the element with this index is that of an external address in force.
     pub fn is_in_force(&self, index: u32) -> bool {
         self.elements
             .get(&index)
             .is_some_and(|nat| nat.id != 0 && nat.flags & NAT_OUT == 0)
     }
 
-    /// Ends what is not wanted; before something changes that it needs.
+    /// Returns the writes that end all translations but these. It is called before something goes
+    /// that those need.
     pub fn retire(&self, wanted: &Mappings) -> Vec<(u32, Nat)> {
         let layout = self.stay(wanted);
         self.end(layout.leaving.iter())
     }
 
-    /// How to make these translations those in force.
-    pub fn plan(&self, wanted: &Mappings) -> Change {
+    /// Returns the writes that make these translations those in force, as far as there is room.
+    pub fn plan(&self, wanted: &Mappings) -> NatChange {
         let mut wanted = wanted.clone();
-        let mut crowded = BTreeSet::new();
+        let mut no_room = BTreeSet::new();
         loop {
             match self.layout(&wanted) {
                 Ok(layout) => {
-                    return Change {
-                        crowded,
+                    return NatChange {
+                        no_room,
                         ..self.change(&layout)
                     };
                 }
                 Err(externals) => {
                     wanted.retain(|external, _| !externals.contains(external));
-                    crowded.extend(externals);
+                    no_room.extend(externals);
                 }
             }
         }
@@ -238,11 +249,14 @@ impl Table {
         let records = || {
             self.elements
                 .iter()
-                .filter_map(|(&index, nat)| Some((index, Record::read(nat)?)))
+                .filter_map(|(&index, nat)| Some((index, NatRecord::read(nat)?)))
         };
         for (index, record) in records() {
-            if let Record::External(external, mapping) = record {
-                if wanted.get(&external) == Some(&mapping) && !layout.kept.contains_key(&external) {
+            if let NatRecord::External(external, mapping) = record {
+                if wanted.get(&external) == Some(&mapping)
+                    && !layout.kept.contains_key(&external)
+                    && self.is_found(external, index)
+                {
                     layout.kept.insert(external, index);
                 } else {
                     layout.leaving.insert(index);
@@ -250,7 +264,7 @@ impl Table {
             }
         }
         for (index, record) in records() {
-            let Record::Out {
+            let NatRecord::Out {
                 internal,
                 external,
                 endpoint,
@@ -260,6 +274,7 @@ impl Table {
                 continue;
             };
             let leads = layout.kept.get(&external) == Some(&out);
+            let leads = leads && self.is_found(internal, index);
             if leads && shown.get(&internal) == Some(&(external, endpoint)) && !layout.kept_out.contains_key(&internal)
             {
                 layout.kept_out.insert(internal, index);
@@ -275,34 +290,35 @@ impl Table {
         layout
     }
 
-    /// A place for everything, or the external addresses that find none: all at once, for there may be thousands.
+    /// A place for everything, or the external addresses that find none: all at once, for there may
+    /// be thousands.
     fn layout(&self, wanted: &Mappings) -> Result<Layout, Vec<IpAddr>> {
         let mut layout = self.stay(wanted);
         let in_force = self.elements.iter().filter(|(_, nat)| nat.id != 0);
         let in_force = in_force.map(|(&index, _)| index);
         layout.taken = in_force.filter(|index| !layout.leaving.contains(index)).collect();
         let mut places = layout.kept.clone();
-        let mut crowded = Vec::new();
+        let mut no_room = Vec::new();
         for (&external, &mapping) in wanted {
             if layout.kept.contains_key(&external) {
                 continue;
             }
-            let Some(place) = layout.free(external) else {
-                crowded.push(external);
+            let Some(place) = self.free(&layout, external) else {
+                no_room.push(external);
                 continue;
             };
-            layout.take(place, Record::External(external, mapping));
+            layout.take(place, NatRecord::External(external, mapping));
             places.insert(external, place);
         }
-        if !crowded.is_empty() {
-            return Err(crowded);
+        if !no_room.is_empty() {
+            return Err(no_room);
         }
         for (internal, (external, endpoint)) in shown(wanted) {
             if layout.kept_out.contains_key(&internal) {
                 continue;
             }
             let Some(&out) = places.get(&external) else { continue };
-            let place = match layout.free(internal) {
+            let place = match self.free(&layout, internal) {
                 Some(place) => place,
                 // There is none beside the record that it replaces: then in its place.
                 None => match layout.replaced.remove(&internal) {
@@ -311,13 +327,14 @@ impl Table {
                         place
                     }
                     None => {
-                        // One at a time, since those that it leaves make room: there are no more of these than endpoints have addresses.
+                        // One at a time, since those that it leaves make room: there are no more of
+                        // these than endpoints have addresses.
                         let all = wanted.iter().filter(|(_, mapping)| mapping.internal == internal);
                         return Err(all.map(|(external, _)| *external).collect());
                     }
                 },
             };
-            let record = Record::Out {
+            let record = NatRecord::Out {
                 internal,
                 external,
                 endpoint,
@@ -331,6 +348,29 @@ impl Table {
             return Err(wanted.keys().copied().collect());
         }
         Ok(layout)
+    }
+
+    /// Whether the search for an address comes by this place.
+    fn is_found(&self, address: IpAddr, place: u32) -> bool {
+        probes(address, &self.seed).any(|probe| probe == place)
+    }
+
+    /// A place for a record of an address: from the first of its two places on, so that searches
+    /// are short, or from the second on while there is still room at both, so that well over half
+    /// of the table can be filled.
+    fn free(&self, layout: &Layout, address: IpAddr) -> Option<u32> {
+        const SPARE: usize = NAT_RUN as usize / 2;
+        let mut first: Vec<u32> = probes(address, &self.seed).collect();
+        let mut second = first.split_off(NAT_RUN as usize);
+        for run in [&mut first, &mut second] {
+            run.retain(|place| !layout.taken.contains(place));
+        }
+        let run = if first.len() <= SPARE && first.len() < second.len() {
+            second
+        } else {
+            first
+        };
+        run.first().copied()
     }
 
     fn end<'a>(&self, places: impl Iterator<Item = &'a u32>) -> Vec<(u32, Nat)> {
@@ -350,10 +390,46 @@ impl Table {
         ended
     }
 
-    fn change(&self, layout: &Layout) -> Change {
+    fn change(&self, layout: &Layout) -> NatChange {
         let ended = self.end(layout.leaving.iter());
         let mut before: BTreeMap<u32, Nat> = self.elements.clone();
         before.extend(ended.iter().copied());
+        let (after, wait) = self.filled(&before, layout);
+        let mut next_id = self.next_id.max(1);
+        let mut begun = Vec::new();
+        for (place, _) in &layout.new {
+            if let Some(nat) = after.get(place) {
+                begun.push((*place, Nat { id: next_id, ..*nat }));
+                next_id = next_id.saturating_add(1);
+            }
+        }
+        let counted = layout.new.iter().filter_map(|(place, record)| match record {
+            NatRecord::External(..) => Some(*place),
+            NatRecord::Out { .. } => None,
+        });
+        let replaced = layout.replaced.values().filter_map(|place| {
+            let nat = *after.get(place)?;
+            Some((*place, Nat { id: 0, ..nat }))
+        });
+        NatChange {
+            wait,
+            next_id,
+            counted: counted.collect(),
+            replaced: replaced.collect(),
+            filled: after
+                .iter()
+                .filter(|(place, nat)| before.get(place) != Some(nat))
+                .map(|(place, nat)| (*place, *nat))
+                .collect(),
+            ended,
+            begun,
+            no_room: BTreeSet::new(),
+        }
+    }
+
+    /// The elements once the layout's new records stand there without ids, and whether packets have
+    /// to be waited for before they are written.
+    fn filled(&self, before: &BTreeMap<u32, Nat>, layout: &Layout) -> (BTreeMap<u32, Nat>, bool) {
         let mut after = before.clone();
         let mut wait = false;
         for (place, record) in &layout.new {
@@ -371,59 +447,26 @@ impl Table {
             .chain(&layout.kept_out)
             .map(|(address, place)| (*address, *place));
         let new = layout.new.iter().map(|(place, record)| match record {
-            Record::External(address, _) | Record::Out { internal: address, .. } => (*address, *place),
+            NatRecord::External(address, _) | NatRecord::Out { internal: address, .. } => (*address, *place),
         });
         let replaced = layout.replaced.iter().map(|(address, place)| (*address, *place));
+        let mut passed = BTreeSet::new();
         for (address, place) in places.chain(new).chain(replaced) {
-            for passed in probes(address).take_while(|probe| *probe != place) {
-                after.entry(passed).or_default().flags |= NAT_PASSED;
-            }
+            passed.extend(probes(address, &self.seed).take_while(|probe| *probe != place));
         }
-        let mut next_id = self.next_id.max(1);
-        let mut begun = Vec::new();
-        for (place, _) in &layout.new {
-            if let Some(nat) = after.get(place) {
-                begun.push((*place, Nat { id: next_id, ..*nat }));
-                next_id = next_id.saturating_add(1);
-            }
+        for place in &passed {
+            after.entry(*place).or_default().flags |= NAT_PASSED;
         }
-        let counted = layout.new.iter().filter_map(|(place, record)| match record {
-            Record::External(..) => Some(*place),
-            Record::Out { .. } => None,
-        });
-        let replaced = layout.replaced.values();
-        let replaced = replaced.filter_map(|place| {
-            Some((
-                *place,
-                Nat {
-                    id: 0,
-                    ..*after.get(place)?
-                },
-            ))
-        });
-        Change {
-            wait,
-            next_id,
-            counted: counted.collect(),
-            replaced: replaced.collect(),
-            filled: after
-                .iter()
-                .filter(|(place, nat)| before.get(place) != Some(nat))
-                .map(|(place, nat)| (*place, *nat))
-                .collect(),
-            ended,
-            begun,
-            crowded: BTreeSet::new(),
+        // Searches for what is gone need not go on.
+        for (_, nat) in after.iter_mut().filter(|(place, _)| !passed.contains(*place)) {
+            nat.flags &= !NAT_PASSED;
         }
+        (after, wait)
     }
 }
 
 impl Layout {
-    fn free(&self, address: IpAddr) -> Option<u32> {
-        probes(address).find(|place| !self.taken.contains(place))
-    }
-
-    fn take(&mut self, place: u32, record: Record) {
+    fn take(&mut self, place: u32, record: NatRecord) {
         self.taken.insert(place);
         self.new.push((place, record));
     }

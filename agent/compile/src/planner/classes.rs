@@ -1,4 +1,5 @@
-//! Classes: equal effective memberships, interned. Rows are never changed while anything refers to them.
+//! Classes: equal effective memberships, interned. Rows are never changed while anything refers to
+//! them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -49,7 +50,8 @@ impl Classes {
         vec![0; self.words]
     }
 
-    /// The class of a row. Without room it is noted for [`Self::overflow`], and the result is of no use.
+    /// The class of a row. Without room it is noted for [`Self::overflow`], and the result is of no
+    /// use.
     pub(super) fn intern(&mut self, row: &[u64]) -> u32 {
         // Rows are as wide as the kernel's, and mostly zeros: only their beginning is kept.
         let Some(last) = row.iter().rposition(|&word| word != 0) else {
@@ -108,8 +110,8 @@ impl Classes {
         }
     }
 
-    /// A map entry does not refer to the class any more. What nothing refers to is freed by the next [`Self::commit`], so a
-    /// caller lets go before it commits.
+    /// A map entry does not refer to the class any more. What nothing refers to is freed by the
+    /// next [`Self::commit`], so a caller lets go before it commits.
     pub(super) fn let_go(&mut self, class: u32) {
         if let Some(entry) = self.classes.get_mut(&class) {
             entry.refs = entry.refs.saturating_sub(1);

@@ -1,15 +1,15 @@
 //! The seam to the compiler, so that the planner can be tried with another one.
 
-use crate::compile::{CompileError, Counters};
-use crate::prepare::Prepared;
+use crate::compile::Prepared;
 use crate::program::{Program, Slots};
+use crate::types::{CompileError, Counters};
 
-/// What the planner wants of a compiler.
-///
-/// Output may depend on `own` only through what the policy says of the own side: the planner passes the unspecified address where
-/// a policy cannot tell the own addresses of an IP version apart.
+/// Makes programs for a planner. The output may depend on the endpoint's own addresses only through
+/// what the policy says of its own side: where a policy cannot tell the addresses of an IP version
+/// apart, the planner passes the unspecified address.
 pub trait Compiler {
-    /// Compiles a policy that was taken apart ([`crate::prepare()`]), once its sets have slots.
+    /// Compiles a policy that [`crate::prepare()`] took apart, once its sets have slots. An error
+    /// says why the policy has no program; the planner then leaves the old one in force.
     fn compile(
         &self,
         prepared: Prepared<'_>,
@@ -18,7 +18,7 @@ pub trait Compiler {
     ) -> Result<Program, CompileError>;
 }
 
-/// The compiler of this crate.
+/// The compiler of this crate, which makes eBPF instructions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ebpf;
 

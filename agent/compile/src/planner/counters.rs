@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::ids::IdPool;
-use crate::compile::Counters;
 use crate::transaction::CounterName;
+use crate::types::Counters;
 
 /// Names and indices. Index 0 collects what finds no index of its own.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl CounterTable {
     }
 
     /// Decides which counters stay. Returns the new ones and those that go with this plan.
-    pub(super) fn settle(&mut self) -> (BTreeMap<u32, CounterName>, Vec<u32>) {
+    pub(super) fn stage_changes(&mut self) -> (BTreeMap<u32, CounterName>, Vec<u32>) {
         let mut new = BTreeMap::new();
         for index in std::mem::take(&mut self.allocated) {
             if self.programs.get(&index).is_some_and(|&n| n > 0) {

@@ -7,7 +7,7 @@ use felid_model::resolved::NamedPortMember;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-use super::book::Book;
+use super::addresses::AddressTable;
 use super::classes::Classes;
 use super::sets::Sets;
 use super::types::{Adopted, PlanError, PlannerOptions, Stats};
@@ -18,25 +18,26 @@ pub(super) fn is_host(prefix: &IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-/// What stands in the maps while no transaction is under way (and, while one is, in the bank that it leaves).
+/// What stands in the maps while no transaction is under way (and, while one is, in the bank that
+/// it leaves).
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     peers: HashMap<IpAddr, PeerEntry>,
     nets: JointPrefixMap<IpNet, u32>,
     named_ports: BTreeMap<NamedPortMember, u32>,
-    counts: Counts,
+    counts: EntryCounts,
 }
 
 /// Entries of each map.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+struct EntryCounts {
     peers_v4: usize,
     peers_v6: usize,
     nets_v4: usize,
     nets_v6: usize,
 }
 
-impl Counts {
+impl EntryCounts {
     fn peers(&mut self, address: &IpAddr) -> &mut usize {
         if address.is_ipv4() {
             &mut self.peers_v4
@@ -56,13 +57,13 @@ impl Counts {
 
 /// What becomes of the entries that a transaction changes, once it is complete: `None` = gone.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct EntriesAfter {
     peers: Vec<(IpAddr, Option<PeerEntry>)>,
     nets: Vec<(IpNet, Option<u32>)>,
     named_ports: Vec<(NamedPortMember, Option<u32>)>,
 }
 
-impl Outcome {
+impl EntriesAfter {
     pub(super) fn of(transaction: &Transaction) -> Self {
         fn kept<K: Copy, T: Copy>(changes: &BTreeMap<K, Change<T>>) -> Vec<(K, Option<T>)> {
             changes
@@ -120,9 +121,11 @@ impl Moved {
 
 /// What the entries of a planned state follow from.
 pub(super) struct Sources<'a> {
-    pub(super) book: &'a Book,
+    pub(super) addresses: &'a AddressTable,
     pub(super) sets: &'a Sets,
     pub(super) classes: &'a mut Classes,
+    /// Every entry is written, whatever the maps hold.
+    pub(super) fresh: bool,
 }
 
 impl Entries {
@@ -178,19 +181,19 @@ impl Entries {
         self.nets.get_lpm(prefix).map_or(0, |(_, &class)| class)
     }
 
-    /// Plans the entry of a single address. Returns the entry before, if it was there, and the new one.
+    /// Plans the entry of a single address. Returns the entry before, if it was there, and the new
+    /// one.
     pub(super) fn plan_peer(
         &self,
         address: IpAddr,
         sources: &mut Sources<'_>,
         endpoint_of: impl Fn(&felid_model::ResourceKey) -> Option<EndpointId>,
         moved: &mut Moved,
-        fresh: bool,
     ) -> Option<(Option<PeerEntry>, Change<PeerEntry>)> {
         let prefix = IpNet::from(address);
-        let facts = sources.book.look(prefix, sources.sets, &mut moved.scratch);
-        let endpoint = facts.owner.and_then(endpoint_of);
-        let keep = facts.member || endpoint.is_some() || facts.host;
+        let info = sources.addresses.look(prefix, sources.sets, &mut moved.scratch);
+        let endpoint = info.owner.and_then(endpoint_of);
+        let keep = info.member || endpoint.is_some() || info.host;
         let old = self.peers.get(&address).copied();
         if old.is_none() && !keep {
             return None;
@@ -202,23 +205,17 @@ impl Entries {
         let after = PeerEntry {
             class: sources.classes.intern(&moved.scratch),
             endpoint,
-            host: facts.host,
+            host: info.host,
         };
         if before.class != after.class {
             moved.add(sources.classes, before.class);
         }
-        (fresh || old != keep.then_some(after)).then_some((old, Change { before, after, keep }))
+        (sources.fresh || old != keep.then_some(after)).then_some((old, Change { before, after, keep }))
     }
 
     /// Plans the entry of a prefix.
-    pub(super) fn plan_net(
-        &self,
-        prefix: IpNet,
-        sources: &mut Sources<'_>,
-        moved: &mut Moved,
-        fresh: bool,
-    ) -> Option<Change<u32>> {
-        let keep = sources.book.look(prefix, sources.sets, &mut moved.scratch).member;
+    pub(super) fn plan_net(&self, prefix: IpNet, sources: &mut Sources<'_>, moved: &mut Moved) -> Option<Change<u32>> {
+        let keep = sources.addresses.look(prefix, sources.sets, &mut moved.scratch).member;
         let old = self.nets.get(&prefix).copied();
         if old.is_none() && !keep {
             return None;
@@ -228,7 +225,7 @@ impl Entries {
         if before != after {
             moved.add(sources.classes, before);
         }
-        (fresh || old != keep.then_some(after)).then_some(Change { before, after, keep })
+        (sources.fresh || old != keep.then_some(after)).then_some(Change { before, after, keep })
     }
 
     /// Plans the entry of a named port.
@@ -237,9 +234,10 @@ impl Entries {
         member: NamedPortMember,
         sources: &mut Sources<'_>,
         moved: &mut Moved,
-        fresh: bool,
     ) -> Option<Change<u32>> {
-        let keep = sources.book.look_named_port(&member, sources.sets, &mut moved.scratch);
+        let keep = sources
+            .addresses
+            .look_named_port(&member, sources.sets, &mut moved.scratch);
         let old = self.named_ports.get(&member).copied();
         if old.is_none() && !keep {
             return None;
@@ -249,7 +247,7 @@ impl Entries {
         if before != after {
             moved.add(sources.classes, before);
         }
-        (fresh || old != keep.then_some(after)).then_some(Change { before, after, keep })
+        (sources.fresh || old != keep.then_some(after)).then_some(Change { before, after, keep })
     }
 
     /// Checks that the maps have room for what is there and what a transaction adds.
@@ -283,16 +281,28 @@ impl Entries {
         }
     }
 
+    /// Returns the number of entries of a map; 0 if there is no map of this name.
+    pub(super) fn used(&self, map: &str) -> usize {
+        match map {
+            "peers_v4" => self.counts.peers_v4,
+            "peers_v6" => self.counts.peers_v6,
+            "nets_v4" => self.counts.nets_v4,
+            "nets_v6" => self.counts.nets_v6,
+            "named_ports" => self.named_ports.len(),
+            _ => 0,
+        }
+    }
+
     /// The transaction is complete.
-    pub(super) fn commit(&mut self, outcome: Outcome, classes: &mut Classes) {
-        let mut moves = Vec::with_capacity(outcome.peers.len() + outcome.nets.len() + outcome.named_ports.len());
-        for (address, entry) in outcome.peers {
+    pub(super) fn commit(&mut self, after: EntriesAfter, classes: &mut Classes) {
+        let mut moves = Vec::with_capacity(after.peers.len() + after.nets.len() + after.named_ports.len());
+        for (address, entry) in after.peers {
             moves.push((self.put_peer(address, entry), entry.map(|entry| entry.class)));
         }
-        for (prefix, class) in outcome.nets {
+        for (prefix, class) in after.nets {
             moves.push((self.put_net(prefix, class), class));
         }
-        for (member, class) in outcome.named_ports {
+        for (member, class) in after.named_ports {
             let old = match class {
                 Some(class) => self.named_ports.insert(member, class),
                 None => self.named_ports.remove(&member),
@@ -307,7 +317,7 @@ impl Entries {
         }
     }
 
-    /// Which keys have an entry: deduplicates nothing, for the model in tests and for statistics.
+    /// Writes the numbers of entries into the statistics.
     pub(super) fn fill(&self, stats: &mut Stats) {
         stats.peers_v4 = self.counts.peers_v4;
         stats.peers_v6 = self.counts.peers_v6;
@@ -317,14 +327,15 @@ impl Entries {
     }
 }
 
-/// Adds to a set of prefixes all known ones that they cover: what a prefix is in, all below it are in.
-pub(super) fn with_all_below(keys: &mut HashSet<IpNet>, book: &Book) {
+/// Adds to a set of prefixes all known ones that they cover: what a prefix is in, all below it are
+/// in.
+pub(super) fn with_all_below(keys: &mut HashSet<IpNet>, addresses: &AddressTable) {
     let mut nets: Vec<IpNet> = keys.iter().filter(|prefix| !is_host(prefix)).copied().collect();
     nets.sort_unstable();
     let mut last: Option<IpNet> = None;
     for net in nets {
         if last.is_none_or(|last| !last.contains(&net)) {
-            keys.extend(book.below(net));
+            keys.extend(addresses.below(net));
             last = Some(net);
         }
     }

@@ -1,8 +1,10 @@
-//! A pool of small numbers that are handed out, and taken back only when nothing refers to them any more.
+//! A pool of small numbers that are handed out, and taken back only when nothing refers to them any
+//! more.
 
 use std::collections::BTreeSet;
 
-/// Numbers from `first` up to `limit` (exclusive). What is taken is *staged* until it is committed or rolled back.
+/// Numbers from `first` up to `limit` (exclusive). What is taken is *staged* until it is committed
+/// or rolled back.
 #[derive(Debug)]
 pub(super) struct IdPool {
     first: u32,
@@ -30,8 +32,8 @@ impl IdPool {
         }
     }
 
-    /// From here on numbers are handed out from the first place where so many are free side by side; if there is none, from the
-    /// lowest.
+    /// From here on numbers are handed out from the first place where so many are free side by
+    /// side; if there is none, from the lowest.
     pub(super) fn prefer(&mut self, count: usize) {
         let mut run: Option<(u32, u32)> = None;
         for &id in &self.free {

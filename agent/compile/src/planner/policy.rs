@@ -1,5 +1,5 @@
-//! What a policy says of sets: which ones matter on the endpoint's own side, and which changes on the peer's side can take
-//! something away from flows that were allowed.
+//! What a policy says of sets: which ones matter on the endpoint's own side, and which changes on
+//! the peer's side can take something away from flows that were allowed.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -10,9 +10,9 @@ use felid_model::Protocol;
 use felid_model::resolved::{LocalEndpoint, NamedPortMember, ResolvedAction, ResolvedPolicy, ResolvedRule, SetIds};
 use ipnet::IpNet;
 
-use super::book::Book;
+use super::addresses::AddressTable;
 use super::sets::Sets;
-use crate::compile::{Direction, Own};
+use crate::types::{Direction, LocalSide};
 
 /// A policy in one direction, with what the planner wants to know of it. Equal policies share one.
 #[derive(Debug)]
@@ -68,8 +68,9 @@ impl Policy {
                 .cloned(),
         );
         self.own_nets |= !own.nets.is_empty() || !own.not_nets.is_empty();
-        // What makes a rule match more is bad under Deny, what makes it match less is bad under Allow. A Pass leads to other rules,
-        // which may be better or worse than what follows it in its tier.
+        // What makes a rule match more is bad under Deny, what makes it match less is bad under
+        // Allow. A Pass leads to other rules, which may be better or worse than what follows it in
+        // its tier.
         let more = peer.sets.iter().chain(&peer.named_ports).chain(&peer.service_ports);
         let less = peer.not_sets.iter().chain(&peer.not_named_ports);
         if self.direction == Direction::Egress {
@@ -102,9 +103,10 @@ impl Policy {
             .chain(&self.others)
     }
 
-    /// What the compiler needs to know of an endpoint's own side, and no more, so that endpoints share programs: sets that no
-    /// rule names there are left out, and addresses that the policy cannot tell apart become one, the unspecified address.
-    pub(super) fn own(&self, endpoint: &LocalEndpoint, book: &Book, sets: &Sets) -> OwnSide {
+    /// What the compiler needs to know of an endpoint's own side, and no more, so that endpoints
+    /// share programs: sets that no rule names there are left out, and addresses that the policy
+    /// cannot tell apart become one, the unspecified address.
+    pub(super) fn own(&self, endpoint: &LocalEndpoint, table: &AddressTable, sets: &Sets) -> OwnSide {
         let addresses = &endpoint.addresses;
         let mut own = OwnSide::default();
         if self.direction == Direction::Egress {
@@ -117,8 +119,8 @@ impl Policy {
                 .filter(|address| address.is_ipv4() == v4)
                 .map(|&address| OwnAddress {
                     address,
-                    sets: book.memberships(address, &self.own_sets, sets),
-                    ports: book
+                    sets: table.memberships(address, &self.own_sets, sets),
+                    ports: table
                         .named_ports_of(address, &self.own_named_ports, sets)
                         .into_iter()
                         .map(|(member, sets)| (member.protocol, member.port, sets))
@@ -162,10 +164,10 @@ pub(super) struct OwnSide(Vec<OwnAddress>, Vec<IpNet>);
 
 impl OwnSide {
     /// In the compiler's form.
-    pub(super) fn for_compiler(&self) -> Own {
-        let mut own = Own {
+    pub(super) fn for_compiler(&self) -> LocalSide {
+        let mut own = LocalSide {
             spoofed: self.1.clone(),
-            ..Own::default()
+            ..LocalSide::default()
         };
         for known in &self.0 {
             own.addresses.push((known.address, known.sets.clone()));
@@ -207,22 +209,23 @@ impl Hash for Input {
     }
 }
 
-/// Key by which equal policies find each other. Hashes only what is cheap: most rule lists are shared, and compare by address.
+/// PolicyKey by which equal policies find each other. Hashes only what is cheap: most rule lists
+/// are shared, and compare by address.
 #[derive(Debug)]
-struct Key {
+struct PolicyKey {
     direction: Direction,
     resolved: Arc<ResolvedPolicy>,
 }
 
-impl PartialEq for Key {
+impl PartialEq for PolicyKey {
     fn eq(&self, other: &Self) -> bool {
         self.direction == other.direction && self.resolved == other.resolved
     }
 }
 
-impl Eq for Key {}
+impl Eq for PolicyKey {}
 
-impl Hash for Key {
+impl Hash for PolicyKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.direction.hash(state);
         let tiers = self.resolved.tiers.iter().flat_map(|tier| &tier.policies);
@@ -235,16 +238,16 @@ impl Hash for Key {
 
 /// All policies that anything refers to.
 #[derive(Debug, Default)]
-pub(super) struct Policies {
-    known: HashMap<Key, Weak<Policy>>,
+pub(super) struct PolicyInterner {
+    known: HashMap<PolicyKey, Weak<Policy>>,
     /// Number of entries at which those are thrown out that nothing refers to.
     sweep_at: usize,
 }
 
-impl Policies {
+impl PolicyInterner {
     /// The policy, shared with whoever has an equal one.
     pub(super) fn intern(&mut self, direction: Direction, resolved: &Arc<ResolvedPolicy>) -> Arc<Policy> {
-        let key = Key {
+        let key = PolicyKey {
             direction,
             resolved: resolved.clone(),
         };
@@ -261,14 +264,14 @@ impl Policies {
     }
 
     /// The inputs of an endpoint's two programs, egress first.
-    pub(super) fn inputs(&mut self, endpoint: &LocalEndpoint, book: &Book, sets: &Sets) -> [Input; 2] {
+    pub(super) fn inputs(&mut self, endpoint: &LocalEndpoint, addresses: &AddressTable, sets: &Sets) -> [Input; 2] {
         [
             (Direction::Egress, &endpoint.egress),
             (Direction::Ingress, &endpoint.ingress),
         ]
         .map(|(direction, resolved)| {
             let policy = self.intern(direction, resolved);
-            let own = policy.own(endpoint, book, sets);
+            let own = policy.own(endpoint, addresses, sets);
             Input { policy, own }
         })
     }

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use felid_model::resolved::SetIds;
+
 use super::compiler::Compiler;
 use super::counters::{CounterTable, Recorder};
 use super::policy::Input;
 use super::sets::{SetNo, Sets};
-use crate::prepare::prepare;
+use crate::compile::prepare;
 use crate::program::Program;
 use crate::transaction::{CounterName, ProgramId};
 
@@ -23,6 +25,14 @@ struct Compiled {
     joining: Box<[u64]>,
 }
 
+/// Why an input has no program.
+enum NoProgram {
+    /// It may have one with the next plan.
+    ForNow(Arc<str>),
+    /// It will have none until the planner is told to try again.
+    Lasting(Arc<str>),
+}
+
 #[derive(Debug)]
 struct Loaded {
     program: Arc<Program>,
@@ -33,7 +43,7 @@ struct Loaded {
 }
 
 #[derive(Debug, Default)]
-struct Staged {
+struct StagedPrograms {
     inputs: Vec<Arc<Input>>,
     programs: Vec<ProgramId>,
     users: HashMap<Arc<Input>, isize>,
@@ -42,7 +52,7 @@ struct Staged {
 
 /// What a plan does to programs and counters.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
+pub(super) struct ProgramChanges {
     pub(super) new_programs: BTreeMap<ProgramId, Arc<Program>>,
     pub(super) old_programs: Vec<ProgramId>,
     pub(super) new_counters: BTreeMap<u32, CounterName>,
@@ -58,9 +68,10 @@ pub(super) struct Programs {
     by_program: HashMap<Arc<Program>, ProgramId>,
     next: u64,
     counters: CounterTable,
-    /// Inputs that cannot be compiled, or whose programs the kernel did not take: not to be tried with every plan.
+    /// Inputs that cannot be compiled, or whose programs the kernel did not take: not to be tried
+    /// with every plan.
     rejected: HashMap<Arc<Input>, Arc<str>>,
-    staged: Staged,
+    staged: StagedPrograms,
 }
 
 impl Programs {
@@ -73,11 +84,12 @@ impl Programs {
             next: 1,
             counters: CounterTable::new(max_counters),
             rejected: HashMap::new(),
-            staged: Staged::default(),
+            staged: StagedPrograms::default(),
         }
     }
 
-    /// The shared form of an input that has a program, compiled if need be; or why there is none.
+    /// Returns the shared form of an input that has a program, compiled if need be; or why there is
+    /// none.
     pub(super) fn obtain(
         &mut self,
         compiler: &impl Compiler,
@@ -90,68 +102,62 @@ impl Programs {
         if let Some(reason) = self.rejected.get(&input) {
             return Err(reason.clone());
         }
-        let (policy, own) = (&input.policy, input.own.for_compiler());
-        let prepared = prepare(&policy.resolved, policy.direction, &own);
+        let compiled = match self.compile(compiler, &input, sets) {
+            Ok(compiled) => compiled,
+            Err(NoProgram::ForNow(reason)) => return Err(reason),
+            Err(NoProgram::Lasting(reason)) => {
+                self.rejected.insert(Arc::new(input), reason.clone());
+                return Err(reason);
+            }
+        };
+        let input = Arc::new(input);
+        self.inputs.insert(input.clone(), compiled);
+        self.staged.inputs.push(input.clone());
+        Ok(input)
+    }
+
+    /// Compiles an input, once its sets have slots.
+    fn compile(&mut self, compiler: &impl Compiler, input: &Input, sets: &mut Sets) -> Result<Compiled, NoProgram> {
+        let (policy, local) = (&input.policy, input.own.for_compiler());
+        let prepared = prepare(&policy.resolved, policy.direction, &local);
         let tested = prepared.sets();
-        if tested.len() > sets.capacity() {
+        let room = sets.capacity();
+        if tested.len() > room {
             // It would not fit if it were alone, so it must not be in the way of the others.
-            let (tested, room) = (tested.len(), sets.capacity());
-            let reason = format!("it tests {tested} sets, and there is room for {room} (maxSets)");
-            let reason: Arc<str> = reason.into();
-            self.rejected.insert(Arc::new(input), reason.clone());
-            return Err(reason);
+            let reason = format!("it tests {} sets, and there is room for {room} (maxSets)", tested.len());
+            return Err(NoProgram::Lasting(reason.into()));
         }
         if let Err(needed) = sets.allocate(tested.iter()) {
-            // Not for good: slots that the state before still holds are free once it is gone. So only this policy waits for the next
-            // try, and everything else goes on.
-            let room = sets.capacity();
-            return Err(format!("{needed} sets are in use with it, and there is room for {room} (maxSets)").into());
+            // Slots that the state before still holds are free once it is gone. So only this policy
+            // waits for the next try, and everything else goes on.
+            let reason = format!("{needed} sets are in use with it, and there is room for {room} (maxSets)");
+            return Err(NoProgram::ForNow(reason.into()));
         }
         let mut recorder = Recorder {
             table: &mut self.counters,
             used: BTreeSet::new(),
         };
-        let program = match compiler.compile(prepared, &*sets, &mut recorder) {
-            Ok(program) => program,
-            Err(error) => {
-                let reason: Arc<str> = error.to_string().into();
-                self.rejected.insert(Arc::new(input), reason.clone());
-                return Err(reason);
-            }
-        };
+        let program = compiler.compile(prepared, &*sets, &mut recorder);
+        let program = program.map_err(|error| NoProgram::Lasting(error.to_string().into()))?;
         let counters = recorder.used;
-        let mut tested: Vec<SetNo> = program
-            .sets
-            .iter()
-            .chain(&program.named_port_sets)
-            .filter_map(|id| sets.find(id))
-            .collect();
+        let tested = program.sets.iter().chain(&program.named_port_sets);
+        let mut tested: Vec<SetNo> = tested.filter_map(|id| sets.find(id)).collect();
         tested.sort_unstable();
         tested.dedup();
-        let mask = |ids: &felid_model::resolved::SetIds| {
-            let matters: Vec<SetNo> = ids
-                .iter()
-                .filter_map(|id| sets.find(id))
-                .filter(|set| tested.binary_search(set).is_ok())
-                .collect();
+        let mask = |ids: &SetIds| {
+            let known = ids.iter().filter_map(|id| sets.find(id));
+            let matters: Vec<SetNo> = known.filter(|set| tested.binary_search(set).is_ok()).collect();
             let mut row = vec![0; self.words].into_boxed_slice();
             sets.mark(&matters, &mut row);
             row
         };
         let (leaving, joining) = (mask(&policy.matters_leaving), mask(&policy.matters_joining));
-        let program = self.intern(program, tested, counters);
-        let input = Arc::new(input);
-        self.inputs.insert(
-            input.clone(),
-            Compiled {
-                program,
-                users: 0,
-                leaving,
-                joining,
-            },
-        );
-        self.staged.inputs.push(input.clone());
-        Ok(input)
+        Ok(Compiled {
+            program: self.intern(program, tested, counters),
+            users: 0,
+            leaving,
+            joining,
+        })
     }
 
     fn intern(&mut self, program: Program, sets: Vec<SetNo>, counters: BTreeSet<u32>) -> ProgramId {
@@ -185,17 +191,18 @@ impl Programs {
         self.inputs.get(input).map(|compiled| compiled.program)
     }
 
-    /// Decides which programs the planned state needs, and stages what follows for sets and counters.
-    pub(super) fn settle(&mut self, sets: &mut Sets) -> Settled {
-        let mut changes: HashMap<ProgramId, isize> = HashMap::new();
+    /// Decides which programs the planned state needs, and stages what follows for sets and
+    /// counters.
+    pub(super) fn stage_changes(&mut self, sets: &mut Sets) -> ProgramChanges {
+        let mut users: HashMap<ProgramId, isize> = HashMap::new();
         for (input, change) in &self.staged.users {
             if let Some(compiled) = self.inputs.get(input) {
-                *changes.entry(compiled.program).or_default() += change;
+                *users.entry(compiled.program).or_default() += change;
             }
         }
-        let mut settled = Settled::default();
+        let mut changes = ProgramChanges::default();
         for id in std::mem::take(&mut self.staged.programs) {
-            if changes.get(&id).is_none_or(|&n| n <= 0) {
+            if users.get(&id).is_none_or(|&n| n <= 0) {
                 self.unload(id);
             } else if let Some(loaded) = self.loaded.get(&id) {
                 loaded.sets.iter().for_each(|&set| sets.stage_program(set, 1));
@@ -203,11 +210,11 @@ impl Programs {
                     .counters
                     .iter()
                     .for_each(|&index| self.counters.stage_program(index, 1));
-                settled.new_programs.insert(id, loaded.program.clone());
+                changes.new_programs.insert(id, loaded.program.clone());
                 self.staged.programs.push(id);
             }
         }
-        for (id, change) in changes {
+        for (id, change) in users {
             let Some(loaded) = self.loaded.get(&id) else { continue };
             if loaded.users > 0 && loaded.users.saturating_add_signed(change) == 0 {
                 loaded.sets.iter().for_each(|&set| sets.stage_program(set, -1));
@@ -215,13 +222,13 @@ impl Programs {
                     .counters
                     .iter()
                     .for_each(|&index| self.counters.stage_program(index, -1));
-                settled.old_programs.push(id);
+                changes.old_programs.push(id);
             }
         }
-        settled.old_programs.sort_unstable();
-        self.staged.old.clone_from(&settled.old_programs);
-        (settled.new_counters, settled.old_counters) = self.counters.settle();
-        settled
+        changes.old_programs.sort_unstable();
+        self.staged.old.clone_from(&changes.old_programs);
+        (changes.new_counters, changes.old_counters) = self.counters.stage_changes();
+        changes
     }
 
     fn unload(&mut self, id: ProgramId) {
@@ -230,7 +237,8 @@ impl Programs {
         }
     }
 
-    /// Inputs whose flows have to be judged again, given the bits that some peers lost and some gained.
+    /// Inputs whose flows have to be judged again, given the bits that some peers lost and some
+    /// gained.
     pub(super) fn revoked(&self, lost: &[u64], gained: &[u64]) -> HashSet<Arc<Input>> {
         let meets = |mask: &[u64], bits: &[u64]| mask.iter().zip(bits).any(|(mask, bits)| mask & bits != 0);
         self.inputs

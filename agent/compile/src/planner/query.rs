@@ -1,5 +1,5 @@
-//! What the planner says about itself. Everything is as of the last completed transaction, but for problems, which are as of the
-//! last plan.
+//! What the planner says about itself. Everything is as of the last completed transaction, but for
+//! problems, which are as of the last plan.
 
 use std::sync::Arc;
 
@@ -7,19 +7,20 @@ use felid_model::ResourceKey;
 use felid_model::resolved::LocalEndpoint;
 
 use super::compiler::Compiler;
-use super::plan::InForce;
-use super::types::{EndpointStatus, PlanError, Problem, Stats};
+use super::draft::InForce;
+use super::types::{EndpointStatus, PlanError, PolicyFailure, Stats};
 use super::{Planner, PlannerOptions};
 use crate::program::Program;
 use crate::transaction::{CounterName, EndpointId, ProgramId};
 
 impl<C: Compiler> Planner<C> {
-    /// The sizes it was made with.
+    /// Returns the sizes that the planner was made with.
     pub fn options(&self) -> &PlannerOptions {
         &self.options
     }
 
-    /// Sizes, for metrics. While a transaction is under way, slots, classes, programs and counters of both states are counted.
+    /// Returns the sizes of what is planned, for metrics. While a transaction is under way, slots,
+    /// classes, programs and counters of the old and of the new state are counted.
     pub fn stats(&self) -> Stats {
         let (programs, program_users) = self.programs.counts();
         let mut stats = Stats {
@@ -36,19 +37,19 @@ impl<C: Compiler> Planner<C> {
         stats
     }
 
-    /// Whether a transaction is under way.
+    /// Returns whether a transaction is under way.
     pub fn busy(&self) -> bool {
         self.outstanding.is_some()
     }
 
-    /// Why the last plan was refused, if nothing changed since.
+    /// Returns why the last plan was refused, if nothing has changed since.
     pub fn refused(&self) -> Option<&PlanError> {
         self.refused.as_ref()
     }
 
-    /// Policies that are not in force as they should be.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.troubles.values().map(|trouble| &trouble.problem)
+    /// Returns the policies that are not in force as they should be.
+    pub fn problems(&self) -> impl Iterator<Item = &PolicyFailure> {
+        self.fallbacks.values().map(|fallback| &fallback.problem)
     }
 
     fn status(&self, in_force: &InForce) -> Option<EndpointStatus> {
@@ -61,29 +62,29 @@ impl<C: Compiler> Planner<C> {
         })
     }
 
-    /// What is in force for an endpoint.
+    /// Returns what is in force for an endpoint, or `None` if it has nothing yet.
     pub fn endpoint(&self, key: &ResourceKey) -> Option<EndpointStatus> {
         self.endpoints.get(key).and_then(|in_force| self.status(in_force))
     }
 
-    /// What is in force for all endpoints, sorted by key.
+    /// Returns what is in force for each endpoint, in the order of their keys.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointStatus> + '_ {
         self.endpoints.values().filter_map(|in_force| self.status(in_force))
     }
 
-    /// The same without their programs, which take a moment to find.
+    /// Returns the endpoints in force with their ids, without looking for their programs.
     pub fn in_force(&self) -> impl Iterator<Item = (EndpointId, &LocalEndpoint)> + Clone + '_ {
         self.endpoints
             .values()
             .map(|in_force| (in_force.id, &*in_force.endpoint))
     }
 
-    /// A program, as long as it is loaded.
+    /// Returns a program, as long as it is loaded.
     pub fn program(&self, id: ProgramId) -> Option<&Arc<Program>> {
         self.programs.get(id)
     }
 
-    /// Names of the policy counters.
+    /// Returns the names of the policy counters by their indexes.
     pub fn counters(&self) -> impl Iterator<Item = (u32, &CounterName)> {
         self.programs.counters().names()
     }

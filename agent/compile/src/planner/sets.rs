@@ -1,4 +1,5 @@
-//! The sets that anything is a member of or that any program tests: their members, and their slots (bits of class rows).
+//! The sets that anything is a member of or that any program tests: their members, and their slots
+//! (bits of class rows).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,11 +18,13 @@ pub(super) struct SetNo(u32);
 pub(super) type Numbers = Arc<[SetNo]>;
 
 #[derive(Debug)]
-struct Record {
+struct SetRecord {
     id: SetId,
     /// Prefixes that are members themselves.
     prefixes: HashSet<IpNet>,
     named_ports: BTreeSet<NamedPortMember>,
+    /// Numbers of its members, by the map that has them.
+    load: SetLoad,
     /// Its bit, if programs of the planned state test it (or may be about to).
     slot: Option<u32>,
     /// Its bit, if only programs of the state that is being left test it.
@@ -30,9 +33,30 @@ struct Record {
     programs: usize,
 }
 
+/// Numbers of a set's members, by the map that has them.
+#[derive(Clone, Copy, Debug, Default)]
+struct SetLoad {
+    peers_v4: usize,
+    peers_v6: usize,
+    nets_v4: usize,
+    nets_v6: usize,
+}
+
+impl SetLoad {
+    fn of_prefix(&mut self, prefix: &IpNet) -> &mut usize {
+        let is_address = prefix.prefix_len() == prefix.max_prefix_len();
+        match (is_address, prefix.addr().is_ipv4()) {
+            (true, true) => &mut self.peers_v4,
+            (true, false) => &mut self.peers_v6,
+            (false, true) => &mut self.nets_v4,
+            (false, false) => &mut self.nets_v6,
+        }
+    }
+}
+
 /// What changed about slots in one plan.
 #[derive(Debug, Default)]
-struct Staged {
+struct StagedSlots {
     allocated: Vec<SetNo>,
     retiring: Vec<SetNo>,
     programs: HashMap<SetNo, isize>,
@@ -42,10 +66,10 @@ struct Staged {
 #[derive(Debug)]
 pub(super) struct Sets {
     by_id: HashMap<SetId, SetNo>,
-    records: Vec<Option<Record>>,
+    records: Vec<Option<SetRecord>>,
     vacant: Vec<u32>,
     slots: IdPool,
-    staged: Staged,
+    staged: StagedSlots,
 }
 
 impl Sets {
@@ -55,27 +79,29 @@ impl Sets {
             records: Vec::new(),
             vacant: Vec::new(),
             slots: IdPool::new(0, max_slots),
-            staged: Staged::default(),
+            staged: StagedSlots::default(),
         }
     }
 
-    fn get(&self, set: SetNo) -> Option<&Record> {
+    fn get(&self, set: SetNo) -> Option<&SetRecord> {
         self.records.get(set.0 as usize).and_then(Option::as_ref)
     }
 
-    fn get_mut(&mut self, set: SetNo) -> Option<&mut Record> {
+    fn get_mut(&mut self, set: SetNo) -> Option<&mut SetRecord> {
         self.records.get_mut(set.0 as usize).and_then(Option::as_mut)
     }
 
-    /// The set's number; a new one if nothing knew the set. A set without members and slot must be given up by [`Self::release`].
+    /// The set's number; a new one if nothing knew the set. A set without members and slot must be
+    /// given up by [`Self::release`].
     fn number(&mut self, id: &SetId) -> SetNo {
         if let Some(&set) = self.by_id.get(id) {
             return set;
         }
-        let record = Record {
+        let record = SetRecord {
             id: id.clone(),
             prefixes: HashSet::new(),
             named_ports: BTreeSet::new(),
+            load: SetLoad::default(),
             slot: None,
             retiring: None,
             programs: 0,
@@ -106,7 +132,8 @@ impl Sets {
         self.get(set).map(|record| &record.id)
     }
 
-    /// The numbers of sets that a key becomes a member of. To be followed by [`Self::move_prefix`] or [`Self::move_named_port`].
+    /// The numbers of sets that a key becomes a member of. To be followed by [`Self::move_prefix`]
+    /// or [`Self::move_named_port`].
     pub(super) fn numbers(&mut self, sets: &SetIds) -> Numbers {
         let mut numbers: Vec<SetNo> = sets.iter().map(|id| self.number(id)).collect();
         numbers.sort_unstable();
@@ -118,11 +145,14 @@ impl Sets {
         for &set in new.iter().filter(|set| old.binary_search(set).is_err()) {
             if let Some(record) = self.get_mut(set) {
                 record.prefixes.insert(prefix);
+                *record.load.of_prefix(&prefix) += 1;
             }
         }
         for &set in old.iter().filter(|set| new.binary_search(set).is_err()) {
-            if let Some(record) = self.get_mut(set) {
-                record.prefixes.remove(&prefix);
+            if let Some(record) = self.get_mut(set)
+                && record.prefixes.remove(&prefix)
+            {
+                *record.load.of_prefix(&prefix) -= 1;
             }
             self.release(set);
         }
@@ -171,6 +201,21 @@ impl Sets {
             .flat_map(|record| record.named_ports.iter().copied())
     }
 
+    /// Returns how many entries of a map a set's members need at most. Each of them may need a
+    /// class of its own.
+    pub(super) fn load(&self, set: SetNo, map: &str) -> usize {
+        let Some(record) = self.get(set) else { return 0 };
+        match map {
+            "peers_v4" => record.load.peers_v4,
+            "peers_v6" => record.load.peers_v6,
+            "nets_v4" => record.load.nets_v4,
+            "nets_v6" => record.load.nets_v6,
+            "named_ports" => record.named_ports.len(),
+            "classes" => record.prefixes.len() + record.named_ports.len(),
+            _ => 0,
+        }
+    }
+
     /// Sets the bits of these sets in a row, as far as they have any.
     pub(super) fn mark(&self, sets: &[SetNo], row: &mut [u64]) {
         for &set in sets {
@@ -188,7 +233,8 @@ impl Sets {
             .any(|&set| self.get(set).is_some_and(|record| record.slot.is_some()))
     }
 
-    /// Gives the sets slots, all or none, new ones side by side in this order if there is room for that. Err = how many more slots are needed than there are in all.
+    /// Gives the sets slots, all or none, new ones side by side in this order if there is room for
+    /// that. Err = how many more slots are needed than there are in all.
     pub(super) fn allocate<'a>(&mut self, sets: impl Iterator<Item = &'a SetId> + Clone) -> Result<(), usize> {
         let missing = sets.clone().filter(|id| self.slot(id).is_none()).count();
         if missing > self.slots.free() {
@@ -214,7 +260,7 @@ impl Sets {
     }
 
     /// Decides which slots the planned state needs. Returns the sets whose bits appear or vanish.
-    pub(super) fn settle(&mut self) -> Vec<SetNo> {
+    pub(super) fn stage_changes(&mut self) -> Vec<SetNo> {
         let mut changed = Vec::new();
         for set in std::mem::take(&mut self.staged.allocated) {
             if self.staged.programs.get(&set).is_some_and(|&n| n > 0) {

@@ -9,29 +9,30 @@ use felid_model::resolved::{LocalEndpoint, NamedPortMember};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use crate::compile::Direction;
 use crate::transaction::{EndpointId, PeerEntry, ProgramId};
+use crate::types::Direction;
 
-/// Sizes of the pinned maps, and of what is numbered.
+/// The sizes of the pinned maps, and how many of each kind can be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannerOptions {
-    /// Sets that loaded programs test at one time. Rows of `classes` have a bit for each, rounded up to words of 64.
+    /// How many sets loaded programs can test at one time. Rows of `classes` have a bit for each,
+    /// rounded up to words of 64 bits.
     pub max_slots: u32,
-    /// Elements of `classes`; class 0 is the empty one.
+    /// The number of elements of `classes`. Class 0 is the empty one.
     pub max_classes: u32,
-    /// Elements of `endpoints`; index 0 is never used.
+    /// The number of elements of `endpoints`. Index 0 is never used.
     pub max_endpoints: u32,
-    /// Elements of `counters`; index 0 collects what finds no index of its own.
+    /// The number of elements of `counters`. Index 0 collects what finds no index of its own.
     pub max_counters: u32,
-    /// Entries of `peers_v4`.
+    /// How many entries `peers_v4` can hold.
     pub peers_v4: usize,
-    /// Entries of `peers_v6`.
+    /// How many entries `peers_v6` can hold.
     pub peers_v6: usize,
-    /// Entries of `nets_v4`.
+    /// How many entries `nets_v4` can hold.
     pub nets_v4: usize,
-    /// Entries of `nets_v6`.
+    /// How many entries `nets_v6` can hold.
     pub nets_v6: usize,
-    /// Entries of `named_ports`.
+    /// How many entries `named_ports` can hold.
     pub named_ports: usize,
 }
 
@@ -44,15 +45,15 @@ impl Default for PlannerOptions {
             max_counters: felid_common::MAX_COUNTERS,
             peers_v4: 131_072,
             peers_v6: 131_072,
-            nets_v4: 65_536,
-            nets_v6: 65_536,
+            nets_v4: 1_048_576,
+            nets_v6: 1_048_576,
             named_ports: 65_536,
         }
     }
 }
 
 impl PlannerOptions {
-    /// Words of a class row.
+    /// Returns how many words of 64 bits a class row has.
     pub fn words(&self) -> usize {
         self.max_slots.div_ceil(64).max(1) as usize
     }
@@ -63,19 +64,20 @@ impl PlannerOptions {
 /// Where the two banks differ (the agent died in a transaction), the active one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// [`crate::transaction::Transaction::next_endpoint_id`] of the last transaction.
+    /// The [`crate::transaction::Transaction::next_endpoint_id`] of the last transaction.
     pub next_endpoint_id: u32,
-    /// Records in use, by their identity.
+    /// The records of endpoints in use, by their [`identity`].
     pub endpoints: BTreeMap<[u32; 4], EndpointId>,
     /// Every entry of `peers_v4` and `peers_v6`, with its class in the active bank.
     pub peers: BTreeMap<IpAddr, PeerEntry>,
-    /// Every entry of `nets_v4` and `nets_v6`, likewise.
+    /// Every entry of `nets_v4` and `nets_v6`, with its class in the active bank.
     pub nets: BTreeMap<IpNet, u32>,
-    /// Every entry of `named_ports`, likewise.
+    /// Every entry of `named_ports`, with its class in the active bank.
     pub named_ports: BTreeMap<NamedPortMember, u32>,
 }
 
-/// Why there is no transaction. Nothing changes in the kernel; the next change is a new chance.
+/// Why there is no transaction. Nothing changes in the kernel, and a plan is tried again once
+/// something has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Something does not fit. What goes away counts until its transaction is complete.
@@ -100,61 +102,61 @@ pub enum PlanError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{endpoint}: {} policy not in force ({}): {reason}", match .direction { Direction::Egress => "egress", Direction::Ingress => "ingress" },
     if *.closed { "all is denied" } else { "the old one stays" })]
-pub struct Problem {
-    /// The endpoint.
+pub struct PolicyFailure {
+    /// The endpoint whose policy it is.
     pub endpoint: ResourceKey,
-    /// The direction.
+    /// The direction of the traffic that the policy judges.
     pub direction: Direction,
-    /// Everything is denied in this direction; else the policy before stays in force.
+    /// Whether everything is denied in this direction; if not, the policy before stays in force.
     pub closed: bool,
-    /// Why.
+    /// Why it is not in force, for people.
     pub reason: Arc<str>,
 }
 
 /// What is in force for an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointStatus {
-    /// Its element of the endpoint table.
+    /// Its element of the kernel's endpoint table, and its id.
     pub id: EndpointId,
-    /// The endpoint.
+    /// The endpoint as it is in force.
     pub endpoint: Arc<LocalEndpoint>,
-    /// Its egress program.
+    /// The program that judges what the workload sends.
     pub egress: ProgramId,
-    /// Its ingress program.
+    /// The program that judges what the workload receives.
     pub ingress: ProgramId,
 }
 
-/// Sizes, for metrics.
+/// The sizes of what is planned, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Sets with a bit in class rows.
+    /// How many sets have a bit in class rows.
     pub slots: usize,
-    /// Classes, without the empty one.
+    /// How many classes there are, without the empty one.
     pub classes: usize,
-    /// Programs.
+    /// How many programs there are.
     pub programs: usize,
-    /// Directions of endpoints that use them: twice the number of endpoints.
+    /// How many directions of endpoints use them: twice the number of endpoints.
     pub program_users: usize,
-    /// Endpoints.
+    /// How many endpoints there are.
     pub endpoints: usize,
-    /// Entries of `peers_v4`.
+    /// How many entries `peers_v4` has.
     pub peers_v4: usize,
-    /// Entries of `peers_v6`.
+    /// How many entries `peers_v6` has.
     pub peers_v6: usize,
-    /// Entries of `nets_v4`.
+    /// How many entries `nets_v4` has.
     pub nets_v4: usize,
-    /// Entries of `nets_v6`.
+    /// How many entries `nets_v6` has.
     pub nets_v6: usize,
-    /// Entries of `named_ports`.
+    /// How many entries `named_ports` has.
     pub named_ports: usize,
-    /// Policy counters.
+    /// How many policy counters are in use.
     pub counters: usize,
-    /// There is no counter left: some policies may be counted at index 0.
+    /// Whether no counter is left, so that some policies may be counted at index 0.
     pub counters_full: bool,
 }
 
-/// By what a restarted agent recognises an endpoint's record: the first 16 bytes of the SHA-256 of its key and its interface's name.
-/// The same in every version of felid.
+/// Returns that by which a restarted agent recognises an endpoint's record: the first 16 bytes of
+/// the SHA-256 of its key and its interface's name. It is the same in every version of felid.
 pub fn identity(key: &ResourceKey, interface_name: &str) -> [u32; 4] {
     let mut hash = Sha256::new();
     let kind = key.kind.to_string();

@@ -1,4 +1,5 @@
-//! Long lists of rules, of every kind that the compiler finds rules by, and of those that make that hard.
+//! Long lists of rules, of every kind that the compiler finds rules by, and of those that make that
+//! hard.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use super::{Rng, World};
 const KINDS: usize = 16;
 
 impl World {
-    /// A world with so many sets that long lists can tell rules apart by them. Every other one has its slots side by side, as the
-    /// planner gives them out; in the others they are anywhere.
+    /// A world with so many sets that long lists can tell rules apart by them. Every other one has
+    /// its slots side by side, as the planner gives them out; in the others they are anywhere.
     pub fn wide(rng: &mut Rng) -> Self {
         let sets = rng.between(40, 400);
         let mut world = Self::sized(rng, sets, 4);
@@ -35,7 +36,8 @@ impl World {
         world
     }
 
-    /// A policy with one or two lists of up to so many rules, each list of one kind or of two in turn.
+    /// A policy with one or two lists of up to so many rules, each list of one kind or of two in
+    /// turn.
     pub fn long_policy(&self, rng: &mut Rng, most: usize) -> ResolvedPolicy {
         let tiers = (0..rng.between(1, 2))
             .map(|index| ResolvedTier {
@@ -89,23 +91,15 @@ impl World {
     }
 
     fn long_rule(&self, rng: &mut Rng, index: usize, kind: usize, base: u16) -> ResolvedRule {
-        let mut rule = ResolvedRule {
-            icmp: None,
-            not_icmp: None,
-            index: index as u32,
-            action: match rng.below(10) {
-                0..=5 => ResolvedAction::Allow,
-                6..=8 => ResolvedAction::Deny,
-                _ => ResolvedAction::Pass,
-            },
-            ip_version: None,
-            protocol: Some(Protocol(
-                *rng.pick(&[TCP, TCP, TCP, TCP, TCP, UDP, SCTP]).unwrap_or(&TCP),
-            )),
-            not_protocol: None,
-            source: ResolvedSide::default(),
-            destination: ResolvedSide::default(),
+        let action = match rng.below(10) {
+            0..=5 => ResolvedAction::Allow,
+            6..=8 => ResolvedAction::Deny,
+            _ => ResolvedAction::Pass,
         };
+        let mut rule = ResolvedRule::new(index as u32, action);
+        rule.protocol = Some(Protocol(
+            *rng.pick(&[TCP, TCP, TCP, TCP, TCP, UDP, SCTP]).unwrap_or(&TCP),
+        ));
         let number = base.wrapping_add(index as u16);
         let port = |rule: &mut ResolvedRule, first: u16, last: u16| {
             rule.destination.ports = vec![(first.min(last), first.max(last))];

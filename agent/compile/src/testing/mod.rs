@@ -1,6 +1,7 @@
 //! Random worlds, policies and packets for equivalence tests; only with the feature `testing`.
 //!
-//! Everything follows from a seed: the same seed gives the same world, policy and packets, so a failure is reported by its seed.
+//! Everything follows from a seed: the same seed gives the same world, policy and packets, so a
+//! failure is reported by its seed.
 //!
 //! ```
 //! use felid_compile::testing::{Rng, Shape, World};

@@ -12,7 +12,8 @@ use crate::Direction;
 use crate::reference::Packet;
 
 impl World {
-    /// A packet to (ingress) or from (egress) the endpoint. Most are made to fit some rule of the policy, or to miss it narrowly.
+    /// A packet to (ingress) or from (egress) the endpoint. Most are made to fit some rule of the
+    /// policy, or to miss it narrowly.
     pub fn packet(&self, rng: &mut Rng, policy: &ResolvedPolicy, direction: Direction) -> Packet {
         let lists: Vec<_> = policy
             .tiers
@@ -130,7 +131,7 @@ impl World {
 
 /// Type and code that the rule speaks of, or nearly.
 fn icmp(rng: &mut Rng, rule: Option<&ResolvedRule>) -> (u8, u8) {
-    let said = rule.and_then(|rule| rule.not_icmp.filter(|_| rng.percent(50)).or(rule.icmp));
+    let said = rule.and_then(|rule| rule.fields.not_icmp.filter(|_| rng.percent(50)).or(rule.fields.icmp));
     let icmp_type = said
         .and_then(|icmp| icmp.icmp_type)
         .filter(|_| rng.percent(75))
@@ -148,7 +149,7 @@ fn protocol(rng: &mut Rng, rule: Option<&ResolvedRule>) -> u8 {
     {
         return protocol;
     }
-    if rule.is_some_and(|rule| rule.icmp.is_some() || rule.not_icmp.is_some()) && rng.percent(80) {
+    if rule.is_some_and(|rule| rule.fields.icmp.or(rule.fields.not_icmp).is_some()) && rng.percent(80) {
         return if rng.percent(50) { ICMP } else { ICMPV6 };
     }
     rng.pick(&[TCP, TCP, TCP, UDP, UDP, SCTP, ICMP, ICMPV6, UDPLITE, 253, 0])

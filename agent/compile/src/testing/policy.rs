@@ -54,7 +54,8 @@ impl World {
     }
 
     fn rules(&self, rng: &mut Rng, kind: Kind, name: usize, most: usize) -> ResolvedRules {
-        // A habit per list: rules of one policy are of one kind in real life, and that is where structures pay or fail.
+        // A habit per list: rules of one policy are of one kind in real life, and that is where
+        // structures pay or fail.
         let habit = rng.below(5);
         let rules = (0..rng.between(0, most))
             .map(|index| self.rule(rng, index as u32, habit, most))
@@ -81,17 +82,8 @@ impl World {
             11..=16 => ResolvedAction::Deny,
             _ => ResolvedAction::Pass,
         };
-        let mut rule = ResolvedRule {
-            icmp: None,
-            not_icmp: None,
-            index,
-            action,
-            ip_version: rng.percent(8).then(|| if rng.percent(50) { 4 } else { 6 }),
-            protocol: None,
-            not_protocol: None,
-            source: ResolvedSide::default(),
-            destination: ResolvedSide::default(),
-        };
+        let mut rule = ResolvedRule::new(index, action);
+        rule.ip_version = rng.percent(8).then(|| if rng.percent(50) { 4 } else { 6 });
         let protocols = [TCP, TCP, TCP, UDP, UDP, SCTP, ICMP, ICMPV6, UDPLITE, 4, 255];
         let pick_protocol = |rng: &mut Rng| rng.pick(&protocols).copied().map(Protocol);
         match habit {
@@ -130,10 +122,10 @@ impl World {
                 }
                 let is_icmp = matches!(rule.protocol, Some(Protocol(ICMP | ICMPV6)));
                 if rng.percent(if is_icmp { 50 } else { 2 }) {
-                    rule.icmp = Some(random_icmp(rng));
+                    rule.fields.icmp = Some(random_icmp(rng));
                 }
                 if rng.percent(if is_icmp { 25 } else { 8 }) {
-                    rule.not_icmp = Some(random_icmp(rng));
+                    rule.fields.not_icmp = Some(random_icmp(rng));
                 }
                 let with_ports = matches!(rule.protocol, Some(Protocol(TCP | UDP | SCTP)));
                 // Records judged raw may name ports without a protocol that has them.
@@ -172,7 +164,7 @@ impl World {
             if rng.percent(60) {
                 rule.protocol = Some(Protocol(TCP));
                 rule.not_protocol = None;
-                rule.icmp = None;
+                rule.fields.icmp = None;
                 let port = rng.bits() as u16;
                 side.ports = vec![(port, port)];
             } else {

@@ -12,7 +12,7 @@ use super::Rng;
 use crate::program::Slots;
 use crate::reference::Membership;
 use crate::transaction::CounterName;
-use crate::{Counters, Own};
+use crate::{Counters, LocalSide};
 
 /// An endpoint, the addresses around it, and the sets that they are in.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,8 @@ pub(super) const ICMP_TYPES: [u8; 7] = [8, 0, 13, 17, 128, 129, 254];
 pub(super) const PORTS: [u16; 8] = [22, 53, 80, 81, 443, 8080, 8443, 65535];
 
 impl World {
-    /// A small world: a dozen networks, up to a dozen sets and named-port sets, up to three addresses of each IP version.
+    /// A small world: a dozen networks, up to a dozen sets and named-port sets, up to three
+    /// addresses of each IP version.
     pub fn random(rng: &mut Rng) -> Self {
         let sets = rng.between(1, 12);
         let named = rng.between(1, 5);
@@ -144,9 +145,9 @@ impl World {
     }
 
     /// What the compiler needs to know of the endpoint.
-    pub fn own(&self) -> Own {
+    pub fn own(&self) -> LocalSide {
         let members: BTreeSet<NamedPortMember> = self.named_ports.values().flatten().copied().collect();
-        Own {
+        LocalSide {
             addresses: self
                 .own
                 .iter()

@@ -31,15 +31,9 @@ pub(crate) fn side(sets: &[&str], not_sets: &[&str]) -> ResolvedSide {
 
 pub(crate) fn rule(action: ResolvedAction, source: ResolvedSide, destination: ResolvedSide) -> ResolvedRule {
     ResolvedRule {
-        icmp: None,
-        not_icmp: None,
-        index: 0,
-        action,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
         source,
         destination,
+        ..ResolvedRule::new(0, action)
     }
 }
 
@@ -78,6 +72,7 @@ pub(crate) fn endpoint(name: &str, addresses: &[&str], ingress: &Arc<ResolvedPol
     LocalEndpoint {
         allow_spoofed_source_prefixes: Vec::new(),
         ip_nats: Vec::new(),
+        aws_elastic_ips: Vec::new(),
         key: key(name),
         interface_name: format!("cali-{name}").into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_compile::planner::{Adopted, PlanError, Planner, PlannerOptions, identity};
+use felid_compile::planner::{Adopted, Planner, PlannerOptions, identity};
 use felid_compile::transaction::{EndpointChange, EndpointId, EndpointPlan, PeerEntry, Transaction};
 use felid_model::Protocol;
 use felid_model::resolved::{Delta, LocalEndpoint, NamedPortMember, ResolvedAction, ResolvedSide, SetIds};
@@ -23,7 +23,7 @@ fn small() -> PlannerOptions {
 pub(crate) fn step(planner: &mut Planner<Picky>, deltas: &[Delta]) -> Option<Transaction> {
     deltas.iter().for_each(|delta| planner.update(delta));
     let transaction = planner.plan().unwrap();
-    planner.retired();
+    planner.committed();
     transaction
 }
 
@@ -249,13 +249,13 @@ fn programs_that_do_not_load_are_not_tried_again_until_asked() {
     let first = planner.plan().unwrap().unwrap();
     let bad = plan_of(&first, "w").ingress;
     assert_eq!(planner.plan(), Ok(None));
-    planner.abandoned(&BTreeMap::from([(bad, "the verifier says no".to_owned())]));
+    planner.aborted(&BTreeMap::from([(bad, "the verifier says no".to_owned())]));
     assert_eq!(planner.stats().programs, 0);
     let second = planner.plan().unwrap().unwrap();
     assert!(!second.new_programs.contains_key(&bad));
     let closed = plan_of(&second, "w").ingress;
     assert!(second.new_programs[&closed].sets.is_empty());
-    planner.retired();
+    planner.committed();
     let problem = planner.problems().next().unwrap().to_string();
     assert!(
         problem.contains("the verifier says no") && problem.contains("all is denied"),
@@ -268,49 +268,6 @@ fn programs_that_do_not_load_are_not_tried_again_until_asked() {
         first.new_programs[&bad].rules
     );
     assert_eq!(planner.problems().count(), 0);
-}
-
-#[test]
-fn what_does_not_fit_is_refused_as_a_whole() {
-    let tight = PlannerOptions {
-        max_slots: 2,
-        max_classes: 4,
-        max_endpoints: 3,
-        peers_v4: 4,
-        ..small()
-    };
-    let mut planner = Planner::with_compiler(tight, Adopted::default(), Picky);
-    step(
-        &mut planner,
-        &[endpoints([endpoint("w", &["10.0.0.1"], &allow(&["a"]))])],
-    );
-    let before = planner.stats();
-    let needed = |planner: &mut Planner<Picky>| match planner.plan() {
-        Err(PlanError::Capacity { map, needed, available }) => (map, needed, available),
-        other => panic!("{other:?}"),
-    };
-
-    let many: Vec<String> = (1..=6).map(|i| format!("10.1.0.{i}/32")).collect();
-    let all: Vec<(&str, &[&str])> = many.iter().map(|net| (net.as_str(), &["a"] as &[&str])).collect();
-    planner.update(&members(&all));
-    assert_eq!(needed(&mut planner), ("peers_v4", 7, 4));
-    assert_eq!(needed(&mut planner), ("peers_v4", 7, 4), "it stays refused");
-    assert_eq!(planner.stats(), before);
-    let none: Vec<(&str, &[&str])> = many.iter().map(|net| (net.as_str(), &[] as &[&str])).collect();
-    assert_eq!(step(&mut planner, &[members(&none)]), None);
-
-    planner.update(&endpoints([
-        endpoint("x", &["10.0.0.2"], &allow(&["a"])),
-        endpoint("y", &["10.0.0.3"], &allow(&["a"])),
-    ]));
-    assert_eq!(needed(&mut planner), ("endpoints", 3, 2));
-    assert_eq!(planner.stats(), before);
-    let second = step(&mut planner, &[gone("y")]).unwrap();
-    assert_eq!(
-        second.endpoints.keys().next(),
-        Some(&EndpointId { index: 2, id: 2 }),
-        "no id was lost"
-    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A model of the dataplane and the kernel: carries transactions out write by write, and judges packets as the fixed programs do.
+//! A model of the dataplane and the kernel: carries transactions out write by write, and judges
+//! packets as the static programs do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

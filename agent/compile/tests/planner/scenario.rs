@@ -154,6 +154,7 @@ impl Records {
         let endpoint = LocalEndpoint {
             allow_spoofed_source_prefixes: Vec::new(),
             ip_nats: Vec::new(),
+            aws_elastic_ips: Vec::new(),
             key: key.clone(),
             interface_name: interface,
             addresses,
@@ -290,8 +291,14 @@ pub(crate) fn difference(old: &Delta, new: &Delta) -> Delta {
 }
 
 impl Truth {
-    /// What must be in force once these records are, given what was before (nothing after a restart).
-    pub(crate) fn after(records: &Records, before: Option<&Truth>) -> Self {
+    /// What must be in force once these records are, given what was before (nothing after a
+    /// restart), and the policies that do not fit into the tables, each with whether all is denied
+    /// instead.
+    pub(crate) fn after(
+        records: &Records,
+        before: Option<&Truth>,
+        unfit: &BTreeMap<(ResourceKey, Direction), bool>,
+    ) -> Self {
         let named = records.named();
         let mut policies = BTreeMap::new();
         for (key, endpoint) in &records.endpoints {
@@ -299,8 +306,9 @@ impl Truth {
                 let place = (key.clone(), direction);
                 let old = before.and_then(|before| before.policies.get(&place));
                 let policy = match old {
-                    _ if !is_broken(policy) => policy.clone(),
-                    Some(old) if sets_of(old).is_subset(&named) => old.clone(),
+                    _ if !is_broken(policy) && !unfit.contains_key(&place) => policy.clone(),
+                    Some(old) if unfit.get(&place) == Some(&false) => old.clone(),
+                    Some(old) if !unfit.contains_key(&place) && sets_of(old).is_subset(&named) => old.clone(),
                     _ => Arc::new(ResolvedPolicy {
                         closed: Some("closed".into()),
                         ..ResolvedPolicy::default()

@@ -73,7 +73,7 @@ fn speed() {
                 transaction.new_programs.len()
             );
         });
-        time("retired", &mut || planner.retired());
+        time("committed", &mut || planner.committed());
         let (member, sets) = delta.members.iter().nth(5000).unwrap();
         let one = |value| Delta {
             members: [(*member, value)].into(),
@@ -106,7 +106,7 @@ fn speed() {
             time(what, &mut || {
                 planner.update(&change);
                 planner.plan().unwrap().unwrap();
-                planner.retired();
+                planner.committed();
             });
         }
         // A new set with 1,000 members that the addresses are in already.
@@ -127,7 +127,7 @@ fn speed() {
         time("a policy with a new set of 1,000", &mut || {
             planner.update(&wide);
             planner.plan().unwrap().unwrap();
-            planner.retired();
+            planner.committed();
         });
     }
 }
@@ -184,7 +184,7 @@ fn long_lists() {
             let start = Instant::now();
             let plan = planner.plan().unwrap().unwrap();
             best = best.min(start.elapsed());
-            planner.retired();
+            planner.committed();
             let chunks = || plan.new_programs.values().flat_map(|program| &program.chunks);
             size = (chunks().count(), chunks().map(|chunk| chunk.insns.len()).sum());
             assert!(planner.problems().next().is_none());

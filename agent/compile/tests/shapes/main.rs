@@ -1,4 +1,5 @@
-//! Size and cost of programs, what is shared, what is refused, and what happens where something is missing.
+//! Size and cost of programs, what is shared, what is refused, and what happens where something is
+//! missing.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod size;
@@ -8,11 +9,11 @@ mod support;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use felid_common::{NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY, fixed};
+use felid_common::{NamedPortKey, Scratch, VERDICT_ALLOW, VERDICT_DENY, static_programs};
 use felid_compile::listing::listing;
 use felid_compile::program::{MapRef, Program};
 use felid_compile::reference::Packet;
-use felid_compile::stub::{Hook, stub};
+use felid_compile::stub::{Hook, SkbLayout, stub};
 use felid_compile::testing::{NumberedCounters, World};
 use felid_compile::transaction::EndpointId;
 use felid_compile::{CompileError, Direction, compile, prepare};
@@ -35,18 +36,13 @@ fn set(index: usize) -> SetId {
 /// An Allow for ingress.
 fn rule(index: usize, protocol: Option<Protocol>, source: ResolvedSide, ports: &[(u16, u16)]) -> ResolvedRule {
     ResolvedRule {
-        icmp: None,
-        not_icmp: None,
-        index: index as u32,
-        action: ResolvedAction::Allow,
-        ip_version: None,
         protocol,
-        not_protocol: None,
         source,
         destination: ResolvedSide {
             ports: ports.to_vec(),
             ..ResolvedSide::default()
         },
+        ..ResolvedRule::new(index as u32, ResolvedAction::Allow)
     }
 }
 
@@ -158,7 +154,8 @@ fn endpoints_that_decide_alike_share_a_program() {
         vec!["10.0.0.4/32".parse().unwrap(), "fd00::4/128".parse().unwrap()],
     );
     assert_ne!(build(&policy, &one), build(&policy, &fourth));
-    // Sets of the endpoint's own side are not tested at run time, nor are those of rules that never match.
+    // Sets of the endpoint's own side are not tested at run time, nor are those of rules that never
+    // match.
     assert_eq!(prepare(&policy, Direction::Ingress, &one.own()).sets(), [set(0)]);
     assert_eq!(
         prepare(&policy, Direction::Ingress, &fourth.own()).sets(),
@@ -243,16 +240,31 @@ fn stubs_name_the_endpoint() {
         index: 3,
         id: 0xffff_fff0,
     };
-    let [from, to] = [Hook::FromWorkload, Hook::ToWorkload].map(|hook| stub(hook, endpoint));
-    assert_eq!(from.maps, [(4, MapRef::Fixed)]);
+    let [from, to] = [Hook::FromWorkload, Hook::ToWorkload].map(|hook| stub(hook, endpoint, &SkbLayout::default()));
     // cb[0] and cb[1] of __sk_buff.
-    assert_eq!([from.insns[1].off, from.insns[3].off], [48, 52]);
-    assert_eq!([from.insns[0].imm, from.insns[2].imm], [3, -16]);
+    assert_eq!((from.insns[2].code, from.insns[2].off), (0x7b, 48));
+    assert_eq!([from.insns[0].imm, from.insns[1].imm], [3, -16]);
+    // cb[4] on every way: zero, or what a register says.
+    let stores = |code: u8| {
+        from.insns
+            .iter()
+            .filter(|insn| (insn.code, insn.off) == (code, 64))
+            .count()
+    };
+    assert_eq!([stores(0x62), stores(0x63)], [1, 2]);
+    let (at, _) = from.maps[0];
+    assert_eq!(from.maps, [(at, MapRef::StaticPrograms)]);
     assert_eq!(
-        [from.insns[6].imm, to.insns[6].imm],
-        [fixed::FROM_WORKLOAD as i32, fixed::TO_WORKLOAD as i32]
+        (from.insns[at].code, from.insns[at + 2].imm),
+        (0x18, static_programs::FROM_WORKLOAD as i32)
     );
-    assert_eq!(from.insns[8].imm, 2);
+    // And back to the call from the end.
+    let last = from.insns.len() - 1;
+    assert_eq!(
+        (from.insns[last].code, last as i64 + 1 + i64::from(from.insns[last].off)),
+        (0x05, at as i64)
+    );
+    assert_eq!(to.insns[at + 2].imm, static_programs::TO_WORKLOAD as i32);
 }
 
 #[test]

@@ -111,7 +111,8 @@ fn what_no_index_tells_apart_is_linear() {
         }
         world
     };
-    // The peer is in every set, and every range but the last rule's misses its port only at the last look.
+    // The peer is in every set, and every range but the last rule's misses its port only at the
+    // last look.
     let n = 10_000;
     let world = everywhere(n);
     let rules = (0..n).map(|i| {

@@ -75,33 +75,32 @@ fn rules(value: &Value, kind: Kind) -> ResolvedRules {
         namespace: None,
         name: text_of(&value["name"]).into(),
     };
-    let rules = list(value, "rules")
-        .iter()
-        .enumerate()
-        .map(|(index, rule)| ResolvedRule {
-            icmp: rule.get("icmp").map(icmp),
-            not_icmp: rule.get("notICMP").map(icmp),
-            index: index as u32,
-            action: match text_of(&rule["action"]) {
-                "Allow" => ResolvedAction::Allow,
-                "Deny" => ResolvedAction::Deny,
-                "Pass" => ResolvedAction::Pass,
-                "Log" => ResolvedAction::Log,
-                other => panic!("action {other}"),
-            },
-            ip_version: rule
-                .get("ipVersion")
-                .and_then(Value::as_u64)
-                .map(|version| version as u8),
-            protocol: rule.get("protocol").map(protocol),
-            not_protocol: rule.get("notProtocol").map(protocol),
-            source: side(&rule["source"]),
-            destination: side(&rule["destination"]),
-        });
+    let rules = list(value, "rules").iter().enumerate().map(|(index, rule)| {
+        let mut resolved = ResolvedRule::new(index as u32, action(&rule["action"]));
+        resolved.fields.icmp = rule.get("icmp").map(icmp);
+        resolved.fields.not_icmp = rule.get("notICMP").map(icmp);
+        let version = rule.get("ipVersion").and_then(Value::as_u64);
+        resolved.ip_version = version.map(|version| version as u8);
+        resolved.protocol = rule.get("protocol").map(protocol);
+        resolved.not_protocol = rule.get("notProtocol").map(protocol);
+        resolved.source = side(&rule["source"]);
+        resolved.destination = side(&rule["destination"]);
+        resolved
+    });
     ResolvedRules {
         staged: false,
         key,
         rules: Arc::new(rules.collect()),
+    }
+}
+
+fn action(value: &Value) -> ResolvedAction {
+    match text_of(value) {
+        "Allow" => ResolvedAction::Allow,
+        "Deny" => ResolvedAction::Deny,
+        "Pass" => ResolvedAction::Pass,
+        "Log" => ResolvedAction::Log,
+        other => panic!("action {other}"),
     }
 }
 

@@ -1,11 +1,13 @@
-//! A model of the kernel's machine, as far as generated programs use it: registers, stack, the maps of the contract, tail calls.
+//! A model of the kernel's machine, as far as generated programs use it: registers, stack, the maps
+//! of the contract, tail calls.
 //!
-//! It is strict: reading what was not written, leaving a region, mixing pointers and numbers, jumping backwards or running long is a
-//! panic, since each of them would be a refusal by the verifier.
+//! It is strict: reading what was not written, leaving a region, mixing pointers and numbers,
+//! jumping backwards or running long is a panic, since each of them would be a refusal by the
+//! verifier.
 
 use std::collections::BTreeMap;
 
-use felid_common::{NamedPort, NamedPortKey, fixed};
+use felid_common::{NamedPort, NamedPortKey, static_programs};
 use felid_compile::program::{Insn, MapRef, Program};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -107,7 +109,7 @@ impl<'a> Machine<'a> {
                     let index = self.number(3);
                     assert_eq!(self.registers[1], Value::Pointer(Region::Context, 0));
                     match map {
-                        Value::Map(MapRef::Fixed) if index == u64::from(fixed::JUDGED) => {
+                        Value::Map(MapRef::StaticPrograms) if index == u64::from(static_programs::POLICY_RETURN) => {
                             run.end = End::Judged;
                             return run;
                         }
@@ -202,7 +204,8 @@ impl<'a> Machine<'a> {
                 let by = self.number(insn.dst);
                 self.registers[dst] = match self.registers[insn.src as usize].clone() {
                     Value::Pointer(region, offset) => {
-                        // The verifier knows the range of such an offset only because it was compared.
+                        // The verifier knows the range of such an offset only because it was
+                        // compared.
                         assert!(by < 64, "an offset without bounds");
                         Value::Pointer(region, offset + by as i64)
                     }

@@ -1,4 +1,5 @@
-//! What the tests of compiled programs share: a model of the machine, and checks that hold for every program.
+//! What the tests of compiled programs share: a model of the machine, and checks that hold for
+//! every program.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
@@ -26,7 +27,7 @@ pub(crate) fn address_words(address: IpAddr) -> [u32; 4] {
     }
 }
 
-/// What a fixed program would leave in the scratch.
+/// What a static program would leave in the scratch.
 pub(crate) fn scratch_of(packet: &Packet, bank: u32, src_class: u32, dst_class: u32) -> Scratch {
     Scratch {
         src: address_words(packet.src),
@@ -125,7 +126,8 @@ pub(crate) fn run(program: &Program, world: &World, packet: &Packet, direction: 
     }
 }
 
-/// Asserts that a run came to the same decision, logged the same, and counted the same for staged policies.
+/// Asserts that a run came to the same decision, logged the same, and counted the same for staged
+/// policies.
 pub(crate) fn assert_same(program: &Program, counters: &NumberedCounters, outcome: &Outcome, expected: &Decision) {
     let (run, after) = (&outcome.run, &outcome.after);
     assert_eq!(run.end, End::Judged, "ended without a verdict");

@@ -1,30 +1,34 @@
 //! Carrying out a transaction: the idle bank, the switch, the grace period, the other bank.
 
-use felid_common::{EGRESS, Endpoint, INGRESS, policy_index};
+use std::collections::BTreeSet;
+
 use felid_compile::transaction::{EndpointChange, Transaction};
-use zerocopy::IntoBytes as _;
 
 use super::Kernel;
+use super::shares::Population;
+use super::switch::NextIds;
 use crate::error::{KernelError, Result};
 use crate::sys;
 
-/// A switch that has happened: the new state is enforced, the old one still stands in the other bank. To be completed after
-/// [`grace`].
+/// A switch that has happened: the new state is enforced, and the old one still stands in the other
+/// bank. [`Kernel::complete`] ends it after a [`grace`] period.
 #[must_use = "complete it after a grace period"]
 #[derive(Debug)]
 pub struct Flip {
-    /// What went wrong at interfaces. The endpoints concerned are closed or have no interface; the rest is in force.
+    /// What went wrong at interfaces. The endpoints concerned are closed or have no interface; the
+    /// rest is in force.
     pub link_errors: Vec<KernelError>,
 }
 
-/// A transaction that is complete: both banks are equal, what it freed may be used again.
+/// A transaction that is complete: both banks are equal, and what it freed may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// The epoch since its switch.
+    /// The epoch in force since its switch.
     pub epoch: u32,
 }
 
-/// Waits until no packet is under way that saw the state before the switch: 8 to 24 ms, on a thread that may block.
+/// Waits until no packet is under way that saw the state before the switch: 8 to 24 ms, on a thread
+/// that may block. It fails if neither `membarrier` nor the replacement of an inner map can wait.
 pub async fn grace() -> Result<()> {
     tokio::task::spawn_blocking(sys::membarrier)
         .await
@@ -33,161 +37,141 @@ pub async fn grace() -> Result<()> {
 }
 
 impl Kernel {
-    /// First half of a transaction. When it returns, packets are judged by the new state. After an error nothing has changed for any
-    /// packet, and the same transaction may be tried again.
+    /// Carries out the first half of a transaction. When it returns, packets are judged by the new
+    /// state.
+    ///
+    /// # Errors
+    ///
+    /// A program that the verifier refuses, a table that is too small, a transaction that
+    /// contradicts itself, the one before that is not complete, or a failing system call. Nothing
+    /// has changed for any packet then, and the same transaction may be tried again. What fails at
+    /// single interfaces is in [`Flip::link_errors`] instead.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<Flip> {
-        if self.unfinished {
+        if self.switch.unfinished {
             return Err(KernelError::Unfinished);
         }
         // What an earlier failure left unwritten.
         self.flush()?;
         self.tables.commit();
         self.endpoints.commit();
-        self.policies.commit();
-        self.check(transaction)?;
-        let new = self.generated.load(&transaction.new_programs, &self.map_fds)?;
+        self.programs.policies.commit();
+        self.tables.reserve(transaction)?;
+        self.endpoints.check(transaction)?;
+        let new = self.programs.load(transaction)?;
         if let Err(error) = self.stage(transaction) {
-            for undone in [
-                self.policies.roll_back(self.generated.loaded()),
-                self.endpoints.roll_back(),
-                self.tables.roll_back(),
-                self.write_settings(),
-            ] {
-                if let Err(error) = undone {
-                    // The next attempt begins with writing what is still pending.
-                    tracing::error!(%error, "cannot undo a change at once");
-                }
-            }
-            self.generated.unload(&new);
+            self.undo();
+            self.programs.generated.unload(&new);
             return Err(error);
         }
-        self.epoch = self.epoch.wrapping_add(1);
-        self.unfinished = true;
         let (endpoints, attach) = self.at_interfaces();
         let link_errors = endpoints.switch(transaction, &attach);
         Ok(Flip { link_errors })
     }
 
-    fn check(&self, transaction: &Transaction) -> Result<()> {
-        self.tables.reserve(transaction, self.classes.max_entries())?;
-        self.endpoints.check(transaction)?;
-        for (class, row) in &transaction.classes {
-            if *class >= self.classes.max_entries() || row.len() * 8 != self.classes.value_size() {
-                return Err(KernelError::Inconsistent(format!(
-                    "class {class} with {} words",
-                    row.len()
-                )));
+    /// Puts everything back as it was before the transaction that failed. What cannot be written
+    /// now stays pending, and is written before the next attempt.
+    fn undo(&mut self) {
+        for undone in [
+            self.programs.roll_back(),
+            self.endpoints.roll_back(),
+            self.tables.roll_back(),
+            self.write_settings(),
+        ] {
+            if let Err(error) = undone {
+                tracing::error!(%error, "cannot undo a change at once");
             }
         }
-        Ok(())
     }
 
     /// Everything up to the switch, and the switch itself, which is the last thing that can fail.
     fn stage(&mut self, transaction: &Transaction) -> Result<()> {
-        let active = self.active();
-        let idle = u32::from(active == 0);
-        self.write_next_endpoint_id(transaction.next_endpoint_id)?;
-        let keys: Vec<u8> = transaction
-            .classes
-            .iter()
-            .flat_map(|(class, _)| class.to_ne_bytes())
-            .collect();
-        let rows: Vec<u8> = transaction
-            .classes
-            .iter()
-            .flat_map(|(_, row)| row.as_bytes())
-            .copied()
-            .collect();
-        self.classes
-            .update_batch(&keys, &rows)
-            .map_err(|error| KernelError::call("write the map classes")(error.error))?;
+        let active = self.switch.active();
+        self.raise_next_endpoint_id(transaction.next_endpoint_id)?;
+        self.tables.write_classes(transaction)?;
         self.tables.stage(transaction, active);
-        // Before the first entry of a table that was empty, and for as long as there is one.
-        self.write_settings()?;
+        // Before the first entry of a table that was empty, and for as long as there is one; and before
+        // the first packet of an endpoint that is new.
+        self.write_settings_for(self.population(transaction))?;
         self.tables.flush()?;
         self.endpoints.stage(transaction)?;
-        self.want_policies(transaction, idle);
-        self.policies.flush(self.generated.loaded())?;
+        self.programs
+            .want(transaction, self.switch.idle(), self.switch.is_first);
+        self.programs.flush()?;
         self.counters.clear(transaction.new_counters.keys().copied())?;
-        self.epoch_map
-            .update(&0_u32.to_ne_bytes(), &self.epoch.wrapping_add(1).to_ne_bytes())
-            .map_err(KernelError::call("write the map epoch"))
+        self.switch.flip()
     }
 
-    fn want_policies(&mut self, transaction: &Transaction, bank: u32) {
-        for (id, change) in &transaction.endpoints {
-            let (egress, ingress) = match change {
-                EndpointChange::Set(plan) => (Some(plan.egress), Some(plan.ingress)),
-                EndpointChange::Gone { .. } => (None, None),
-            };
-            self.policies.want(policy_index(bank, EGRESS, id.index), egress);
-            self.policies.want(policy_index(bank, INGRESS, id.index), ingress);
-        }
-        if self.first {
-            self.policies.clear_inherited(bank);
-        }
+    /// The endpoints that there are, and those that come with a transaction.
+    fn population(&self, transaction: &Transaction) -> Population {
+        let there = self.endpoints.records().map(|(index, _)| index);
+        let set = transaction.endpoints.iter();
+        let coming = set.filter(|(_, change)| matches!(change, EndpointChange::Set(_)));
+        let indexes: BTreeSet<u32> = there.chain(coming.map(|(id, _)| id.index)).collect();
+        Population::of(indexes.into_iter())
     }
 
-    /// Keeps the number from which new ids are taken in the unused record 0: it must not go back even if every endpoint is gone.
-    fn write_next_endpoint_id(&mut self, next: u32) -> Result<()> {
-        if next <= self.next_endpoint_id {
+    fn raise_next_endpoint_id(&mut self, next: u32) -> Result<()> {
+        if next <= self.next_ids.endpoint {
             return Ok(());
         }
-        let record = Endpoint {
-            reserved: [next, self.next_nat_id],
-            ..Endpoint::default()
-        };
-        let table = self.endpoints.table().map();
-        table
-            .update(&0_u32.to_ne_bytes(), record.as_bytes())
-            .map_err(KernelError::call("write the map endpoints"))?;
-        self.next_endpoint_id = next;
+        self.write_next_ids(NextIds {
+            endpoint: next,
+            ..self.next_ids
+        })
+    }
+
+    pub(super) fn raise_next_nat_id(&mut self, next: u32) -> Result<()> {
+        if next <= self.next_ids.nat {
+            return Ok(());
+        }
+        self.write_next_ids(NextIds {
+            nat: next,
+            ..self.next_ids
+        })
+    }
+
+    fn write_next_ids(&mut self, next: NextIds) -> Result<()> {
+        next.write(self.endpoints.table().map())?;
+        self.next_ids = next;
         Ok(())
     }
 
-    /// Likewise the ids of translations, beside it.
-    pub(super) fn write_next_nat_id(&mut self, next: u32) -> Result<()> {
-        if next <= self.next_nat_id {
-            return Ok(());
-        }
-        let record = Endpoint {
-            reserved: [self.next_endpoint_id, next],
-            ..Endpoint::default()
-        };
-        let table = self.endpoints.table().map();
-        table
-            .update(&0_u32.to_ne_bytes(), record.as_bytes())
-            .map_err(KernelError::call("write the map endpoints"))?;
-        self.next_nat_id = next;
-        Ok(())
-    }
-
-    /// Second half, after [`grace`]. May be repeated after an error, until it succeeds: only then the next transaction is accepted.
+    /// Carries out the second half of a transaction, after [`grace`]. After an error it is called
+    /// again, after another grace period, until it succeeds; only then the next transaction is
+    /// accepted.
     pub fn complete(&mut self, transaction: &Transaction) -> Result<Completed> {
         // The grace period before this came after whatever was written before the switch.
-        self.nats.settle();
-        if self.unfinished {
+        self.nats.finish();
+        let was_first = self.switch.is_first;
+        if self.switch.unfinished {
             self.revoke()?;
-            let idle = u32::from(self.active() == 0);
-            self.endpoints.settle(transaction);
-            self.tables.settle(transaction);
-            self.want_policies(transaction, idle);
-            self.unfinished = false;
-            self.first = false;
+            self.endpoints.finish(transaction);
+            self.tables.finish(transaction);
+            self.programs
+                .want(transaction, self.switch.idle(), self.switch.is_first);
+            self.switch.unfinished = false;
+            self.switch.is_first = false;
         }
         if let Err(error) = self.flush() {
-            self.unfinished = true;
+            self.switch.unfinished = true;
             return Err(error);
         }
-        self.generated.unload(&transaction.old_programs);
-        self.generated.drop_inherited();
-        Ok(Completed { epoch: self.epoch })
+        if was_first {
+            let links = self.endpoints.links();
+            self.pins.remove_other_versions(|link| links.contains(link));
+        }
+        self.programs.generated.unload(&transaction.old_programs);
+        self.programs.generated.drop_inherited();
+        Ok(Completed {
+            epoch: self.switch.epoch,
+        })
     }
 
+    /// Writes whatever is pending.
     fn flush(&mut self) -> Result<()> {
         self.endpoints.flush()?;
         self.tables.flush()?;
-        self.policies.flush(self.generated.loaded())?;
+        self.programs.flush()?;
         self.write_settings()
     }
 }

@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd as _;
+use std::path::Path;
 
-use super::{Kernel, directory, lock};
+use super::Kernel;
+use super::host::lock;
+use super::identity::Identities;
+use super::links::is_gone;
+use super::pins::{entries, remove_tree, remove_version};
 use crate::error::{KernelError, Result};
-use crate::sys::RawMap;
+use crate::sys::{self, Hook, RawMap};
 
-/// Counts of everything in the kernel, freshly read from it (not from what the agent believes).
+/// How much there is of everything in the kernel, freshly read from it and not from what the agent
+/// believes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// Links: two for each interface.
+    /// Links: two for each interface that felid is attached to.
     pub links: usize,
-    /// Endpoint records in use.
+    /// Records of endpoints in use.
     pub endpoints: usize,
     /// Entries of `peers_v4`.
     pub peers_v4: usize,
@@ -32,14 +38,18 @@ pub struct Inventory {
     pub policies: [usize; 2],
     /// Distinct policy programs loaded.
     pub programs: usize,
-    /// Pinned arrays of continuations.
+    /// Pinned arrays that lead from one chunk of a program to the next.
     pub chains: usize,
     /// Entries whose class differs between the banks: none while no transaction is under way.
     pub unequal: usize,
 }
 
 impl Kernel {
-    /// Counts.
+    /// Reads from the kernel how much there is of everything.
+    ///
+    /// # Errors
+    ///
+    /// A map that cannot be read.
     pub fn inventory(&self) -> Result<Inventory> {
         let mut unequal = 0;
         let mut count = |name: &str, map: &RawMap| -> Result<usize> {
@@ -71,7 +81,7 @@ impl Kernel {
             })
             .map_err(KernelError::call("read the map endpoints"))?;
         Ok(Inventory {
-            links: count_entries(self.endpoints.links_directory())?,
+            links: count_entries(self.endpoints.links().directory())?,
             endpoints,
             peers_v4,
             peers_v6,
@@ -79,9 +89,9 @@ impl Kernel {
             nets_v6,
             named_ports,
             nats: self.nats.count()?,
-            policies: self.policies.count()?,
-            programs: self.generated.loaded().len(),
-            chains: count_entries(self.generated.directory())?,
+            policies: self.programs.policies.count()?,
+            programs: self.programs.generated.loaded().len(),
+            chains: count_entries(self.programs.generated.directory())?,
             unequal,
         })
     }
@@ -91,51 +101,69 @@ fn count_entries(path: &Path) -> Result<usize> {
     Ok(fs::read_dir(path).map_err(KernelError::file("list", path))?.count())
 }
 
-/// Indexes of the interfaces that links of any version are pinned for.
+/// Returns the indexes of the interfaces for which links of any version of felid are pinned in this
+/// bpffs.
 pub fn attached(bpffs: &Path) -> BTreeSet<u32> {
-    let names = |directory: &Path| -> Vec<PathBuf> {
-        fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect()
-    };
-    let versions = names(&bpffs.join("felid"));
-    let pins = versions.iter().flat_map(|version| names(&version.join("links")));
+    let versions = entries(&bpffs.join("felid"));
+    let pins = versions.iter().flat_map(|version| entries(&version.join("links")));
     pins.filter_map(|pin| pin.file_name()?.to_str()?.split('_').next()?.parse().ok())
         .collect()
 }
 
-/// Removes everything of every version from a bpffs: links (their interfaces are open from then on), programs, maps, directories.
-/// Nothing there is fine. Refused while an agent runs.
+/// Removes everything of every version from a bpffs: links (their interfaces are open from then
+/// on), programs, maps and directories. It is no error if there is nothing.
+///
+/// # Errors
+///
+/// A running agent that has the directory, or a file that cannot be removed.
 pub fn cleanup(bpffs: &Path) -> Result<()> {
-    let current = directory(bpffs);
-    let _lock = match lock(&current) {
-        Ok(lock) => Some(lock),
-        Err(KernelError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
     let root = bpffs.join("felid");
     let versions = match fs::read_dir(&root) {
         Ok(versions) => versions,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(KernelError::file("list", &root)(error)),
     };
+    let mut locks = Vec::new();
     for version in versions {
         let version = version.map_err(KernelError::file("list", &root))?.path();
-        // Links first: what they run must not find its maps gone.
-        for part in ["links", "programs", "embedded", "maps"] {
-            remove_tree(&version.join(part))?;
+        if version.is_dir() {
+            locks.push(lock(&version)?);
         }
-        remove_tree(&version)?;
     }
+    entries(&root).iter().try_for_each(|version| remove_version(version))?;
     remove_tree(&root)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::file("remove", path)(error)),
-        _ => Ok(()),
+/// Detaches every program of felid's from these interfaces, wherever its link is pinned: below
+/// another bpffs, or under a mount that hides it. Returns the interfaces where there were any, and
+/// what went wrong.
+pub fn detach_strays(interfaces: impl IntoIterator<Item = u32>) -> (BTreeSet<u32>, Vec<KernelError>) {
+    let mut identities = Identities::default();
+    let (mut found, mut errors) = (BTreeSet::new(), Vec::new());
+    for ifindex in interfaces {
+        for hook in Hook::ALL {
+            match detach_all(ifindex, hook, &mut identities) {
+                Ok(false) => {}
+                Ok(true) => drop(found.insert(ifindex)),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => errors.push(KernelError::call(format!("detach from interface {ifindex}"))(error)),
+            }
+        }
     }
+    (found, errors)
+}
+
+fn detach_all(ifindex: u32, hook: Hook, identities: &mut Identities) -> io::Result<bool> {
+    let mut found = false;
+    for (program, link) in sys::attached(ifindex, hook)? {
+        if link != 0 && identities.is_felid(program) {
+            match sys::link_by_id(link).and_then(|link| sys::detach_link(link.as_fd())) {
+                Ok(()) => found = true,
+                // Its pin was removed a moment ago, and the kernel has come to it meanwhile.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(found)
 }

@@ -2,51 +2,54 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use felid_common::{
-    FLOW_DEAD, FLOW_FAST, FLOW_ORIGINAL_LOW, FLOW_REPLIED, FLOW_REVOKED, Flow, FlowKeyV4, FlowKeyV6, Shown, Side,
-    TCP_FIN, TCP_RST, protocol,
+    ALIASED, FLOW_DEAD, FLOW_ESTABLISHED, FLOW_ORIGINAL_LOW, FLOW_REDIRECT, FLOW_REPLIED, FLOW_REVOKED, Flow,
+    FlowKeyV4, FlowKeyV6, NatHandle, PORT_ALIAS, Side, TCP_FIN, TCP_RST, protocol,
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-use super::embedded::Lazy;
+use super::embedded::Sweepers;
+use super::maps::FlowMaps;
 use super::settings::jiffies;
+use super::shares::Tally;
 use super::tables::bytes;
 use crate::error::{KernelError, Result};
 use crate::sys::RawMap;
 
-/// The table a flow stands in.
+/// The table that a flow stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowTable {
-    /// Answered flows; never evicted.
+    /// Flows that were answered. They are never evicted.
     Established,
-    /// Unanswered TCP, one-way UDP; the oldest give way.
+    /// TCP flows without an answer, and flows of other protocols with packets in one direction. An
+    /// endpoint's own oldest ones make room for its new ones.
     HalfOpen,
 }
 
-/// State of a flow, for people.
+/// The state of a flow, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowState {
-    /// TCP: no answer yet. Other protocols: one direction only.
+    /// TCP: there is no answer yet. Other protocols: packets went in one direction only.
     New,
-    /// TCP: answered, handshake not complete.
+    /// TCP: there was an answer, and the handshake is not complete.
     Answered,
-    /// TCP: open. Other protocols: both directions seen.
+    /// TCP: the handshake is complete. Other protocols: packets went in both directions.
     Established,
-    /// TCP: one side has sent its FIN.
+    /// TCP: one end has sent its FIN.
     Closing,
-    /// TCP: both have.
+    /// TCP: both ends have sent their FIN.
     Closed,
-    /// TCP: a RST was seen, and nothing that undoes it.
+    /// TCP: there was a RST, and nothing that undoes it.
     Reset,
     /// Policy has stopped allowing it: its packets are dropped.
     Revoked,
 }
 
 impl FlowState {
-    /// Name in metrics and listings.
+    /// Returns the name in metrics and listings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -61,7 +64,7 @@ impl FlowState {
 }
 
 impl FlowTable {
-    /// Name in metrics and listings.
+    /// Returns the name in metrics and listings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Established => "established",
@@ -70,57 +73,54 @@ impl FlowTable {
     }
 }
 
-/// A flow.
+/// What the tables say of one flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowInfo {
-    /// Where it stands.
+    /// The table that it stands in.
     pub table: FlowTable,
-    /// IP protocol number.
+    /// The number of the IP protocol.
     pub protocol: u8,
-    /// ICMP and ICMPv6: type of the query and code.
+    /// ICMP and ICMPv6: the type of the query, and the code.
     pub icmp: Option<(u8, u8)>,
-    /// Who began.
+    /// The originator's own address.
     pub source: IpAddr,
-    /// Its port, or the ICMP identifier; 0 where there is none.
+    /// The originator's port, or the ICMP identifier; 0 where there is none. Host byte order.
     pub source_port: u16,
-    /// Whom it addressed.
+    /// The responder's own address.
     pub destination: IpAddr,
-    /// Its port.
+    /// The responder's port, 0 where there is none. Host byte order.
     pub destination_port: u16,
-    /// State.
+    /// What the packets so far amount to.
     pub state: FlowState,
-    /// Since its first packet (modulo 49 days at 1000 Hz).
+    /// The time since its first packet, modulo 2^32 jiffies: 49 days at 1000 Hz.
     pub age: Duration,
-    /// Since its last packet, to a second.
+    /// The time since its last packet, to a second.
     pub idle: Duration,
-    /// Silence after which it ends.
+    /// The silence after which it ends.
     pub timeout: Duration,
-    /// Takes the path past the host's stack.
-    pub fast: bool,
-    /// The originator's endpoint and when its egress policy allowed the flow.
+    /// Whether its packets are redirected past the host's stack.
+    pub redirect: bool,
+    /// The originator's endpoint, and the generation under which its egress policy allowed the
+    /// flow.
     pub egress: Side,
-    /// The responder's.
+    /// The responder's endpoint, and the generation under which its ingress policy allowed the
+    /// flow.
     pub ingress: Side,
-    /// How the originator is shown to the responder.
-    pub original_nat: Shown,
-    /// How the responder is shown to the originator.
-    pub reply_nat: Shown,
+    /// The translation under which the originator is known to the responder.
+    pub original_nat: NatHandle,
+    /// The translation under which the responder is known to the originator.
+    pub reply_nat: NatHandle,
 }
 
-/// How many flows: by table, IP version and state.
+/// How many flows there are, by table, IP version and state.
 pub type FlowCounts = BTreeMap<(FlowTable, u8, FlowState), u64>;
 
-/// The conntrack tables and the programs that look after them. Independent of everything else in the kernel half, so that listings and
-/// sweeps wait for nothing.
+/// The tables of flows, and the programs that end expired ones. It depends on nothing else of the
+/// kernel half, so that listings and sweeps wait for nothing.
 pub struct Conntrack {
-    pub(crate) established_v4: RawMap,
-    pub(crate) established_v6: RawMap,
-    pub(crate) half_open_v4: RawMap,
-    pub(crate) half_open_v6: RawMap,
-    pub(crate) settings: RawMap,
-    pub(crate) clock: OwnedFd,
-    pub(crate) sweep_v4: Lazy,
-    pub(crate) sweep_v6: Lazy,
+    pub(super) maps: FlowMaps,
+    settings: RawMap,
+    pub(super) programs: Sweepers,
 }
 
 /// Key of a flow, of either family.
@@ -177,7 +177,7 @@ pub(super) const fn protocol_of(word: u32) -> u8 {
     (word & 0xff) as u8
 }
 
-fn state(flow: &Flow, protocol: u8, table: FlowTable) -> FlowState {
+fn state(flow: &Flow, protocol: u8) -> FlowState {
     if flow.flags & FLOW_REVOKED != 0 {
         return FlowState::Revoked;
     }
@@ -195,7 +195,7 @@ fn state(flow: &Flow, protocol: u8, table: FlowTable) -> FlowState {
         FlowState::Closed
     } else if (flow.tcp_original | flow.tcp_reply) & TCP_FIN != 0 {
         FlowState::Closing
-    } else if table == FlowTable::Established {
+    } else if flow.flags & FLOW_ESTABLISHED != 0 {
         FlowState::Established
     } else if replied {
         FlowState::Answered
@@ -207,7 +207,7 @@ fn state(flow: &Flow, protocol: u8, table: FlowTable) -> FlowState {
 /// The present, for ages.
 pub(super) struct Now {
     jiffies: u32,
-    settings: felid_common::Settings,
+    pub(super) settings: felid_common::Settings,
 }
 
 impl Now {
@@ -221,9 +221,8 @@ impl Now {
         Duration::from_millis(u64::from(jiffies) * 1000 / u64::from(self.settings.hz.max(1)))
     }
 
-    pub(super) fn timeout(&self, flow: &Flow, protocol: u8, table: FlowTable) -> u32 {
-        let established = table == FlowTable::Established;
-        Flow::timeout(flow.tcp_original, flow.tcp_reply, protocol, established, &self.settings)
+    pub(super) const fn timeout(&self, flow: &Flow, protocol: u8) -> u32 {
+        Flow::timeout(flow.flags, flow.tcp_original, flow.tcp_reply, protocol, &self.settings)
     }
 }
 
@@ -236,25 +235,31 @@ fn describe<K: FlowKey>(key: &K, flow: &Flow, table: FlowTable, now: &Now) -> Fl
     } else {
         (high, low)
     };
+    let alias = if flow.tcp_original & ALIASED != 0 {
+        PORT_ALIAS
+    } else {
+        0
+    };
     let [_, icmp_type, icmp_code, _] = parts.protocol.to_le_bytes();
     FlowInfo {
         table,
         protocol,
         icmp: matches!(protocol, protocol::ICMP | protocol::ICMPV6).then_some((icmp_type, icmp_code)),
         source: source.0,
-        source_port: source.1,
+        source_port: source.1 ^ alias,
         destination: destination.0,
         destination_port: destination.1,
-        state: state(flow, protocol, table),
-        // Ages beyond half the number circle would look like the future: the whole circle is used here.
+        state: state(flow, protocol),
+        // Ages beyond half the number circle would look like the future: the whole circle is used
+        // here.
         age: now.duration(now.jiffies.wrapping_sub(flow.created)),
         idle: now.duration(now.since(flow.last_seen)),
-        timeout: now.duration(now.timeout(flow, protocol, table)),
-        fast: flow.flags & FLOW_FAST != 0,
-        egress: flow.egress,
-        ingress: flow.ingress,
-        original_nat: flow.original_nat,
-        reply_nat: flow.reply_nat,
+        timeout: now.duration(now.timeout(flow, protocol)),
+        redirect: flow.flags & FLOW_REDIRECT != 0,
+        egress: flow.originator.side(),
+        ingress: flow.responder.side(),
+        original_nat: flow.originator.shown(),
+        reply_nat: flow.responder.shown(),
     }
 }
 
@@ -270,7 +275,34 @@ pub(super) fn visit<K: FlowKey>(map: &RawMap, mut seen: impl FnMut(&K, &Flow)) -
     .map_err(KernelError::call("read the conntrack tables"))
 }
 
+impl FlowMaps {
+    /// The tables of IPv4.
+    pub(super) const fn v4(&self) -> [(&RawMap, FlowTable); 2] {
+        [
+            (&self.established_v4, FlowTable::Established),
+            (&self.half_open_v4, FlowTable::HalfOpen),
+        ]
+    }
+
+    /// The tables of IPv6.
+    pub(super) const fn v6(&self) -> [(&RawMap, FlowTable); 2] {
+        [
+            (&self.established_v6, FlowTable::Established),
+            (&self.half_open_v6, FlowTable::HalfOpen),
+        ]
+    }
+}
+
 impl Conntrack {
+    pub(super) const fn new(maps: FlowMaps, settings: RawMap, programs: Sweepers) -> Self {
+        Self {
+            maps,
+            settings,
+            programs,
+        }
+    }
+
+    /// The time, and the timeouts in force.
     pub(super) fn now(&self) -> Result<Now> {
         let value = self
             .settings
@@ -280,58 +312,52 @@ impl Conntrack {
             .and_then(|value| felid_common::Settings::read_from_bytes(&value).ok())
             .unwrap_or_else(felid_common::Settings::new_zeroed);
         // The programs know 32 bits of it.
-        let jiffies = (jiffies(self.clock.as_fd())? & u64::from(u32::MAX)) as u32;
+        let jiffies = (jiffies(self.programs.clock.as_fd())? & u64::from(u32::MAX)) as u32;
         Ok(Now { jiffies, settings })
     }
 
-    /// Calls `seen` with every flow, in no order.
+    /// Calls `seen` with every flow, in no order. Flows that begin or end meanwhile may be missed
+    /// or seen twice. It fails if a table cannot be read.
     pub fn flows(&self, mut seen: impl FnMut(FlowInfo)) -> Result<()> {
-        use FlowTable::{Established, HalfOpen};
         let now = self.now()?;
-        for (map, table) in [(&self.established_v4, Established), (&self.half_open_v4, HalfOpen)] {
+        for (map, table) in self.maps.v4() {
             visit::<FlowKeyV4>(map, |key, flow| seen(describe(key, flow, table, &now)))?;
         }
-        for (map, table) in [(&self.established_v6, Established), (&self.half_open_v6, HalfOpen)] {
+        for (map, table) in self.maps.v6() {
             visit::<FlowKeyV6>(map, |key, flow| seen(describe(key, flow, table, &now)))?;
         }
         Ok(())
     }
 
-    /// Counts the flows.
+    /// Counts the flows. It fails if a table cannot be read.
     pub fn counts(&self) -> Result<FlowCounts> {
-        use FlowTable::{Established, HalfOpen};
         let mut counts = FlowCounts::new();
-        for (map, table) in [(&self.established_v4, Established), (&self.half_open_v4, HalfOpen)] {
-            visit::<FlowKeyV4>(map, |key, flow| {
-                *counts
-                    .entry((table, 4, state(flow, protocol_of(key.protocol), table)))
-                    .or_default() += 1;
-            })?;
+        let mut count = |version, protocol, flow: &Flow, table| {
+            let state = state(flow, protocol_of(protocol));
+            *counts.entry((table, version, state)).or_default() += 1;
+        };
+        for (map, table) in self.maps.v4() {
+            visit::<FlowKeyV4>(map, |key, flow| count(4, key.protocol, flow, table))?;
         }
-        for (map, table) in [(&self.established_v6, Established), (&self.half_open_v6, HalfOpen)] {
-            visit::<FlowKeyV6>(map, |key, flow| {
-                *counts
-                    .entry((table, 6, state(flow, protocol_of(key.protocol), table)))
-                    .or_default() += 1;
-            })?;
+        for (map, table) in self.maps.v6() {
+            visit::<FlowKeyV6>(map, |key, flow| count(6, key.protocol, flow, table))?;
         }
         Ok(counts)
     }
 
-    /// Forgets every flow, as if nobody had ever talked. For tests: connections that go on are judged as new ones.
+    /// Forgets every flow, as if nobody had ever talked, for tests: connections that go on are
+    /// judged as new ones.
     pub fn clear(&self) -> Result<()> {
-        for map in [
-            &self.half_open_v4,
-            &self.half_open_v6,
-            &self.established_v4,
-            &self.established_v6,
-        ] {
+        for (map, _) in self.maps.v4().into_iter().chain(self.maps.v6()) {
             let mut keys = Vec::new();
             map.dump(|key, _| keys.push(key.to_vec()))
                 .map_err(KernelError::call("list flows"))?;
             for key in keys {
                 map.delete(&key).map_err(KernelError::call("forget a flow"))?;
             }
+        }
+        for family in 0..2 {
+            self.recount(family, &self.flow_counts()?, &Tally::new())?;
         }
         Ok(())
     }
@@ -354,7 +380,7 @@ mod tests {
     fn a_flow_reads_from_its_originator() {
         let [web, client] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(u32::from_ne_bytes);
         let (key, low) = FlowKeyV4::new(client, 40000_u16.to_be(), web, 80_u16.to_be(), 6);
-        let flags = if low { FLOW_ORIGINAL_LOW } else { 0 } | FLOW_REPLIED;
+        let flags = if low { FLOW_ORIGINAL_LOW } else { 0 } | FLOW_REPLIED | FLOW_ESTABLISHED;
         let flow = Flow {
             flags,
             created: 100_u32.wrapping_sub(500),
@@ -372,7 +398,7 @@ mod tests {
             (info.age, info.idle),
             (Duration::from_secs(2), Duration::from_millis(200))
         );
-        assert_eq!(info.timeout, Duration::from_secs(3600));
+        assert_eq!(info.timeout, Duration::from_secs(7440));
     }
 
     #[test]
@@ -393,21 +419,15 @@ mod tests {
             flags,
             ..Flow::default()
         };
-        let of = |flow: Flow, table| state(&flow, protocol::TCP, table);
-        assert_eq!(of(flow(2, 0, 0), FlowTable::HalfOpen), FlowState::New);
-        assert_eq!(of(flow(2, 18, FLOW_REPLIED), FlowTable::HalfOpen), FlowState::Answered);
+        let of = |flow: Flow| state(&flow, protocol::TCP);
+        assert_eq!(of(flow(2, 0, 0)), FlowState::New);
+        assert_eq!(of(flow(2, 18, FLOW_REPLIED)), FlowState::Answered);
         assert_eq!(
-            of(flow(18, 18, FLOW_REPLIED), FlowTable::Established),
+            of(flow(18, 18, FLOW_REPLIED | FLOW_ESTABLISHED)),
             FlowState::Established
         );
-        assert_eq!(
-            of(flow(TCP_FIN, 0, FLOW_REPLIED), FlowTable::Established),
-            FlowState::Closing
-        );
-        assert_eq!(
-            of(flow(TCP_FIN, TCP_FIN, FLOW_REPLIED), FlowTable::Established),
-            FlowState::Closed
-        );
-        assert_eq!(of(flow(TCP_RST, 0, 0), FlowTable::Established), FlowState::Reset);
+        assert_eq!(of(flow(TCP_FIN, 0, FLOW_REPLIED)), FlowState::Closing);
+        assert_eq!(of(flow(TCP_FIN, TCP_FIN, FLOW_REPLIED)), FlowState::Closed);
+        assert_eq!(of(flow(TCP_RST, 0, 0)), FlowState::Reset);
     }
 }

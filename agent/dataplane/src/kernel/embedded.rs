@@ -1,5 +1,6 @@
-//! The programs that are built into the agent: loaded against the pinned maps, and found again by a hash of the object after a
-//! restart, so that only a new version pays for the verifier (a second of CPU time).
+//! The programs that are built into the agent: loaded against the pinned maps, and found again by a
+//! hash of the object after a restart, so that only a new version pays for the verifier (a second
+//! of CPU time).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use felid_common::fixed;
+use felid_common::static_programs;
 use felid_compile::program::Insn;
 use sha2::{Digest as _, Sha256};
 
@@ -17,31 +18,39 @@ use super::programs::set_program;
 use crate::error::{KernelError, Result};
 use crate::sys::{self, RawMap};
 
-/// Programs that belong into `fixed`, and where. What others tail-call comes first.
-const FIXED: [(&str, u32); 8] = [
-    ("translate", fixed::TRANSLATE),
-    ("judged", fixed::JUDGED),
-    ("related", fixed::RELATED),
-    ("neighbour", fixed::NEIGHBOUR),
-    ("from_workload_slow", fixed::FROM_WORKLOAD_SLOW),
-    ("to_workload_slow", fixed::TO_WORKLOAD_SLOW),
-    ("from_workload", fixed::FROM_WORKLOAD),
-    ("to_workload", fixed::TO_WORKLOAD),
+/// Programs that belong into `static_programs`, and where. What others tail-call comes first.
+const STATIC_PROGRAMS: [(&str, u32); 8] = [
+    ("translate", static_programs::TRANSLATE),
+    ("policy_return", static_programs::POLICY_RETURN),
+    ("related", static_programs::RELATED),
+    ("neighbour", static_programs::NEIGHBOUR),
+    ("from_workload_slow", static_programs::FROM_WORKLOAD_SLOW),
+    ("to_workload_slow", static_programs::TO_WORKLOAD_SLOW),
+    ("from_workload", static_programs::FROM_WORKLOAD),
+    ("to_workload", static_programs::TO_WORKLOAD),
 ];
 
 /// A program that is loaded when it is first asked for; the error is for people.
 pub(crate) type Lazy = LazyLock<Result<OwnedFd, String>, Box<dyn FnOnce() -> Result<OwnedFd, String> + Send>>;
 
-/// Programs that are not reached through `fixed`.
+/// Programs that are not reached through `static_programs`.
 pub(crate) struct Embedded {
     /// For interfaces without an endpoint.
     pub(crate) closed: OwnedFd,
-    /// Test run: jiffies.
+    /// Those that look after the conntrack tables.
+    pub(crate) sweepers: Sweepers,
+}
+
+/// Programs that are only ever run by hand, to look after the conntrack tables.
+pub(crate) struct Sweepers {
+    /// Tells jiffies.
     pub(crate) clock: OwnedFd,
-    /// Test run: ends expired IPv4 flows.
+    /// Ends expired IPv4 flows.
     pub(crate) sweep_v4: Lazy,
-    /// Likewise IPv6.
+    /// Ends expired IPv6 flows.
     pub(crate) sweep_v6: Lazy,
+    /// Corrects what is counted for an endpoint.
+    pub(crate) recount: Lazy,
 }
 
 /// Where programs are found again: `<directory>/<hash of the object>/<name>`.
@@ -52,7 +61,8 @@ struct Cache {
     directory: PathBuf,
 }
 
-/// Makes `fixed` hold this version's programs, one after the other in place: a running kernel never lacks one.
+/// Makes `static_programs` hold this version's programs, one after the other in place: a running
+/// kernel never lacks one.
 pub(crate) fn install(object: &'static [u8], maps: &Path, directory: &Path, array: &RawMap) -> Result<Embedded> {
     let hash: String = Sha256::digest(object)
         .iter()
@@ -65,16 +75,16 @@ pub(crate) fn install(object: &'static [u8], maps: &Path, directory: &Path, arra
         directory: directory.join(&hash),
     };
     fs::create_dir_all(&cache.directory).map_err(KernelError::file("create", &cache.directory))?;
-    let mut names: Vec<&'static str> = FIXED.map(|(name, _)| name).to_vec();
+    let mut names: Vec<&'static str> = STATIC_PROGRAMS.map(|(name, _)| name).to_vec();
     names.extend(["closed", "clock"]);
     let mut programs = cache.programs(&names)?;
     let mut take = |name: &'static str| programs.remove(name).ok_or_else(|| failed(name)("not in the object"));
-    for (name, index) in FIXED {
+    for (name, index) in STATIC_PROGRAMS {
         let program = take(name)?;
         let wanted = sys::program_id(program.as_fd()).map_err(KernelError::call("ask for a program's id"))?;
         let present = array
             .lookup(&index.to_ne_bytes())
-            .map_err(KernelError::call("read the map fixed"))?;
+            .map_err(KernelError::call("read the map static_programs"))?;
         // Setting an element rewrites every program that jumps to it.
         if present.as_deref() != Some(&wanted.to_ne_bytes()) {
             set_program(array, index, program.as_fd())?;
@@ -82,9 +92,12 @@ pub(crate) fn install(object: &'static [u8], maps: &Path, directory: &Path, arra
     }
     let embedded = Embedded {
         closed: take("closed")?,
-        clock: take("clock")?,
-        sweep_v4: cache.lazy("sweep_v4"),
-        sweep_v6: cache.lazy("sweep_v6"),
+        sweepers: Sweepers {
+            clock: take("clock")?,
+            sweep_v4: cache.lazy("sweep_v4"),
+            sweep_v6: cache.lazy("sweep_v6"),
+            recount: cache.lazy("recount"),
+        },
     };
     remove_others(directory, &hash);
     Ok(embedded)

@@ -8,7 +8,7 @@ use zerocopy::FromBytes as _;
 
 use crate::error::{KernelError, Result};
 
-/// Reads the ring buffer.
+/// A reader of the records that Log rules write into the ring buffer.
 pub struct LogReader(RingBuf<MapData>);
 
 impl LogReader {
@@ -22,7 +22,7 @@ impl LogReader {
         ring().map(Self).map_err(source)
     }
 
-    /// The next record, if there is one.
+    /// Returns the next record, or `None` if there is none at present.
     pub fn next_record(&mut self) -> Option<LogRecord> {
         loop {
             let item = self.0.next()?;

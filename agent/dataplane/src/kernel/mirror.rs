@@ -1,4 +1,5 @@
-//! A table as it is in the kernel, beside what it shall become: changes are collected, then written in batches.
+//! A table as it is in the kernel, beside what it shall become: changes are collected, then written
+//! in batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,8 @@ where
     K: Copy + Ord + IntoBytes + FromBytes + Immutable,
     V: Copy + PartialEq + IntoBytes + FromBytes + Immutable,
 {
-    /// Reads what the kernel holds. Elements that `skip` accepts count as absent (free records of an array).
+    /// Reads what the kernel holds. Elements that `skip` accepts count as absent (free records of
+    /// an array).
     pub(crate) fn adopt(name: &'static str, map: RawMap, skip: impl Fn(&K, &V) -> bool) -> Result<Self> {
         let mut actual = BTreeMap::new();
         map.dump(|key, value| {
@@ -77,8 +79,9 @@ where
         self.undo.clear();
     }
 
-    /// Wants everything as it was at the last [`Mirror::commit`]. `absent` is what stands for an element that was not there: nothing,
-    /// or in an array, whose elements cannot be deleted, a free element.
+    /// Wants everything as it was at the last [`Mirror::commit`]. `absent` is what stands for an
+    /// element that was not there: nothing, or in an array, whose elements cannot be deleted, a
+    /// free element.
     pub(crate) fn roll_back(&mut self, absent: Option<V>) {
         for (key, value) in std::mem::take(&mut self.undo) {
             self.want(key, value.or(absent));
@@ -135,7 +138,7 @@ where
             };
             let (written, unwritten) = chunk.split_at(done);
             for (key, value) in written {
-                self.settled(*key, Some(*value));
+                self.note_written(*key, Some(*value));
             }
             if let Some(error) = error {
                 self.uncertain.extend(unwritten.iter().map(|(key, _)| *key));
@@ -148,12 +151,13 @@ where
                 self.uncertain.insert(key);
                 return Err(KernelError::call(format!("delete from the map {name}"))(error));
             }
-            self.settled(key, None);
+            self.note_written(key, None);
         }
         Ok(())
     }
 
-    fn settled(&mut self, key: K, value: Option<V>) {
+    /// The kernel holds this value of a key from now on; `None` = nothing.
+    fn note_written(&mut self, key: K, value: Option<V>) {
         self.pending.remove(&key);
         self.uncertain.remove(&key);
         match value {

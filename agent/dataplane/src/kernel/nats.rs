@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use felid_common::{NetKeyV4, NetKeyV6, SETTING_NATS};
-use felid_compile::nat::{Change, Mapping, Mappings, Table};
+use felid_common::{NatSeed, NetKeyV4, NetKeyV6, SETTING_NATS};
+use felid_compile::nat::{Mapping, Mappings, NatChange, NatTable};
 use felid_compile::transaction::EndpointId;
 use ipnet::IpNet;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Kernel;
+use super::maps::NatMaps;
 use super::mirror::Mirror;
 use super::observe::{each, sum};
 use super::tables::{key_v4, key_v6};
@@ -22,7 +23,7 @@ pub(crate) struct Nats {
     flows: RawMap,
     cluster_v4: Mirror<NetKeyV4, u32>,
     cluster_v6: Mirror<NetKeyV6, u32>,
-    table: Table,
+    table: NatTable,
     /// External addresses in force and what they stand for, by endpoint.
     by_endpoint: BTreeMap<EndpointId, BTreeMap<IpAddr, IpAddr>>,
     /// A record is about to come into force.
@@ -34,37 +35,45 @@ pub(crate) struct Nats {
 /// A translation in force and what came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatFlows {
-    /// The internal address and its endpoint.
+    /// The internal address, and its endpoint.
     pub mapping: Mapping,
-    /// Its element of the table, by which flows refer to it ...
+    /// The index of its element of the table, by which flows refer to it.
     pub index: u32,
-    /// ... and its id.
+    /// The id that the element has, by which flows tell it from an earlier one.
     pub id: u32,
-    /// Flows that began with it.
+    /// How many flows began with it.
     pub flows: u64,
 }
 
-impl Nats {
-    pub(crate) fn adopt(
-        map: RawMap,
-        flows: RawMap,
-        cluster_v4: RawMap,
-        cluster_v6: RawMap,
-        next_id: u32,
-    ) -> Result<Self> {
-        let mut elements = Vec::new();
-        map.dump(|key, value| {
+/// The maps of translations, and what a previous run left in them.
+pub(crate) struct LeftNats {
+    maps: NatMaps,
+    elements: Vec<(u32, felid_common::Nat)>,
+}
+
+/// Reads what a previous run left in the kernel.
+pub(crate) fn read(maps: NatMaps) -> Result<LeftNats> {
+    let mut elements = Vec::new();
+    maps.nats
+        .dump(|key, value| {
             if let (Ok(key), Ok(value)) = (u32::read_from_bytes(key), felid_common::Nat::read_from_bytes(value)) {
                 elements.push((key, value));
             }
         })
         .map_err(KernelError::call("read the map nats"))?;
+    Ok(LeftNats { maps, elements })
+}
+
+impl Nats {
+    /// Goes on from what a previous run left. New ids are taken from `next_id` on.
+    pub(crate) fn adopt(left: LeftNats, seed: NatSeed, next_id: u32) -> Result<Self> {
+        let LeftNats { maps, elements } = left;
         let mut nats = Self {
-            map,
-            flows,
-            cluster_v4: Mirror::adopt("cluster_v4", cluster_v4, |_, _| false)?,
-            cluster_v6: Mirror::adopt("cluster_v6", cluster_v6, |_, _| false)?,
-            table: Table::adopt(elements, next_id),
+            map: maps.nats,
+            flows: maps.nat_flows,
+            cluster_v4: Mirror::adopt("cluster_v4", maps.cluster_v4, |_, _| false)?,
+            cluster_v6: Mirror::adopt("cluster_v6", maps.cluster_v6, |_, _| false)?,
+            table: NatTable::adopt(elements, seed, next_id),
             by_endpoint: BTreeMap::new(),
             expected: false,
             ended_flows: 0,
@@ -100,9 +109,10 @@ impl Nats {
         values.ok().flatten().map_or(0, |values| sum(&values))
     }
 
-    /// A grace period has passed since the last write.
-    pub(crate) fn settle(&mut self) {
-        self.table.settle();
+    /// To be called when a grace period has passed since the last write: elements that were freed
+    /// may be used again.
+    pub(crate) fn finish(&mut self) {
+        self.table.finish();
     }
 
     /// `SETTING_NATS` as it must be now.
@@ -127,8 +137,8 @@ impl Nats {
 }
 
 impl Kernel {
-    /// Ends the translations that are not among these. To be called before a transaction takes something away that they need; the
-    /// transaction's grace period is theirs, too.
+    /// Ends the translations that are not among these. It is called before a transaction takes
+    /// something away that they need; the transaction's grace period is theirs, too.
     pub fn retire_nats(&mut self, wanted: &Mappings) -> Result<()> {
         let ended = self.nats.table.retire(wanted);
         if ended.is_empty() {
@@ -139,23 +149,25 @@ impl Kernel {
         done
     }
 
-    /// What there is to do for these translations to be those in force, between two transactions: [`Kernel::end_nats`], a grace period
-    /// if that says so, [`Kernel::begin_nats`].
-    pub fn plan_nats(&self, wanted: &Mappings) -> Change {
+    /// Returns what there is to do for these translations to be those in force, between two
+    /// transactions: [`Kernel::end_nats`], a grace period if the change says so, and
+    /// [`Kernel::begin_nats`].
+    pub fn plan_nats(&self, wanted: &Mappings) -> NatChange {
         self.nats.table.plan(wanted)
     }
 
-    /// First half.
-    pub fn end_nats(&mut self, change: &Change) -> Result<()> {
+    /// Ends the translations that go. It is the first half of a change.
+    pub fn end_nats(&mut self, change: &NatChange) -> Result<()> {
         let done = self.nats.write(&change.ended);
         self.nats.index();
         done
     }
 
-    /// Second half.
-    pub fn begin_nats(&mut self, change: &Change) -> Result<()> {
+    /// Begins the new translations. It is the second half of a change, after a grace period if the
+    /// change asks for one.
+    pub fn begin_nats(&mut self, change: &NatChange) -> Result<()> {
         if change.wait {
-            self.nats.settle();
+            self.nats.finish();
         }
         let done = self.begin(change);
         self.nats.expected = false;
@@ -164,9 +176,9 @@ impl Kernel {
         self.follow_nats_flag()
     }
 
-    fn begin(&mut self, change: &Change) -> Result<()> {
+    fn begin(&mut self, change: &NatChange) -> Result<()> {
         if !change.begun.is_empty() {
-            self.write_next_nat_id(change.next_id)?;
+            self.raise_next_nat_id(change.next_id)?;
             self.nats.table.stored(change.next_id);
             self.nats.expected = true;
             self.follow_nats_flag()?;
@@ -184,13 +196,14 @@ impl Kernel {
 
     /// Has the programs look into the table only while there is something in it.
     fn follow_nats_flag(&mut self) -> Result<()> {
-        if self.written.flags & SETTING_NATS == self.nats.setting_flags() {
+        if self.settings.written.flags & SETTING_NATS == self.nats.setting_flags() {
             return Ok(());
         }
         self.write_settings()
     }
 
-    /// Networks where workloads are shown under their own addresses, whatever the setting says.
+    /// Sets the networks where workloads are known by their own addresses, whatever the setting
+    /// says.
     pub fn set_cluster(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<()> {
         let whole: Vec<IpNet> = prefixes.iter().copied().collect();
         let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
@@ -204,7 +217,7 @@ impl Kernel {
         follow("cluster_v6", &mut self.nats.cluster_v6, &v6)
     }
 
-    /// Translations of an endpoint in force: external address -> internal.
+    /// Returns the translations of an endpoint in force: the internal address by the external one.
     pub fn nats_of(&self, endpoint: EndpointId) -> BTreeMap<IpAddr, IpAddr> {
         self.nats.by_endpoint.get(&endpoint).cloned().unwrap_or_default()
     }
@@ -214,12 +227,12 @@ impl Kernel {
         &self.nats.by_endpoint
     }
 
-    /// Flows that began with the translations that have ended since the agent started.
+    /// Returns how many flows began with translations that have ended since the agent started.
     pub const fn ended_nat_flows(&self) -> u64 {
         self.nats.ended_flows
     }
 
-    /// Translations in force and how many flows began with each, by external address.
+    /// Reads the translations in force and how many flows began with each, by external address.
     pub fn nat_flows(&self) -> Result<BTreeMap<IpAddr, NatFlows>> {
         let mut nats: BTreeMap<u32, (IpAddr, NatFlows)> = BTreeMap::new();
         for (external, mapping, index, id) in self.nats.table.in_force() {
@@ -269,7 +282,8 @@ where
         gone.iter().for_each(|key| table.want(*key, None));
         table.flush()?;
     }
-    // Additions are written before deletions, so that what a wider or narrower prefix covers is covered throughout.
+    // Additions are written before deletions, so that what a wider or narrower prefix covers is
+    // covered throughout.
     gone.iter().for_each(|key| table.want(*key, None));
     for key in wanted {
         table.want(*key, Some(1));

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use felid_common::{Drop, Event};
+use felid_common::{DropReason, Event};
 
+use super::maps::CountMaps;
 use crate::error::{KernelError, Result};
 use crate::sys::RawMap;
 
@@ -15,11 +16,11 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) const fn new(counters: RawMap, drops: RawMap, events: RawMap) -> Self {
+    pub(crate) fn new(maps: CountMaps) -> Self {
         Self {
-            counters,
-            drops,
-            events,
+            counters: maps.counters,
+            drops: maps.drops,
+            events: maps.events,
         }
     }
 
@@ -35,8 +36,8 @@ impl Counters {
     }
 
     /// Dropped packets by reason; every reason is there.
-    pub(crate) fn drops(&self) -> Result<Vec<(Drop, u64)>> {
-        named(&self.drops, "drops", Drop::ALL)
+    pub(crate) fn drops(&self) -> Result<Vec<(DropReason, u64)>> {
+        named(&self.drops, "drops", DropReason::ALL)
     }
 
     /// Other things that happened; every one is there.

@@ -1,9 +1,9 @@
-//! An endpoint's programs, run on packets that no interface ever saw (`BPF_PROG_TEST_RUN`): the real programs and maps, as they are in
-//! force for everybody else.
+//! An endpoint's programs, run on packets that no interface ever saw (`BPF_PROG_TEST_RUN`): the
+//! real programs and maps, as they are in force for everybody else.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use felid_common::{CB_REASON, CB_TARGET, Drop};
+use felid_common::{CB_REASON, CB_TARGET, DropReason};
 use felid_compile::stub::{Hook, stub};
 use felid_compile::transaction::EndpointId;
 
@@ -19,41 +19,41 @@ const CB: usize = 48;
 /// Size of the whole: the kernel calls a shorter one an error.
 const CONTEXT: usize = 192;
 
-/// What became of a packet.
+/// What a program did with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It goes on to the host's stack, or from there to the workload.
+pub enum PacketOutcome {
+    /// It lets the packet go on to the host's stack, or from there to the workload.
     Next,
-    /// Redirected to this interface.
+    /// It redirected the packet to the interface with this index.
     Redirect(u32),
-    /// Dropped, and why.
-    Drop(Option<Drop>),
-    /// Something that no program of ours returns.
+    /// It dropped the packet, for this reason if it said one.
+    Drop(Option<DropReason>),
+    /// It returned what no program of felid's returns.
     Other(i32),
 }
 
-/// One hook of one endpoint.
+/// The stub of an endpoint at one hook, to be run by hand.
 #[derive(Debug)]
 pub struct Probe {
     program: OwnedFd,
 }
 
-/// A run: outcome, the packet afterwards, nanoseconds.
+/// What came of running a stub.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What became of the packet.
-    pub outcome: Outcome,
-    /// The packet afterwards.
+    /// What it did with the packet.
+    pub outcome: PacketOutcome,
+    /// The frame afterwards.
     pub data: Vec<u8>,
-    /// Mean over the repetitions.
+    /// The time that a run took: the mean over all repetitions.
     pub nanoseconds: u32,
 }
 
 impl Kernel {
-    /// Loads an endpoint's stub for a hook once more, to be run by hand. What it does to packets and flows is what the one at the
-    /// endpoint's interface does.
+    /// Loads an endpoint's stub for a hook once more, to be run by hand. What it does to packets
+    /// and flows is what the one at the endpoint's interface does.
     pub fn probe(&self, hook: Hook, id: EndpointId) -> Result<Probe> {
-        let insns = link(&stub(hook, id), &self.map_fds, None)
+        let insns = link(&stub(hook, id, &self.programs.skb_layout), &self.programs.map_fds, None)
             .ok_or_else(|| KernelError::Inconsistent("a map reference of a stub is out of place".to_owned()))?;
         let program = sys::load_classifier(&insns, "probe")
             .map_err(|error| KernelError::call("load a stub")(std::io::Error::new(error.error.kind(), error.log)))?;
@@ -62,17 +62,18 @@ impl Kernel {
 }
 
 impl Probe {
-    /// The loaded stub.
+    /// Returns the loaded stub.
     pub const fn program(&self) -> &OwnedFd {
         &self.program
     }
 
-    /// Runs it once on a frame at the interface `ifindex` that came in by the interface `from` (0 = made on this host).
+    /// Runs the stub once on an Ethernet frame at the interface with the index `ifindex`. The frame
+    /// came in by the interface `from`; 0 says that it was made on this host.
     pub fn run(&self, frame: &[u8], ifindex: u32, from: u32) -> Result<Run> {
         self.repeat(frame, ifindex, from, 1)
     }
 
-    /// As [`Probe::run`], many times on the same buffer.
+    /// Runs the stub as [`Probe::run`] does, so many times on the same buffer.
     pub fn repeat(&self, frame: &[u8], ifindex: u32, from: u32, times: u32) -> Result<Run> {
         let mut context = [0_u8; CONTEXT];
         context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&from.to_ne_bytes());
@@ -87,10 +88,10 @@ impl Probe {
                 .map_or(0, u32::from_ne_bytes)
         };
         let outcome = match run.result.cast_signed() {
-            -1 => Outcome::Next,
-            2 => Outcome::Drop(Drop::ALL.get(word(CB_REASON) as usize).copied()),
-            7 => Outcome::Redirect(word(CB_TARGET)),
-            other => Outcome::Other(other),
+            -1 => PacketOutcome::Next,
+            2 => PacketOutcome::Drop(DropReason::ALL.get(word(CB_REASON) as usize).copied()),
+            7 => PacketOutcome::Redirect(word(CB_TARGET)),
+            other => PacketOutcome::Other(other),
         };
         Ok(Run {
             outcome,

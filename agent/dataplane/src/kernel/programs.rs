@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY;
-use felid_common::{MAX_ENDPOINTS, POLICIES};
+use felid_common::{EGRESS, INGRESS, MAX_ENDPOINTS, POLICIES, policy_index};
 use felid_compile::program::{Chunk, Insn, MapRef, Program};
-use felid_compile::transaction::ProgramId;
+use felid_compile::stub::SkbLayout;
+use felid_compile::transaction::{EndpointChange, ProgramId, Transaction};
 
 use super::maps::Maps;
-use crate::error::{KernelError, Refusal, Result};
+use crate::error::{KernelError, RefusedProgram, Result};
 use crate::sys::{self, RawMap};
 
 /// Marks an `ld_imm64` whose immediate is the file descriptor of a map.
@@ -26,11 +27,59 @@ pub(crate) fn set_program(array: &RawMap, index: u32, program: BorrowedFd<'_>) -
         .map_err(KernelError::call(format!("set element {index} of a program array")))
 }
 
+/// The programs of policies, where they are in force, and what they refer to.
+pub(crate) struct PolicyPrograms {
+    pub(crate) generated: Generated,
+    pub(crate) policies: Policies,
+    /// Drops everything: for interfaces without an endpoint.
+    pub(crate) closed: OwnedFd,
+    pub(crate) map_fds: MapFds,
+    /// Where the running kernel keeps what stubs read of a packet.
+    pub(crate) skb_layout: SkbLayout,
+    /// Kept open: generated code refers to them by file descriptor.
+    pub(crate) _referred: [RawMap; 2],
+}
+
+impl PolicyPrograms {
+    /// Loads the new programs of a transaction, all of them or none. Returns those that were not
+    /// there before.
+    pub(crate) fn load(&mut self, transaction: &Transaction) -> Result<Vec<ProgramId>> {
+        self.generated.load(&transaction.new_programs, &self.map_fds)
+    }
+
+    /// Says which programs one bank shall hold after a transaction. `is_first`: what a previous run
+    /// left there goes.
+    pub(crate) fn want(&mut self, transaction: &Transaction, bank: u32, is_first: bool) {
+        for (id, change) in &transaction.endpoints {
+            let (egress, ingress) = match change {
+                EndpointChange::Set(plan) => (Some(plan.egress), Some(plan.ingress)),
+                EndpointChange::Gone { .. } => (None, None),
+            };
+            self.policies.want(policy_index(bank, EGRESS, id.index), egress);
+            self.policies.want(policy_index(bank, INGRESS, id.index), ingress);
+        }
+        if is_first {
+            self.policies.clear_inherited(bank);
+        }
+    }
+
+    /// Writes what is wanted. After an error the rest is still pending.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.policies.flush(self.generated.loaded())
+    }
+
+    /// Everything as it was before the change under way.
+    pub(crate) fn roll_back(&mut self) -> Result<()> {
+        self.policies.roll_back(self.generated.loaded())
+    }
+}
+
 /// A generated program in the kernel.
 pub(crate) struct Loaded {
     entry: OwnedFd,
-    /// Pin of the array of its continuations. While it exists the array keeps its elements, whether the agent lives or not.
-    chain: Option<PathBuf>,
+    /// The array of its continuations, and its pin. While that exists the array keeps its elements,
+    /// whether the agent lives or not.
+    chain: Option<Chain>,
     /// What it was made from.
     pub(crate) program: Arc<Program>,
 }
@@ -73,11 +122,18 @@ impl Generated {
         &self.directory
     }
 
+    /// The arrays of continuations, with their pins.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = (&Path, BorrowedFd<'_>)> {
+        let chains = self.loaded.values().filter_map(|loaded| loaded.chain.as_ref());
+        chains.map(|chain| (chain.path.as_path(), chain.map.fd()))
+    }
+
     pub(crate) const fn loaded(&self) -> &BTreeMap<ProgramId, Loaded> {
         &self.loaded
     }
 
-    /// Loads all of `programs` or none. Refusals are collected, so that the planner learns of all at once.
+    /// Loads all of `programs` or none. Refusals are collected, so that the planner learns of all
+    /// at once.
     pub(crate) fn load(
         &mut self,
         programs: &BTreeMap<ProgramId, Arc<Program>>,
@@ -116,7 +172,7 @@ impl Generated {
         };
         let load = |number: usize, chunk: &Chunk, chain: Option<BorrowedFd<'_>>| {
             let refused = |error: std::io::Error, log: String| {
-                KernelError::Programs(vec![Refusal {
+                KernelError::Programs(vec![RefusedProgram {
                     id,
                     chunk: number,
                     source: error,
@@ -149,7 +205,7 @@ impl Generated {
         match fill() {
             Ok(entry) => Ok(Loaded {
                 entry,
-                chain: Some(chain.path),
+                chain: Some(chain),
                 program: Arc::clone(program),
             }),
             Err(error) => {
@@ -174,8 +230,8 @@ impl Generated {
     /// Forgets programs: nothing refers to them any more.
     pub(crate) fn unload(&mut self, ids: &[ProgramId]) {
         for id in ids {
-            if let Some(Loaded { chain: Some(path), .. }) = self.loaded.remove(id) {
-                unpin(&path);
+            if let Some(Loaded { chain: Some(chain), .. }) = self.loaded.remove(id) {
+                unpin(&chain.path);
             }
         }
     }
@@ -205,7 +261,10 @@ pub(crate) struct MapFds {
     classes: i32,
     named_ports: i32,
     counters: i32,
-    fixed: i32,
+    static_programs: i32,
+    settings: i32,
+    drops: i32,
+    guarded: i32,
 }
 
 impl MapFds {
@@ -213,16 +272,20 @@ impl MapFds {
     pub(crate) fn new(maps: &Maps) -> Self {
         let fd = |map: &RawMap| map.fd().as_raw_fd();
         Self {
-            scratch: fd(&maps.scratch),
-            classes: fd(&maps.classes),
-            named_ports: fd(&maps.named_ports),
-            counters: fd(&maps.counters),
-            fixed: fd(&maps.fixed),
+            scratch: fd(&maps.programs.scratch),
+            classes: fd(&maps.memberships.classes),
+            named_ports: fd(&maps.memberships.named_ports),
+            counters: fd(&maps.counts.counters),
+            static_programs: fd(&maps.programs.static_programs),
+            settings: fd(&maps.programs.settings),
+            drops: fd(&maps.counts.drops),
+            guarded: fd(&maps.guarded),
         }
     }
 }
 
-/// Puts file descriptors where the code refers to maps. `None`: a reference does not stand on an instruction.
+/// Puts file descriptors where the code refers to maps. `None`: a reference does not stand on an
+/// instruction.
 pub(crate) fn link(chunk: &Chunk, maps: &MapFds, chain: Option<BorrowedFd<'_>>) -> Option<Vec<Insn>> {
     let mut insns = chunk.insns.clone();
     for (at, map) in &chunk.maps {
@@ -233,7 +296,10 @@ pub(crate) fn link(chunk: &Chunk, maps: &MapFds, chain: Option<BorrowedFd<'_>>) 
             MapRef::Classes => maps.classes,
             MapRef::NamedPorts => maps.named_ports,
             MapRef::Counters => maps.counters,
-            MapRef::Fixed => maps.fixed,
+            MapRef::StaticPrograms => maps.static_programs,
+            MapRef::Settings => maps.settings,
+            MapRef::Drops => maps.drops,
+            MapRef::Guarded => maps.guarded,
             MapRef::Chain => chain?.as_raw_fd(),
         };
     }
@@ -284,7 +350,8 @@ impl Policies {
         let before = match (self.pending.get(&index), self.actual.get(&index)) {
             (Some(pending), _) => *pending,
             (None, Some(Slot::Program(id))) => Some(*id),
-            // A program of a previous run cannot be put back, and need not: no bank that holds one beside new ones is ever used.
+            // A program of a previous run cannot be put back, and need not: no bank that holds one
+            // beside new ones is ever used.
             (None, Some(Slot::Inherited) | None) => None,
         };
         self.undo.entry(index).or_insert(before);

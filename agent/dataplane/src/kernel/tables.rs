@@ -1,4 +1,5 @@
-//! What addresses and ports belong to: `peers_*`, `nets_*` and `named_ports`, whose values carry a class per bank.
+//! What addresses and ports belong to: `peers_*`, `nets_*` and `named_ports`, whose values carry a
+//! class per bank.
 
 use std::net::IpAddr;
 
@@ -9,9 +10,12 @@ use felid_compile::transaction::{Change, EndpointId, PeerEntry, Transaction};
 use felid_model::Protocol;
 use felid_model::resolved::NamedPortMember;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::maps::MembershipMaps;
 use super::mirror::Mirror;
 use crate::error::{KernelError, Result};
+use crate::sys::RawMap;
 
 pub(crate) struct Tables {
     pub(crate) peers_v4: Mirror<[u8; 4], Peer>,
@@ -19,37 +23,13 @@ pub(crate) struct Tables {
     pub(crate) nets_v4: Mirror<NetKeyV4, ClassPair>,
     pub(crate) nets_v6: Mirror<NetKeyV6, ClassPair>,
     pub(crate) named_ports: Mirror<NamedPortKey, NamedPort>,
+    /// Rows of bits, one a class: which sets its members are in. Of this run alone.
+    classes: RawMap,
 }
 
-/// Runs the same on every table.
-macro_rules! each {
-    ($tables:expr, $table:ident => $action:expr) => {{
-        let tables = $tables;
-        {
-            let $table = &mut tables.peers_v4;
-            $action
-        }
-        {
-            let $table = &mut tables.peers_v6;
-            $action
-        }
-        {
-            let $table = &mut tables.nets_v4;
-            $action
-        }
-        {
-            let $table = &mut tables.nets_v6;
-            $action
-        }
-        {
-            let $table = &mut tables.named_ports;
-            $action
-        }
-    }};
-}
-
-/// Marks a class of a previous run: its row is in the table of that run, not in this one's. Such numbers are told to the planner so
-/// that they take no room, and come back as what stood in an entry before.
+/// Marks a class of a previous run: its row is in the table of that run, not in this one's. Such
+/// numbers are told to the planner so that they take no room, and come back as what stood in an
+/// entry before.
 const PREVIOUS: u32 = 1 << 31;
 
 /// A class of a previous run, for the planner.
@@ -62,9 +42,46 @@ const fn original(class: u32) -> u32 {
     class & !PREVIOUS
 }
 
+/// A table whatever its keys and values are.
+trait BankedTable {
+    fn flush(&mut self) -> Result<()>;
+    fn commit(&mut self);
+    fn forget_changes(&mut self);
+}
+
+impl<K, V> BankedTable for Mirror<K, V>
+where
+    K: Copy + Ord + IntoBytes + FromBytes + Immutable,
+    V: Copy + PartialEq + IntoBytes + FromBytes + Immutable,
+{
+    fn flush(&mut self) -> Result<()> {
+        Self::flush(self)
+    }
+
+    fn commit(&mut self) {
+        Self::commit(self);
+    }
+
+    fn forget_changes(&mut self) {
+        self.roll_back(None);
+    }
+}
+
 impl Tables {
+    /// Reads what a previous run left in the kernel.
+    pub(crate) fn adopt(maps: MembershipMaps) -> Result<Self> {
+        Ok(Self {
+            peers_v4: Mirror::adopt("peers_v4", maps.peers_v4, |_, _| false)?,
+            peers_v6: Mirror::adopt("peers_v6", maps.peers_v6, |_, _| false)?,
+            nets_v4: Mirror::adopt("nets_v4", maps.nets_v4, |_, _| false)?,
+            nets_v6: Mirror::adopt("nets_v6", maps.nets_v6, |_, _| false)?,
+            named_ports: Mirror::adopt("named_ports", maps.named_ports, |_, _| false)?,
+            classes: maps.classes,
+        })
+    }
+
     /// An error if what `transaction` adds does not fit, or names a class that does not exist.
-    pub(crate) fn reserve(&self, transaction: &Transaction, classes: u32) -> Result<()> {
+    pub(crate) fn reserve(&self, transaction: &Transaction) -> Result<()> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for address in transaction.peers.keys() {
             match address {
@@ -88,12 +105,35 @@ impl Tables {
         let used = (transaction.peers.values().map(|change| change.after.class))
             .chain(transaction.nets.values().map(|change| change.after))
             .chain(transaction.named_ports.values().map(|change| change.after));
-        match used.max() {
-            Some(class) if class >= classes => Err(KernelError::Inconsistent(format!(
+        let classes = self.classes.max_entries();
+        if let Some(class) = used.max().filter(|class| *class >= classes) {
+            return Err(KernelError::Inconsistent(format!(
                 "class {class}, but the table has {classes}"
-            ))),
-            _ => Ok(()),
+            )));
         }
+        for (class, row) in &transaction.classes {
+            if *class >= classes || row.len() * 8 != self.classes.value_size() {
+                let words = row.len();
+                return Err(KernelError::Inconsistent(format!("class {class} with {words} words")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of classes, and bits of the row of each.
+    pub(crate) fn class_capacity(&self) -> (u32, u32) {
+        let bits = u32::try_from(self.classes.value_size() * 8).unwrap_or(u32::MAX);
+        (self.classes.max_entries(), bits)
+    }
+
+    /// Writes the rows of new classes, which no entry refers to yet.
+    pub(crate) fn write_classes(&self, transaction: &Transaction) -> Result<()> {
+        let classes = &transaction.classes;
+        let keys: Vec<u8> = classes.iter().flat_map(|(class, _)| class.to_ne_bytes()).collect();
+        let rows: Vec<u8> = classes.iter().flat_map(|(_, row)| row.as_bytes()).copied().collect();
+        self.classes
+            .update_batch(&keys, &rows)
+            .map_err(|error| KernelError::call("write the map classes")(error.error))
     }
 
     /// First half: old classes in the active bank, new ones in the idle bank.
@@ -118,7 +158,7 @@ impl Tables {
     }
 
     /// Second half: new classes in both banks; what is gone is deleted.
-    pub(crate) fn settle(&mut self, transaction: &Transaction) {
+    pub(crate) fn finish(&mut self, transaction: &Transaction) {
         for (address, change) in &transaction.peers {
             let class = change.after.class;
             self.want_peer(address, change.keep.then_some((&change.after, [class; 2])));
@@ -154,18 +194,29 @@ impl Tables {
             .want(key, class.map(|class| NamedPort::new(class, &key)));
     }
 
+    /// Every table, for what is done to all of them alike.
+    fn all(&mut self) -> [&mut dyn BankedTable; 5] {
+        [
+            &mut self.peers_v4,
+            &mut self.peers_v6,
+            &mut self.nets_v4,
+            &mut self.nets_v6,
+            &mut self.named_ports,
+        ]
+    }
+
+    /// Writes what is pending to every table. After an error the rest is still pending.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        each!(self, table => table.flush()?);
-        Ok(())
+        self.all().into_iter().try_for_each(BankedTable::flush)
     }
 
     pub(crate) fn commit(&mut self) {
-        each!(self, table => table.commit());
+        self.all().into_iter().for_each(BankedTable::commit);
     }
 
     /// Everything as it was at the last commit, also in the kernel.
     pub(crate) fn roll_back(&mut self) -> Result<()> {
-        each!(&mut *self, table => table.roll_back(None));
+        self.all().into_iter().for_each(BankedTable::forget_changes);
         self.flush()
     }
 
@@ -210,7 +261,7 @@ impl Tables {
         })
     }
 
-    /// Likewise networks.
+    /// The networks, with the class that a lookup in the bank `active` finds.
     pub(crate) fn nets(&self, active: usize) -> impl Iterator<Item = (IpNet, u32)> + '_ {
         let v4 = self.nets_v4.actual().iter().filter_map(move |(key, value)| {
             let address = key.address.to_ne_bytes().into();
@@ -229,7 +280,7 @@ impl Tables {
         v4.chain(v6)
     }
 
-    /// Likewise named ports.
+    /// The named ports, with the class that a lookup in the bank `active` finds.
     pub(crate) fn named_ports(&self, active: usize) -> impl Iterator<Item = (NamedPortMember, u32)> + '_ {
         self.named_ports.actual().iter().map(move |(key, value)| {
             let address = match key.ip_version {

@@ -1,23 +1,30 @@
-//! The host's side of routing: links, addresses, routes, static neighbours and sysctls, all through rtnetlink and one sysctl module.
+//! The host's side of routing: links, addresses, routes, static neighbours and sysctls, all through
+//! rtnetlink and one sysctl module.
 //!
-//! In: what each local endpoint needs of its host-side interface ([`EndpointNet`]). Out: links and the host's own addresses as they
-//! are ([`Link`], [`Net::host_addresses`]), and [`Event`]s when they change. Only routes with felid's protocol number and permanent
-//! neighbours on managed interfaces, and proxy neighbours with felid's mark, are ever deleted; everything else on the host is left alone.
+//! In: what each local endpoint needs of its host-side interface ([`EndpointNet`]). Out: links and
+//! the host's own addresses as they are ([`Link`], [`Net::host_addresses`]), and [`Event`]s when
+//! they change. Only routes with felid's protocol number and permanent neighbours on managed
+//! interfaces, and proxy neighbours with felid's mark, are ever deleted; everything else on the
+//! host is left alone.
 
+mod forward;
 mod kube_proxy;
 mod link;
+mod nftables;
 mod proxy;
 mod reconcile;
 mod request;
 mod sysctl;
 mod traffic;
+mod uses;
 mod watch;
 
+pub use forward::{Firewall, Interfaces, let_through, remove_rules};
 pub use kube_proxy::kube_proxy;
 pub use link::{Link, Links};
 pub use proxy::Proxy;
-pub use reconcile::{EndpointNet, Present, Report};
-pub use sysctl::Sysctls;
+pub use reconcile::{EndpointNet, Present, Reconciled};
+pub use sysctl::{Configured, Sysctls};
 pub use traffic::Classifiers;
 pub use watch::{Event, Events};
 
@@ -36,7 +43,10 @@ pub enum NetError {
     /// The netlink socket cannot be opened.
     #[error("cannot open a route netlink socket: {0}")]
     Open(#[source] std::io::Error),
-    /// A request failed.
+    /// Rules of the host's firewall cannot be changed.
+    #[error("cannot change the chain FORWARD of nftables: {0}")]
+    Firewall(#[source] std::io::Error),
+    /// A netlink request failed.
     #[error("{what}: {source}")]
     Netlink {
         /// What felid wanted.
@@ -44,7 +54,7 @@ pub enum NetError {
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
-    /// A request was not answered.
+    /// The kernel did not answer a netlink request in time.
     #[error("{what}: no answer of the kernel within {patience:?}")]
     Silent {
         /// What felid wanted.
@@ -70,6 +80,19 @@ pub enum NetError {
         /// The workload's host-side interface.
         interface: Arc<str>,
     },
+    /// A route or rule of others leads packets to an endpoint elsewhere.
+    #[error(
+        "{address} of {interface} is not reached: a route of others with a lower metric, or a rule of theirs, leads packets to it to {out}; \
+         who made it has to remove it (`ip route get {address}` shows it)"
+    )]
+    Hidden {
+        /// The workload's address, or its external one.
+        address: IpAddr,
+        /// The workload's host-side interface.
+        interface: Arc<str>,
+        /// Where packets go instead.
+        out: String,
+    },
     /// A sysctl cannot be read or written.
     #[error("sysctl {path} = {value}: {source}{hint}")]
     Sysctl {
@@ -88,6 +111,12 @@ impl NetError {
     fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         let what = what.into();
         move |source| NetError::Netlink { what, source }
+    }
+
+    /// Whether it only says that the kernel, or what changes there, kept felid from an answer:
+    /// another attempt may get one.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::Interrupted { .. })
     }
 
     /// The errno of a netlink answer, as a positive number.
@@ -112,8 +141,9 @@ pub struct Net {
 }
 
 impl Net {
-    /// Opens the connection and the stream of events; must be called within a tokio runtime. `protocol` marks felid's routes
-    /// (Felix's `deviceRouteProtocol`, 3 by default).
+    /// Opens the connection and the stream of events, within a tokio runtime. `protocol` marks
+    /// felid's routes (Felix's `deviceRouteProtocol`, 3 by default). It fails if a netlink socket
+    /// cannot be opened.
     pub fn open(protocol: u8) -> Result<(Self, Events), NetError> {
         let handle = request::connect().map_err(NetError::Open)?;
         let events = Events::open()?;
@@ -128,7 +158,12 @@ impl Net {
         ))
     }
 
-    /// Addresses of the host itself, on any of its links.
+    /// Sets how long each answer of the kernel is waited for from now on.
+    pub const fn wait_for(&mut self, timeout: Duration) {
+        self.patience = timeout;
+    }
+
+    /// Returns the addresses of the host itself, on any of its links. It fails if netlink does.
     pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>, NetError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let listed = self.dump("list addresses", &request).await?;
@@ -143,7 +178,8 @@ impl Net {
         if !listed.whole {
             return Err(NetError::Interrupted { what: "list addresses" });
         }
-        // On point-to-point links IFA_ADDRESS is the other end's; IFA_LOCAL is the host's wherever it is there.
+        // On point-to-point links IFA_ADDRESS is the other end's; IFA_LOCAL is the host's wherever
+        // it is there.
         Ok(messages
             .iter()
             .filter_map(|message| {
@@ -161,13 +197,15 @@ impl Net {
             .collect())
     }
 
-    /// Lets the host forward between workloads and the world, as Felix does at start-up.
+    /// Lets the host forward between workloads and the world, as Felix does at start-up. Returns
+    /// what failed.
     pub fn enable_forwarding(&self) -> Vec<NetError> {
         self.sysctls.host()
     }
 
-    /// Sysctls of a workload's host-side interface.
-    pub fn configure_interface(&self, name: &str) -> Vec<NetError> {
-        self.sysctls.interface(name)
+    /// Sets the sysctls of a workload's host-side interface. `may_spoof` says that the workload may
+    /// send from addresses that are not its own.
+    pub fn configure_interface(&self, name: &str, may_spoof: bool) -> Configured {
+        self.sysctls.interface(name, may_spoof)
     }
 }

@@ -1,7 +1,9 @@
-//! Proxy neighbours: addresses that the host answers ARP and neighbour discovery for, although they are a workload's.
+//! Proxy neighbours: addresses that the host answers ARP and neighbour discovery for, although they
+//! are a workload's.
 //!
-//! Entries carry a protocol number of felid's own, by which it knows them again; those of others are left alone: to add what is there
-//! already makes it felid's without a word from the kernel, so that whose an entry is has to be known before.
+//! Entries carry a protocol number of felid's own, by which it knows them again; those of others
+//! are left alone: to add what is there already makes it felid's without a word from the kernel, so
+//! that whose an entry is has to be known before.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,7 +22,8 @@ use super::{Net, NetError};
 /// Marks felid's entries (NDA_PROTOCOL). No routing daemon has this number.
 const PROTOCOL: u8 = 254;
 
-/// An address that is answered for on an interface.
+/// An address that the host answers ARP and neighbour discovery for, and the index of the interface
+/// on which it does.
 pub type Proxy = (u32, IpAddr);
 
 /// What there is.
@@ -32,7 +35,8 @@ struct Entries {
 }
 
 impl Net {
-    /// The networks that the host's interfaces are in, with the interface's index.
+    /// Returns the networks that the host's interfaces are in, with the index of the interface. It
+    /// fails if netlink does.
     pub async fn connected(&self) -> Result<Vec<(u32, IpNet)>, NetError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let listed = self.dump("list addresses", &request).await?;
@@ -54,7 +58,8 @@ impl Net {
         Ok(listed.messages.into_iter().filter_map(network).collect())
     }
 
-    /// Makes felid's entries these, on every interface, but where others have entries that do the same; what failed.
+    /// Makes felid's entries these, on every interface, except where others have entries that do
+    /// the same. Returns what failed, by the index of the interface.
     pub async fn follow_proxies(&self, desired: &BTreeSet<Proxy>) -> Vec<(u32, NetError)> {
         let Entries { own, foreign } = match self.proxies().await {
             Ok(entries) => entries,
@@ -82,7 +87,7 @@ impl Net {
         errors
     }
 
-    /// Sysctls of an interface that answers for others.
+    /// Sets the sysctls of an interface that answers for others. Returns what failed.
     pub fn configure_proxy(&self, interface: &str) -> Vec<NetError> {
         self.sysctls.proxy(interface)
     }

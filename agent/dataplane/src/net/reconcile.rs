@@ -13,36 +13,38 @@ use rtnetlink::RouteMessageBuilder;
 
 use super::{Net, NetError};
 
-/// What an endpoint needs of its host-side interface. Empty addresses = an interface without an endpoint: everything goes.
+/// What an endpoint needs of its host-side interface. Without addresses it is an interface without
+/// an endpoint, where all that is felid's goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointNet {
-    /// Index of the host-side interface.
+    /// The index of the host-side interface.
     pub ifindex: u32,
-    /// Its name, for messages.
+    /// The name of that interface, for messages.
     pub interface: Arc<str>,
-    /// The workload's addresses: a host route for each.
+    /// The workload's addresses, each of which gets a host route.
     pub addresses: Vec<IpAddr>,
-    /// Its external addresses, and the address of its own that each stands for: a route by way of that one.
+    /// Its external addresses, each with the own address that it stands for, by way of which its
+    /// route leads.
     pub nats: BTreeMap<IpAddr, IpAddr>,
-    /// The workload's MAC address: a permanent neighbour for each address.
+    /// The workload's MAC address, with which each address gets a permanent neighbour.
     pub mac: Option<[u8; 6]>,
 }
 
 /// What a reconciliation did.
 #[derive(Debug, Default)]
-pub struct Report {
-    /// Routes and neighbours added or replaced.
+pub struct Reconciled {
+    /// How many routes and neighbours were added or replaced.
     pub added: usize,
-    /// Routes and neighbours deleted.
+    /// How many routes and neighbours were deleted.
     pub deleted: usize,
     /// What failed; the rest was done.
     pub errors: Vec<NetError>,
-    /// External addresses, with the addresses that they stand for, whose routes are not there because others to them are: see
-    /// [`Net::take_over`].
+    /// External addresses, with the addresses that they stand for, whose routes are not there
+    /// because others to them are: see [`Net::take_over`].
     pub taken: BTreeMap<IpAddr, IpAddr>,
 }
 
-impl Report {
+impl Reconciled {
     fn count(&mut self, done: Result<bool, NetError>, deleted: bool) {
         match done {
             Ok(true) if deleted => self.deleted += 1,
@@ -53,7 +55,8 @@ impl Report {
     }
 }
 
-/// What of felid's stands at an interface, or seems to: routes with its protocol number and permanent neighbours.
+/// What of felid's stands at an interface, or seems to: routes with its protocol number and
+/// permanent neighbours.
 #[derive(Clone, Debug, Default)]
 pub struct Present {
     routes: BTreeMap<IpAddr, RouteMessage>,
@@ -63,29 +66,32 @@ pub struct Present {
 pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 impl Net {
-    /// What stands at every interface: one dump of routes and one of neighbours for each family, however many interfaces there are.
+    /// Reads what stands at every interface, with one dump of routes and one of neighbours for each
+    /// family, however many interfaces there are. It fails if netlink does.
     pub async fn present(&self) -> Result<BTreeMap<u32, Present>, NetError> {
         self.list(None).await
     }
 
-    /// As [`Net::reconcile_from`], for an interface that is looked at by itself.
-    pub async fn reconcile(&self, desired: &EndpointNet, up: bool) -> Report {
+    /// Makes the routes and neighbours of one interface what the endpoint needs, as
+    /// [`Net::reconcile_from`] does, after reading what is there.
+    pub async fn reconcile(&self, desired: &EndpointNet, up: bool) -> Reconciled {
         match self.list(Some(desired)).await {
             Ok(mut present) => {
                 let present = present.remove(&desired.ifindex).unwrap_or_default();
                 self.reconcile_from(desired, up, present).await
             }
-            Err(error) => Report {
+            Err(error) => Reconciled {
                 errors: vec![error],
-                ..Report::default()
+                ..Reconciled::default()
             },
         }
     }
 
-    /// Makes the routes and neighbours of one interface what the endpoint needs, given what is there. The interface must be up for
-    /// routes to be accepted; while it is down (`up` false) they wait for the event that it is up.
-    pub async fn reconcile_from(&self, desired: &EndpointNet, up: bool, present: Present) -> Report {
-        let mut report = Report::default();
+    /// Makes the routes and neighbours of one interface what the endpoint needs, given what is
+    /// there. The interface must be up for routes to be accepted; while it is down (`up` false)
+    /// they wait for the event that it is up.
+    pub async fn reconcile_from(&self, desired: &EndpointNet, up: bool, present: Present) -> Reconciled {
+        let mut report = Reconciled::default();
         self.reconcile_routes(desired, up, present.routes, &mut report).await;
         self.reconcile_neighbours(desired, up, present.neighbours, &mut report)
             .await;
@@ -125,7 +131,7 @@ impl Net {
         desired: &EndpointNet,
         up: bool,
         mut actual: BTreeMap<IpAddr, RouteMessage>,
-        report: &mut Report,
+        report: &mut Reconciled,
     ) {
         // The workload's own first: the others lead by way of them.
         let own = desired.addresses.iter().map(|address| (*address, None));
@@ -138,7 +144,8 @@ impl Net {
             if present.as_ref().is_some_and(|present| gateway(present) == via) {
                 continue;
             }
-            // An external address may be anything, the host's gateway included: no route of others makes way for it.
+            // An external address may be anything, the host's gateway included: no route of others
+            // makes way for it.
             let replace = via.is_none() || present.is_some();
             match (self.add_route(desired, address, via, replace).await, via) {
                 (Err(error), Some(via)) if !replace && error.errno() == Some(libc::EEXIST) => {
@@ -173,8 +180,9 @@ impl Net {
         )
     }
 
-    /// Routes of external addresses that have moved: what leads out of one of these interfaces with felid's protocol number is felid's,
-    /// and replaced. What does not is left alone, which is an error.
+    /// Replaces the routes of external addresses that have moved to this endpoint: what leads out
+    /// of one of these `workloads` (interface indexes) with felid's protocol number is felid's.
+    /// What is not felid's is left alone, which is an error. Returns what failed.
     pub async fn take_over(
         &self,
         desired: &EndpointNet,
@@ -206,6 +214,44 @@ impl Net {
                     address,
                     via,
                     interface: desired.interface.clone(),
+                });
+            }
+        }
+        errors
+    }
+
+    /// Returns an error for each address of an endpoint that the host would send to somewhere else,
+    /// although felid's routes are there: by routes of others with a lower metric, or by rules that
+    /// lead to other tables. The host is asked where it would send to.
+    pub async fn hidden(&self, desired: &EndpointNet) -> Vec<NetError> {
+        let mut errors = Vec::new();
+        for &address in desired.addresses.iter().chain(desired.nats.keys()) {
+            let mut request = RouteMessage::default();
+            let (family, whole, destination) = match address {
+                IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+                IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+            };
+            request.header.address_family = family;
+            request.header.destination_prefix_length = whole;
+            request.attributes.push(RouteAttribute::Destination(destination));
+            let what = format!("ask for the route to {address}");
+            // Without an answer there is nothing to say; the next look asks again.
+            let Ok(Some(RouteNetlinkMessage::NewRoute(route))) =
+                self.ask(&what, &RouteNetlinkMessage::GetRoute(request)).await
+            else {
+                continue;
+            };
+            let out = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            if out != Some(desired.ifindex) {
+                let out = out.map_or_else(|| "nowhere".to_owned(), |index| format!("interface {index}"));
+                let interface = desired.interface.clone();
+                errors.push(NetError::Hidden {
+                    address,
+                    interface,
+                    out,
                 });
             }
         }
@@ -258,7 +304,8 @@ impl Net {
             .collect())
     }
 
-    /// A route to one address. `via`: the next hop, for which the host asks although no route leads to a network that it is in.
+    /// A route to one address. `via`: the next hop, for which the host asks although no route leads
+    /// to a network that it is in.
     fn route(&self, address: IpAddr, via: Option<IpAddr>, ifindex: u32) -> RouteMessage {
         let protocol = RouteProtocol::from(self.protocol);
         match (address, via) {
@@ -295,7 +342,7 @@ impl Net {
         desired: &EndpointNet,
         up: bool,
         mut actual: BTreeMap<IpAddr, ([u8; 6], NeighbourMessage)>,
-        report: &mut Report,
+        report: &mut Reconciled,
     ) {
         let wanted = |address: &IpAddr| desired.mac.filter(|_| desired.addresses.contains(address));
         for address in desired.addresses.iter().filter(|_| up) {
@@ -370,7 +417,8 @@ fn gateway(route: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
-/// Whether it was done; `false` for answers that only say that the thing, or its interface, is not there (any more).
+/// Whether it was done; `false` for answers that only say that the thing, or its interface, is not
+/// there (any more).
 pub(super) fn absent(done: Result<(), NetError>, harmless: &[i32]) -> Result<bool, NetError> {
     match done {
         Ok(()) => Ok(true),

@@ -12,7 +12,8 @@ use rtnetlink::Handle;
 
 use super::{Net, NetError};
 
-/// How long the kernel may take for an answer. It takes microseconds; an answer that was lost (no memory for it) never comes.
+/// How long the kernel may take for an answer. It takes microseconds; an answer that was lost (no
+/// memory for it) never comes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a dump is begun anew because something changed meanwhile.
 const ATTEMPTS: usize = 8;
@@ -66,14 +67,16 @@ impl Net {
         }
     }
 
-    /// Another connection for what follows. Where there is none to be had, the next failure tries again.
+    /// Another connection for what follows. Where there is none to be had, the next failure tries
+    /// again.
     fn reconnect(&self) {
         if let Ok(handle) = connect() {
             *self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = handle;
         }
     }
 
-    /// Everything that a request asks for; begun anew for as long as it is interrupted, within reason.
+    /// Everything that a request asks for; begun anew for as long as it is interrupted, within
+    /// reason.
     pub(super) async fn dump(&self, what: &str, request: &RouteNetlinkMessage) -> Result<Dump, NetError> {
         let mut attempt = 1;
         loop {

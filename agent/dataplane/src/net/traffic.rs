@@ -1,4 +1,5 @@
-//! What others have put before a workload's packets by traffic control: classifiers at `clsact` or `ingress`.
+//! What others have put before a workload's packets by traffic control: classifiers at `clsact` or
+//! `ingress`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use super::{Net, NetError};
 /// Traffic control of others at an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Classifiers {
-    /// For people: kind, name and place of each filter.
+    /// The kind, the name and the place of each filter, for people.
     pub filters: Arc<[String]>,
 }
 
 impl Net {
-    /// Interfaces with a place for classifiers, and what is there; of one interface, or of all of them.
+    /// Returns the interfaces with a place for classifiers, and what is there; of one interface, or
+    /// of all of them. It fails if netlink does.
     pub async fn classifiers(&self, only: Option<u32>) -> Result<BTreeMap<u32, Classifiers>, NetError> {
         let index = only.map_or(0, |index| index.cast_signed());
         let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index));

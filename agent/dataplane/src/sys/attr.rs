@@ -1,9 +1,9 @@
-//! Layouts of `bpf(2)`'s attributes, one per command (the kernel accepts any prefix of its union), and what calls return. No `unsafe`
-//! here.
+//! Layouts of `bpf(2)`'s attributes, one per command (the kernel accepts any prefix of its union),
+//! and what calls return. No `unsafe` here.
 
 use std::io;
 
-/// Where a link is attached.
+/// The place at an interface where a link is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// TCX ingress of the host-side interface: packets from the workload.
@@ -13,7 +13,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Both.
+    /// Both hooks.
     pub const ALL: [Self; 2] = [Self::FromWorkload, Self::ToWorkload];
 
     pub(super) const fn attach_type(self) -> u32 {
@@ -93,6 +93,71 @@ pub(super) struct LinkCreateAttr {
     pub(super) expected_revision: u64,
 }
 
+/// `BPF_NETFILTER`, an attach type.
+pub(super) const BPF_NETFILTER: u32 = 45;
+
+/// An address family that netfilter has hooks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetfilterFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl NetfilterFamily {
+    /// Both families.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `NFPROTO_*`.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// Returns the name in pins and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
+/// A hook of netfilter's (`NF_INET_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetfilterHook {
+    /// What has come in by an interface, before it is routed.
+    Prerouting = 0,
+    /// What has arrived at the host itself.
+    Input = 1,
+}
+
+impl NetfilterHook {
+    /// Returns the name in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct NetfilterLinkAttr {
+    pub(super) program: u32,
+    pub(super) target: u32,
+    pub(super) attach_type: u32,
+    pub(super) flags: u32,
+    pub(super) family: u32,
+    pub(super) hook: u32,
+    pub(super) priority: i32,
+    pub(super) netfilter_flags: u32,
+}
+
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct LinkUpdateAttr {
@@ -115,12 +180,12 @@ pub(super) struct InfoAttr {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkInfo {
     pub(super) kind: u32,
-    /// Id of the link.
+    /// The kernel's id of the link.
     pub id: u32,
-    /// Id of its program.
+    /// The kernel's id of its program.
     pub program: u32,
     pub(super) pad: u32,
-    /// Interface; 0 = the interface is gone.
+    /// The index of the interface; 0 if the interface is gone.
     pub ifindex: u32,
     pub(super) attach_type: u32,
     pub(super) rest: [u64; 4],
@@ -174,7 +239,7 @@ pub(super) struct CreateAttr {
     pub(super) inner_map_fd: u32,
 }
 
-/// What a test run gave.
+/// What came of running a program by hand.
 #[derive(Clone, Debug, Default)]
 pub struct TestRun {
     /// What the program returned.
@@ -183,24 +248,80 @@ pub struct TestRun {
     pub data: Vec<u8>,
     /// The context (`__sk_buff`) afterwards, as long as the one passed in.
     pub context: Vec<u8>,
-    /// Nanoseconds per run, the mean of all repetitions.
+    /// How many nanoseconds a run took: the mean of all repetitions.
     pub duration: u32,
 }
 
 /// A batched update that stopped early.
 #[derive(Debug)]
 pub struct BatchError {
-    /// Elements, from the first, that were certainly written.
+    /// How many elements, from the first, were certainly written.
     pub done: usize,
-    /// Why it stopped.
+    /// The error that stopped it.
     pub error: io::Error,
 }
 
 /// A program that the verifier refused, or that could not be loaded at all.
 #[derive(Debug)]
 pub struct LoadError {
-    /// The kernel's error.
+    /// The error that the kernel gave.
     pub error: io::Error,
     /// The end of the verifier's log; empty if it had nothing to say.
     pub log: String,
+}
+
+/// The object with an id. The middle word is for walks from one id to the next.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct IdAttr {
+    pub(super) id: u32,
+    pub(super) next_id: u32,
+    pub(super) open_flags: u32,
+}
+
+impl IdAttr {
+    pub(super) const fn new(id: u32) -> Self {
+        Self {
+            id,
+            next_id: 0,
+            open_flags: 0,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct LinkDetachAttr {
+    pub(super) link: u32,
+}
+
+/// The beginning of `bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct ProgramInfoAttr {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) tag: [u8; 8],
+    pub(super) native_length: u32,
+    pub(super) translated_length: u32,
+    pub(super) native: u64,
+    pub(super) translated: u64,
+    pub(super) load_time: u64,
+    pub(super) created_by: u32,
+    pub(super) map_count: u32,
+    pub(super) maps: u64,
+    pub(super) name: [u8; 16],
+}
+
+/// The beginning of `bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct MapInfoAttr {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+    pub(super) name: [u8; 16],
 }

@@ -9,7 +9,8 @@ use aya_obj::generated::bpf_cmd::BPF_MAP_CREATE;
 use super::attr::CreateAttr;
 use super::{RawMap, bpf, owned, raw};
 
-/// Waits until every CPU has left what it was running: no packet that began before the call is still under way after it.
+/// Waits until every CPU has left what it was running: no packet that began before the call is
+/// still under way after it.
 pub fn membarrier() -> io::Result<()> {
     // SAFETY: this system call takes numbers only.
     if unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
@@ -23,7 +24,8 @@ pub fn membarrier() -> io::Result<()> {
     }
 }
 
-/// The same by another way: the kernel waits for running programs whenever a map inside a map is replaced.
+/// The same by another way: the kernel waits for running programs whenever a map inside a map is
+/// replaced.
 fn wait_by_map() -> io::Result<()> {
     use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS};
     let create = |kind, inner_map_fd| {

@@ -92,7 +92,7 @@ fn other_resources_keep_the_version_that_is_known_and_it_is_said() {
         let errors: Vec<_> = watched
             .problems
             .errors()
-            .filter(|problem| problem.file.is_none())
+            .filter(|problem| problem.origin.is_none())
             .collect();
         assert_eq!((errors.len(), &errors[0].in_force), (1, &InForce::Unchanged));
         assert!(

@@ -1,9 +1,43 @@
 //! `felid apply`, `create`, `replace` and `delete`.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use felid_model::{Decoded, ResourceKey, decode, documents};
 
 use super::{Watched, bad_tier, broken_tier, file, policy, tier, tier_key};
-use crate::edit::{Action, EditError, Verb, delete, run};
+use crate::{Action, DirectoryStore, Done, Record, Store, StoreError};
+
+/// The commands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verb {
+    Apply,
+    Create,
+    Replace,
+    Delete,
+}
+
+pub(super) fn run(directory: &Path, verb: Verb, input: &str, source: &str) -> Result<Vec<Done>, StoreError> {
+    let store = DirectoryStore::new(directory);
+    match verb {
+        Verb::Apply => store.apply(Record::parse(input, source)?),
+        Verb::Create => store.create(Record::parse(input, source)?),
+        Verb::Replace => store.replace(Record::parse(input, source)?),
+        Verb::Delete => {
+            let documents = documents(input);
+            let keys = documents.iter().filter_map(|document| match decode(document) {
+                Decoded::Resource { resource, .. } => Some(resource.key().clone()),
+                Decoded::Bad { key, .. } => key,
+                _ => None,
+            });
+            store.delete(&keys.collect::<Vec<_>>())
+        }
+    }
+}
+
+pub(super) fn delete(directory: &Path, keys: &[ResourceKey]) -> Result<Vec<Done>, StoreError> {
+    DirectoryStore::new(directory).delete(keys)
+}
 
 pub(super) fn does(watched: &Watched, verb: Verb, input: &str) -> Vec<(String, String, Action)> {
     let done = run(&watched.root(), verb, input, "input.yaml").unwrap();
@@ -169,7 +203,8 @@ fn several_documents_of_a_file_in_one_go() {
     assert_eq!(does(&watched, Verb::Apply, &input).len(), 3);
     let text = read(&watched, "mine.yaml");
     assert!(text.contains("kind:   Tier"), "u was not touched: {text}");
-    let (stored, problems) = crate::list(&watched.root()).unwrap();
+    let listing = DirectoryStore::new(watched.root()).list().unwrap();
+    let (stored, problems) = (listing.resources, listing.problems);
     assert!(problems.is_empty(), "{problems:?}");
     let orders: Vec<_> = stored.iter().map(|one| one.value["spec"]["order"].as_u64()).collect();
     assert_eq!(orders, [Some(3), Some(1), Some(3), Some(3)]);
@@ -267,7 +302,8 @@ fn items_of_a_list_in_the_input_get_files_of_their_own() {
     let input = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: projectcalico.org/v3\n  kind: Tier\n  metadata: {name: t}\n  \
                  spec: {order: 4}\n- apiVersion: projectcalico.org/v3\n  kind: Tier\n  metadata: {name: u}\n  spec: {order: 5}\n";
     assert_eq!(does(&watched, Verb::Apply, input).len(), 2);
-    let (stored, problems) = crate::list(&watched.root()).unwrap();
+    let listing = DirectoryStore::new(watched.root()).list().unwrap();
+    let (stored, problems) = (listing.resources, listing.problems);
     assert!(problems.is_empty());
     assert_eq!(
         stored.iter().map(|one| &*one.file).collect::<Vec<_>>(),
@@ -290,7 +326,7 @@ fn a_directory_that_is_not_there_is_not_made() {
     let watched = Watched::new();
     let error = run(&watched.path("absent"), Verb::Apply, &tier("t", 1), "input.yaml").unwrap_err();
     assert!(
-        matches!(error, EditError::Io { .. }) && error.to_string().contains("absent"),
+        matches!(error, StoreError::Io { .. }) && error.to_string().contains("absent"),
         "{error}"
     );
 }
@@ -312,7 +348,8 @@ fn commands_at_the_same_time_take_turns() {
             });
         }
     });
-    let (stored, problems) = crate::list(&root).unwrap();
+    let listing = DirectoryStore::new(root).list().unwrap();
+    let (stored, problems) = (listing.resources, listing.problems);
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(stored.len(), 42);
 }
@@ -327,4 +364,112 @@ fn an_agent_sees_what_commands_do() {
     delete(&watched.root(), &[tier_key("t")]).unwrap();
     watched.until_order("t", None);
     assert!(watched.problems.is_empty(), "{}", watched.wrong());
+}
+
+#[test]
+fn a_record_that_is_based_on_an_old_version_is_a_conflict() {
+    let watched = Watched::new();
+    watched.write("mine.yaml", &format!("# a comment\n{}", tier("t", 1)));
+    let store = DirectoryStore::new(watched.root());
+    let version = || store.get(&tier_key("t")).unwrap().unwrap().resource_version;
+    let based = |order: u32, version: &str| {
+        tier("t", order).replace("name: t\n", &format!("name: t\n  resourceVersion: '{version}'\n"))
+    };
+    let first = version();
+    // The latest version, and none at all, may be replaced; the version itself is never stored.
+    does(&watched, Verb::Replace, &based(2, &first));
+    assert_eq!(read(&watched, "mine.yaml"), format!("# a comment\n{}", tier("t", 2)));
+    assert_ne!(version(), first);
+    for verb in [Verb::Replace, Verb::Apply] {
+        let error = run(&watched.root(), verb, &based(3, &first), "input.yaml").unwrap_err();
+        assert!(matches!(error, StoreError::Conflict(_)), "{error:?}");
+        let text = error.to_string();
+        let latest = version();
+        assert!(text.starts_with("update conflict: Tier/t: "), "{text}");
+        assert!(text.contains(&first) && text.contains(&latest), "{text}");
+    }
+    assert_eq!(read(&watched, "mine.yaml"), format!("# a comment\n{}", tier("t", 2)));
+    // What says the same already changes nothing, so there is nothing to lose.
+    assert_eq!(
+        does(&watched, Verb::Apply, &based(2, &first)),
+        one("Tier/t", "mine.yaml", Action::Unchanged)
+    );
+    does(&watched, Verb::Apply, &tier("t", 4));
+    // As calicoctl: a new resource has no version to be based on.
+    does(&watched, Verb::Delete, &tier("t", 4));
+    does(&watched, Verb::Apply, &based(5, &first));
+    assert_eq!(read(&watched, "Tier.t.yaml"), tier("t", 5));
+    does(&watched, Verb::Delete, &tier("t", 5));
+    does(&watched, Verb::Create, &based(6, "12345"));
+    assert_eq!(read(&watched, "Tier.t.yaml"), tier("t", 6));
+}
+
+#[test]
+fn one_conflict_keeps_everything_from_being_written() {
+    let watched = Watched::new();
+    watched.write("a.yaml", &tier("t", 1));
+    let stale = tier("t", 2).replace("name: t\n", "name: t\n  resourceVersion: '1'\n");
+    for input in [
+        format!("{stale}---\n{}", tier("u", 1)),
+        format!("{}---\n{stale}", tier("u", 1)),
+    ] {
+        let error = run(&watched.root(), Verb::Apply, &input, "input.yaml").unwrap_err();
+        assert!(matches!(error, StoreError::Conflict(_)), "{error:?}");
+        assert!(!watched.path("Tier.u.yaml").exists());
+    }
+}
+
+#[test]
+fn a_comment_or_another_way_to_write_it_is_no_new_version() {
+    let watched = Watched::new();
+    let store = DirectoryStore::new(watched.root());
+    let version = || store.get(&tier_key("t")).unwrap().unwrap().resource_version;
+    watched.write("a.yaml", &tier("t", 1));
+    let first = version();
+    let json =
+        r#"{"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "t"}, "spec": {"order": 1}}"#;
+    for text in [
+        format!("# more\n{}", tier("t", 1)),
+        json.to_owned(),
+        format!("[{json}]"),
+    ] {
+        watched.write("a.yaml", &text);
+        assert_eq!(version(), first, "{text}");
+    }
+    watched.write("a.yaml", &tier("t", 2));
+    assert_ne!(version(), first);
+}
+
+#[test]
+fn a_watch_tells_what_changes() {
+    let watched = Watched::new();
+    watched.write("a.yaml", &file(&[tier("t", 1), tier("u", 1)]));
+    let store = DirectoryStore::new(watched.root());
+    let mut events = store.watch(store.list().unwrap()).unwrap();
+    let mut next = || {
+        let event = events.next().unwrap().unwrap();
+        (event.name(), event.stored().key.to_string())
+    };
+    // Something between the listing and the watch is not missed.
+    watched.write("sub/b.yaml", &tier("v", 1));
+    assert_eq!(next(), ("ADDED", "Tier/v".to_owned()));
+    watched.write_whole("a.yaml", &file(&[tier("t", 2), tier("u", 1)]));
+    assert_eq!(next(), ("MODIFIED", "Tier/t".to_owned()));
+    // Moved, and written in another way: the same.
+    watched.rename("sub/b.yaml", "c.yaml");
+    watched.write_whole("a.yaml", &tier("t", 2));
+    assert_eq!(next(), ("DELETED", "Tier/u".to_owned()));
+    watched.write("new/d.yaml", &tier("w", 1));
+    assert_eq!(next(), ("ADDED", "Tier/w".to_owned()));
+}
+
+#[test]
+fn a_link_in_place_of_the_lock_writes_nothing_elsewhere() {
+    let watched = Watched::new();
+    let elsewhere = watched.home.path().join("elsewhere");
+    symlink(&elsewhere, watched.path(".felid.lock")).unwrap();
+    assert!(refuses(&watched, Verb::Apply, &tier("t", 1)).contains(".felid.lock"));
+    assert!(!elsewhere.exists() && !watched.path("Tier.t.yaml").exists());
+    watched.remove(".felid.lock");
+    does(&watched, Verb::Apply, &tier("t", 1));
 }

@@ -4,9 +4,9 @@ use felid_model::ResourceKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::editing::{does, one, read, refuses};
+use super::editing::{Verb, delete, does, one, read, refuses};
 use super::{Watched, tier, tier_key};
-use crate::edit::{Action, Verb, delete};
+use crate::{Action, DirectoryStore, Store};
 
 const LIST: &str = "# head
 apiVersion: v1
@@ -194,7 +194,8 @@ fn what_is_written_too_cleverly_is_left_to_people() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
-    /// Any layout of the usual kinds, any edits: the lists of what is there agree, and lines of other items stay.
+    /// Any layout of the usual kinds, any edits: the lists of what is there agree, and lines of
+    /// other items stay.
     #[test]
     fn any_edits_of_usual_lists(
         items in prop::collection::vec((0..3_usize, 0..4_usize, 0..3_usize), 1..6),
@@ -238,7 +239,8 @@ proptest! {
         if !new.is_empty() {
             does(&watched, Verb::Replace, &new.join("---\n"));
         }
-        let (stored, _) = crate::list(&watched.root()).unwrap();
+        let listing = DirectoryStore::new(watched.root()).list().unwrap();
+    let (stored, _) = (listing.resources, listing.problems);
         let found: Vec<(String, u64)> = stored
             .iter()
             .map(|one| (one.key.name.to_string(), one.value["spec"]["order"].as_u64().unwrap()))

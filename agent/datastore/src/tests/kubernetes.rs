@@ -1,4 +1,5 @@
-//! A ConfigMap mounted as a volume: files are links into `..data`, which is a link to a directory that is swapped.
+//! A ConfigMap mounted as a volume: files are links into `..data`, which is a link to a directory
+//! that is swapped.
 
 use std::os::unix::fs::symlink;
 

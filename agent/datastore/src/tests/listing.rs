@@ -1,7 +1,7 @@
 //! Reading without an agent.
 
 use super::{Watched, bad_tier, file, policy, tier};
-use crate::list;
+use crate::{DirectoryStore, Store};
 
 #[test]
 fn every_document_is_listed_with_its_place() {
@@ -9,7 +9,8 @@ fn every_document_is_listed_with_its_place() {
     watched.write("b.yaml", &file(&[tier("t", 1), bad_tier("u")]));
     watched.write("sub/a.yaml", &policy("shop", "p", "Allow"));
     watched.write(".hidden.yaml", &tier("v", 1));
-    let (stored, problems) = list(&watched.root()).unwrap();
+    let listing = DirectoryStore::new(watched.root()).list().unwrap();
+    let (stored, problems) = (listing.resources, listing.problems);
     let places: Vec<_> = stored
         .iter()
         .map(|one| (one.key.to_string(), &*one.file, one.line))
@@ -33,7 +34,7 @@ fn every_document_is_listed_with_its_place() {
 #[test]
 fn a_directory_that_is_not_there_is_an_error() {
     let watched = Watched::new();
-    let error = list(&watched.path("absent")).unwrap_err();
+    let error = DirectoryStore::new(watched.path("absent")).list().unwrap_err();
     assert!(error.to_string().contains("absent"), "{error}");
 }
 
@@ -42,7 +43,8 @@ fn the_same_resource_twice_is_a_problem() {
     let watched = Watched::new();
     watched.write("a.yaml", &tier("t", 1));
     watched.write("b.yaml", &tier("t", 2));
-    let (stored, problems) = list(&watched.root()).unwrap();
+    let listing = DirectoryStore::new(watched.root()).list().unwrap();
+    let (stored, problems) = (listing.resources, listing.problems);
     assert_eq!(stored.len(), 2);
     assert!(problems.list()[0].to_string().contains("a.yaml:1"));
 }

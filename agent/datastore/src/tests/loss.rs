@@ -199,3 +199,36 @@ fn last_good_versions_survive_the_loss_of_the_root() {
     watched.until("back", |watched| watched.problems.errors().count() == 1);
     assert_eq!(ALL.map(|name| watched.order(name)), [Some(1); 4]);
 }
+
+#[test]
+fn a_link_to_a_whole_disk_is_an_error_and_nothing_else_suffers() {
+    use std::os::unix::fs::symlink;
+    let mut watched = three();
+    let outside = watched.home.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    for number in 0..10_001 {
+        std::fs::write(outside.join(format!("f{number}")), "").unwrap();
+    }
+    symlink(&outside, watched.path("many")).unwrap();
+    symlink("/", watched.path("everything")).unwrap();
+    watched.until_wrong("more than 10000 files");
+    watched.until_wrong("which the directory itself is in");
+    assert_eq!(watched.problems.list().len(), 2, "{}", watched.wrong());
+    watched.write("new.yaml", &tier("new", 7));
+    watched.until_order("new", Some(7));
+    watched.remove("many");
+    watched.remove("everything");
+    watched.until_well();
+}
+
+#[test]
+fn directories_too_deep_behind_a_link_are_an_error() {
+    use std::os::unix::fs::symlink;
+    let mut watched = three();
+    let deep = watched.home.path().join("outside/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r");
+    std::fs::create_dir_all(&deep).unwrap();
+    symlink(watched.home.path().join("outside"), watched.path("deep")).unwrap();
+    watched.until_wrong("more than 16 directories in each other");
+    watched.remove("deep");
+    watched.until_well();
+}

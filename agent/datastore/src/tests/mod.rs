@@ -1,6 +1,7 @@
 //! A watched directory for tests: what the store has said, added up.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod barriers;
 mod damage;
 mod editing;
 mod editors;
@@ -9,6 +10,8 @@ mod kubernetes;
 mod listing;
 mod loss;
 mod restart;
+mod strangers;
+mod unfinished;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -21,7 +24,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 
-use crate::{Batch, DirectoryStore, InForce, Options, Problems, Update};
+use crate::{Batch, DirectoryWatcher, InForce, Options, Problems, Reading, StartError, Update, start};
 
 /// Long enough for any machine; nothing is measured.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +33,7 @@ pub(crate) struct Watched {
     pub(crate) home: TempDir,
     /// See [`Options::vanish`].
     pub(crate) vanish: Duration,
-    store: Option<(DirectoryStore, Receiver<Batch>)>,
+    store: Option<(Reading, Receiver<Batch>)>,
     runtime: Runtime,
     pub(crate) in_force: BTreeMap<ResourceKey, Resource>,
     pub(crate) problems: Arc<Problems>,
@@ -102,8 +105,8 @@ impl Watched {
         }
     }
 
-    /// A watched directory with these files, in which a file may be away for long: a machine under load may stop a test between
-    /// the two halves of a save.
+    /// A watched directory with these files, in which a file may be away for long: a machine under
+    /// load may stop a test between the two halves of a save.
     pub(crate) fn patient(files: &[(&str, &str)]) -> Self {
         let mut watched = Self::new();
         watched.vanish = Duration::from_millis(400);
@@ -134,7 +137,7 @@ impl Watched {
     }
 
     pub(crate) fn options(&self) -> Options {
-        let mut options = Options::new(self.root(), self.home.path().join("state"));
+        let mut options = Options::new(self.root());
         // What inotify must tell is not found by luck.
         options.rescan = Duration::from_secs(3600);
         options.vanish = self.vanish;
@@ -150,7 +153,12 @@ impl Watched {
         self.said.clear();
         self.in_sync = false;
         self.problems = Arc::default();
-        self.store = Some(DirectoryStore::start(options).unwrap());
+        self.store = Some(self.follow(&options).unwrap());
+    }
+
+    /// Follows the directory, with the state of this test.
+    pub(crate) fn follow(&self, options: &Options) -> Result<(Reading, Receiver<Batch>), StartError> {
+        start(DirectoryWatcher::open(options)?, &self.home.path().join("state"))
     }
 
     pub(crate) fn stop(&mut self) {
@@ -225,13 +233,17 @@ impl Watched {
                 Update::Delete(key) => {
                     assert!(self.in_force.remove(key).is_some(), "{key} was not in force");
                 }
+                Update::ResyncBegins => self.in_sync = false,
+                Update::Lost(_) | Update::Barrier(_) => {}
                 Update::InSync => {
                     assert!(!self.in_sync, "told once");
                     self.in_sync = true;
                 }
             }
         }
-        self.said.extend(batch.updates);
+        let resync = |update: &Update| matches!(update, Update::ResyncBegins | Update::Lost(_));
+        self.said
+            .extend(batch.updates.into_iter().filter(|update| !resync(update)));
         self.problems = batch.problems;
     }
 
@@ -293,7 +305,7 @@ impl Watched {
         let mut errors = self
             .problems
             .errors()
-            .filter(|problem| problem.file.as_deref() == Some(file));
+            .filter(|problem| problem.file().is_some_and(|(path, _)| path == file));
         errors.next().map(|problem| problem.in_force.clone())
     }
 

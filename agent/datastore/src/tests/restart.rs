@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{Watched, bad_tier, broken_tier, file, policy, policy_key, tier};
-use crate::{DirectoryStore, InForce, StartError};
+use crate::{InForce, LastGoodError, StartError};
 use felid_model::Resource;
 
 #[test]
@@ -94,8 +94,8 @@ fn documents_of_lists_have_last_good_versions_too() {
 fn one_agent_to_a_state_directory() {
     let watched = Watched::with(&[]);
     assert!(matches!(
-        DirectoryStore::start(watched.options()),
-        Err(StartError::Journal(crate::JournalError::InUse(_)))
+        watched.follow(&watched.options()),
+        Err(StartError::LastGood(LastGoodError::InUse(_)))
     ));
 }
 
@@ -137,4 +137,28 @@ fn names_and_texts_of_any_kind_come_back() {
     watched.until_wrong("Tier/t");
     watched.restart();
     assert_eq!(watched.order("t"), Some(1));
+}
+
+#[test]
+fn a_state_directory_that_is_deleted_is_written_anew() {
+    let mut watched = Watched::with(&[("a.yaml", &tier("t", 1)), ("b.yaml", &policy("shop", "p", "Deny"))]);
+    let state = watched.home.path().join("state");
+    std::fs::remove_dir_all(&state).unwrap();
+    watched.write("c.yaml", &tier("u", 2));
+    watched.until_order("u", Some(2));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !state.join("in-force.jsonl").exists() {
+        assert!(std::time::Instant::now() < end, "not written anew");
+        watched.linger(std::time::Duration::from_millis(50));
+    }
+    assert!(matches!(
+        watched.follow(&watched.options()),
+        Err(StartError::LastGood(LastGoodError::InUse(_)))
+    ));
+    watched.write("b.yaml", &policy("shop", "p", "Den"));
+    watched.until_wrong("b.yaml");
+    watched.restart();
+    assert!(watched.in_force.contains_key(&policy_key("shop", "p")));
+    assert_eq!((watched.order("t"), watched.order("u")), (Some(1), Some(2)));
+    assert_eq!(watched.in_force_of("b.yaml"), Some(InForce::LastGood));
 }

@@ -125,7 +125,7 @@ fn a_bad_document_leaves_the_last_good_version_and_the_others() {
     watched.until_order("u", Some(2));
     assert_eq!(watched.order("t"), Some(1));
     let problem = watched.problems.errors().next().unwrap().clone();
-    assert_eq!((problem.file.as_deref(), problem.line), (Some("a.yaml"), Some(6)));
+    assert_eq!(problem.file(), Some(("a.yaml", Some(6))));
     assert_eq!(problem.resource.as_deref(), Some("Tier/t"));
     assert_eq!(problem.field.as_deref(), Some("spec.order"));
     assert!(
@@ -206,7 +206,8 @@ fn a_policy_without_readable_name_is_closed() {
     assert_eq!(watched.in_force.len(), 1, "{:?}", watched.in_force);
     let (key, resource) = watched.in_force.first_key_value().unwrap();
     assert!(matches!(resource, Resource::BadPolicy(policy) if policy.selector.is_none() && policy.key == *key));
-    assert_eq!(watched.in_force_of("README"), Some(InForce::Nothing));
+    assert_eq!(watched.in_force_of("README"), None, "no error");
+    assert!(watched.wrong().contains("README: ignored"), "{}", watched.wrong());
     watched.remove("a.yaml");
     watched.until("open again", |watched| watched.in_force.is_empty());
 }
@@ -280,4 +281,42 @@ fn a_rescan_finds_what_nobody_told() {
     // And what appeared is watched.
     std::fs::write(above.join("between/records/a.yaml"), tier("t", 3)).unwrap();
     watched.until_order("t", Some(3));
+}
+
+#[test]
+fn a_file_that_is_moved_into_a_new_directory_stays_in_force() {
+    for _ in 0..3 {
+        let mut watched = Watched::with(&[("b.yaml", &policy("shop", "p", "Deny")), ("a.yaml", &tier("t", 1))]);
+        watched.forget();
+        std::fs::create_dir_all(watched.path("d/e")).unwrap();
+        watched.rename("b.yaml", "d/e/b.yaml");
+        // What git does: the old file goes, and the new one is written.
+        watched.remove("a.yaml");
+        watched.write("f/a.yaml", &tier("t", 1));
+        watched.linger(std::time::Duration::from_millis(600));
+        assert_eq!(watched.deleted(), Vec::<&felid_model::ResourceKey>::new());
+        assert_eq!(watched.said.len(), 0, "{:?}", watched.said);
+        watched.write("f/a.yaml", &tier("t", 2));
+        watched.until_order("t", Some(2));
+        std::fs::remove_dir_all(watched.path("f")).unwrap();
+        watched.until_order("t", None);
+    }
+}
+
+#[test]
+fn a_restart_between_the_halves_of_a_move_keeps_it_in_force() {
+    let mut watched = Watched::with(&[("b.yaml", &policy("shop", "p", "Deny"))]);
+    watched.stop();
+    watched.remove("b.yaml");
+    watched.write("d/b.yaml", &policy("shop", "p", "Deny"));
+    // Touched at this very moment, so that it is not read at once.
+    for _ in 0..3 {
+        watched.write("d/c.yaml", &tier("t", 1));
+    }
+    watched.start();
+    watched.until("in sync", |watched| watched.in_sync);
+    watched.linger(std::time::Duration::from_millis(600));
+    assert_eq!(watched.deleted(), Vec::<&felid_model::ResourceKey>::new());
+    assert!(watched.in_force.contains_key(&policy_key("shop", "p")));
+    assert_eq!(watched.order("t"), Some(1));
 }

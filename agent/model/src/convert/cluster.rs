@@ -1,16 +1,17 @@
-//! `ClusterNetworkPolicy` (v1alpha2), `AdminNetworkPolicy` and `BaselineAdminNetworkPolicy` (v1alpha1). A rule that cannot be
-//! converted is dropped if it would let packets in, and denies everything if not.
+//! `ClusterNetworkPolicy` (v1alpha2), `AdminNetworkPolicy` and `BaselineAdminNetworkPolicy`
+//! (v1alpha1). A rule that cannot be converted is dropped if it would let packets in, and denies
+//! everything if not.
 
 use serde_json::{Map, Value, json};
 
-use crate::Kind;
+use crate::{Direction, Kind};
 
 use super::address::network;
 use super::labels::{Of, everything};
 use super::network::{known_root, protocol};
 use super::ports::{Groups, Port, named};
 use super::read::{At, Faults, Metadata, Reader};
-use super::rules::{Common, Direction, List, Peer, namespaces, pods, policy};
+use super::rules::{PeerSide, RuleList, RuleSource, namespaces, peers_field, pods, policy};
 use super::{Conversion, Converted};
 
 /// Order of the only policy of its kind; what else stands in its tier has at most this.
@@ -37,7 +38,7 @@ pub(super) fn convert(kind: Kind, root: &Map<String, Value>) -> Conversion {
     let (Some(metadata), Some(tier), Some(subject), true) = (metadata, tier, subject, faults.is_empty()) else {
         return Conversion::Failed(faults.take());
     };
-    let lists = [Direction::Ingress, Direction::Egress].map(|direction| (direction, list(kind, &mut spec, direction)));
+    let lists = Direction::BOTH.map(|direction| (direction, list(kind, &mut spec, direction)));
     spec.finish();
     root.finish();
     let types: Vec<&str> = lists
@@ -117,15 +118,16 @@ fn subject(spec: &mut Reader<'_>) -> Option<Map<String, Value>> {
     Some(selected)
 }
 
-fn list(kind: Kind, spec: &mut Reader<'_>, direction: Direction) -> List {
-    let mut list = List::default();
-    for item in spec.list(direction.rules()) {
+fn list(kind: Kind, spec: &mut Reader<'_>, direction: Direction) -> RuleList {
+    let mut list = RuleList::default();
+    for item in spec.list(direction.name()) {
         let faults = Faults::default();
         rule(kind, &item, direction, &faults, &mut list);
         if faults.is_empty() {
             continue;
         }
-        // What may not have been meant to let packets in must not let them in, nor past this policy.
+        // What may not have been meant to let packets in must not let them in, nor past this
+        // policy.
         let closes = matches!(item.value.get("action").and_then(Value::as_str), Some("Deny" | "Pass"));
         if closes {
             list.add_closed(direction, &item.path);
@@ -138,7 +140,7 @@ fn list(kind: Kind, spec: &mut Reader<'_>, direction: Direction) -> List {
 }
 
 /// One rule; it adds nothing to the list if anything about it is bad.
-fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: &mut List) {
+fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: &mut RuleList) {
     let Some(mut rule) = item.reader(faults) else { return };
     let is_cluster = kind == Kind::ClusterNetworkPolicy;
     let name = rule.text("name").unwrap_or_default();
@@ -174,18 +176,18 @@ fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: 
     if ports.is_empty() || says_nothing {
         groups = Groups::everything();
     }
-    let peers: Vec<Option<Peer>> = rule
-        .list(direction.peers())
+    let peers: Vec<Option<PeerSide>> = rule
+        .list(peers_field(direction))
         .iter()
         .filter_map(|at| at.reader(faults))
         .map(|fields| Some(peer(fields, direction)))
         .collect();
     if peers.is_empty() && faults.is_empty() {
-        rule.fault(direction.peers(), "needs at least one peer");
+        rule.fault(peers_field(direction), "needs at least one peer");
     }
     rule.finish();
     if let (Some(action), true) = (action, faults.is_empty()) {
-        let common = Common {
+        let common = RuleSource {
             direction,
             action,
             name,
@@ -197,7 +199,7 @@ fn rule(kind: Kind, item: &At<'_>, direction: Direction, faults: &Faults, list: 
 }
 
 /// An entry of `from` or `to`.
-fn peer(mut fields: Reader<'_>, direction: Direction) -> Peer {
+fn peer(mut fields: Reader<'_>, direction: Direction) -> PeerSide {
     let faults = fields.faults();
     let mut side = Map::new();
     if let Some(at) = fields.value("namespaces") {
@@ -223,7 +225,7 @@ fn peer(mut fields: Reader<'_>, direction: Direction) -> Peer {
     if side.is_empty() && faults.is_empty() {
         faults.push(path.clone(), None, "names no peer that felid knows");
     }
-    Peer { path, side }
+    PeerSide { path, side }
 }
 
 type Entry<'a> = Option<(&'a str, Option<Port>)>;

@@ -1,4 +1,5 @@
-//! `workloadEndpoint` of `apiVersion: v1`: Calico before version 3, with the identifiers in `metadata`.
+//! `workloadEndpoint` of `apiVersion: v1`: Calico before version 3, with the identifiers in
+//! `metadata`.
 
 use serde_json::{Map, Value, json};
 use sha1::{Digest as _, Sha1};
@@ -160,45 +161,8 @@ fn read_spec(spec: &mut Reader<'_>, converted: &mut Map<String, Value>, origins:
             converted.insert(key.to_owned(), Value::Array(list));
         }
     };
-    let mut nets = Vec::new();
-    for at in spec.list("ipNetworks") {
-        match at.value.as_str().and_then(network_or_address) {
-            Some(net) => nets.push((net.addr().is_ipv6(), net.to_string(), at.path)),
-            None => faults.push(at.path, Some(at.value), "expected an IP address"),
-        }
-    }
-    // The sort is stable: within a family the order stays.
-    nets.sort_by_key(|(is_v6, ..)| *is_v6);
-    origins.extend(
-        nets.iter()
-            .enumerate()
-            .map(|(i, (.., path))| (format!("spec.ipNetworks[{i}]"), path.clone())),
-    );
-    insert("ipNetworks", nets.into_iter().map(|(_, net, _)| json!(net)).collect());
-    let mut nats = Vec::new();
-    for at in spec.list("ipNATs") {
-        let Some(mut fields) = at.reader(faults) else { continue };
-        let mut side = |key| {
-            let found = fields.required_text(key).map(address);
-            if found == Some(None) {
-                fields.fault(key, "expected an IP address");
-            }
-            found.flatten()
-        };
-        let (internal, external) = (side("internalIP"), side("externalIP"));
-        fields.finish();
-        if let (Some(internal), Some(external)) = (internal, external) {
-            let nat = json!({"internalIP": internal.to_string(), "externalIP": external.to_string()});
-            nats.push((internal.is_ipv6(), nat, at.path));
-        }
-    }
-    nats.sort_by_key(|(is_v6, ..)| *is_v6);
-    origins.extend(
-        nats.iter()
-            .enumerate()
-            .map(|(i, (.., path))| (format!("spec.ipNATs[{i}]"), path.clone())),
-    );
-    insert("ipNATs", nats.into_iter().map(|(_, nat, _)| nat).collect());
+    insert("ipNetworks", in_family_order("ipNetworks", networks(spec), origins));
+    insert("ipNATs", in_family_order("ipNATs", translations(spec), origins));
     let profiles = spec.list("profiles");
     let profiles = profiles
         .iter()
@@ -227,7 +191,56 @@ fn read_spec(spec: &mut Reader<'_>, converted: &mut Map<String, Value>, origins:
     }
 }
 
-/// A MAC address in the common form. One that is none stays: its form is checked where all endpoints' are.
+/// A converted item of a list, whether it is of IPv6, and the path that it comes from.
+type FamilyItem = (bool, Value, String);
+
+/// The items of a list, IPv4 first, as Calico lists them; within a family their order stays. Notes
+/// where each comes from.
+fn in_family_order(key: &str, mut items: Vec<FamilyItem>, origins: &mut Vec<(String, String)>) -> Vec<Value> {
+    items.sort_by_key(|(is_ipv6, ..)| *is_ipv6);
+    let paths = items.iter().enumerate();
+    origins.extend(paths.map(|(i, (.., path))| (format!("spec.{key}[{i}]"), path.clone())));
+    items.into_iter().map(|(_, value, _)| value).collect()
+}
+
+/// `ipNetworks`: addresses and networks.
+fn networks(spec: &mut Reader<'_>) -> Vec<FamilyItem> {
+    let faults = spec.faults();
+    let mut nets = Vec::new();
+    for at in spec.list("ipNetworks") {
+        match at.value.as_str().and_then(network_or_address) {
+            Some(net) => nets.push((net.addr().is_ipv6(), json!(net.to_string()), at.path)),
+            None => faults.push(at.path, Some(at.value), "expected an IP address"),
+        }
+    }
+    nets
+}
+
+/// `ipNATs`: pairs of an internal and an external address.
+fn translations(spec: &mut Reader<'_>) -> Vec<FamilyItem> {
+    let faults = spec.faults();
+    let mut nats = Vec::new();
+    for at in spec.list("ipNATs") {
+        let Some(mut fields) = at.reader(faults) else { continue };
+        let mut side = |key| {
+            let found = fields.required_text(key).map(address);
+            if found == Some(None) {
+                fields.fault(key, "expected an IP address");
+            }
+            found.flatten()
+        };
+        let (internal, external) = (side("internalIP"), side("externalIP"));
+        fields.finish();
+        if let (Some(internal), Some(external)) = (internal, external) {
+            let nat = json!({"internalIP": internal.to_string(), "externalIP": external.to_string()});
+            nats.push((internal.is_ipv6(), nat, at.path));
+        }
+    }
+    nats
+}
+
+/// A MAC address in the common form. One that is none stays: its form is checked where all
+/// endpoints' are.
 fn hardware_address(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let Some(groups) = lower
@@ -275,8 +288,8 @@ fn profile(name: &str) -> String {
 /// A name in the form that names have now: lower-case letters, digits, inner `-` and single `.`.
 fn normalised(name: &str) -> String {
     let mut found = String::new();
-    // What stands between two letters or digits becomes one `.` if there is one in it or a `/`; else each `-` stays, and each row
-    // of other characters becomes one.
+    // What stands between two letters or digits becomes one `.` if there is one in it or a `/`;
+    // else each `-` stays, and each row of other characters becomes one.
     let mut between = String::new();
     let mut in_row = false;
     for c in name.to_lowercase().chars() {

@@ -1,8 +1,9 @@
 //! From records of Kubernetes, and of Calico before version 3, to Calico v3 resources.
 //!
-//! In: one record as JSON. Out: the Calico v3 resource that means the same, as JSON, or what is wrong with the record. A rule that
-//! cannot be converted is dropped if it would allow, and becomes a rule that denies everything if not; the rest of its policy
-//! stays. Never: checks of forms that change nothing about the conversion (names, label syntax), which decoding does.
+//! In: one record as JSON. Out: the Calico v3 resource that means the same, as JSON, or what is
+//! wrong with the record. A rule that cannot be converted is dropped if it would allow, and becomes
+//! a rule that denies everything if not; the rest of its policy stays. Never: checks of forms that
+//! change nothing about the conversion (names, label syntax), which decoding does.
 
 mod address;
 mod cluster;
@@ -25,30 +26,33 @@ pub(crate) use labels::{Of, selector};
 pub use read::Fault;
 pub(crate) use read::{At, Faults, Reader};
 
-/// What a record turned out to be.
+/// What a record was converted to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conversion {
-    /// A resource. Boxed, since most records are this one.
+    /// A resource of Calico.
     Resource(Box<Converted>),
-    /// The record has no counterpart among Calico's resources; why.
+    /// The record has no counterpart among Calico's resources, for this reason.
     Nothing(&'static str),
-    /// It cannot be converted; at least one fault.
+    /// The record cannot be converted; there is at least one fault.
     Failed(Vec<Fault>),
 }
 
-/// A converted record.
+/// A record that was converted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Converted {
-    /// The Calico v3 resource.
+    /// The resource in the form `projectcalico.org/v3`.
     pub resource: Value,
-    /// What is wrong with the record: rules that were dropped or replaced, fields that are not known.
+    /// What is wrong with the record: rules that were dropped or replaced, and fields that are not
+    /// known.
     pub faults: Vec<Fault>,
-    /// Where parts of the resource come from: its paths, each with the path in the record.
+    /// Where the parts of the resource come from: paths in the resource, each with its path in the
+    /// record.
     pub(crate) origins: Vec<(String, String)>,
 }
 
 impl Converted {
-    /// The path in the record for a path in the resource; for one that no part of the record is known for, the nearest that is.
+    /// Returns the path in the record that a path in the resource comes from. Where nothing is
+    /// known of the path itself, that of the nearest field around it is returned.
     pub(crate) fn origin(&self, path: &str) -> String {
         let found = self
             .origins
@@ -62,7 +66,8 @@ impl Converted {
     }
 }
 
-/// Converts a record. Calico v3 resources stay as they are.
+/// Converts a record of Kubernetes, or of Calico's v1 form. Resources in Calico's v3 form stay as
+/// they are.
 pub fn convert(record: &Value) -> Conversion {
     let Value::Object(root) = record else {
         return failed(

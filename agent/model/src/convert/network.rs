@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::Kind;
+use crate::{Direction, Kind};
 
 use super::address::network;
 use super::labels::{Of, selector};
 use super::ports::{Groups, Port, named};
 use super::read::{At, Faults, Metadata, Reader};
-use super::rules::{Common, Direction, List, Peer, policy};
+use super::rules::{PeerSide, RuleList, RuleSource, peers_field, policy};
 use super::{Conversion, Converted};
 
 /// The place of all of these policies in their tier.
@@ -17,7 +17,8 @@ const ORDER: u32 = 1000;
 /// What became of a bad rule.
 const DROPPED: &str = "the rule is left out";
 
-/// Converts a policy; of a staged one, which is a resource of Calico itself, the policy that it proposes.
+/// Converts a policy; of a staged one, which is a resource of Calico itself, the policy that it
+/// proposes.
 pub(super) fn convert(kind: Kind, root: &Map<String, Value>) -> Conversion {
     let faults = Faults::default();
     let mut root = known_root(root, &faults);
@@ -38,7 +39,7 @@ pub(super) fn convert(kind: Kind, root: &Map<String, Value>) -> Conversion {
     let Some(metadata) = metadata else {
         return Conversion::Failed(faults.take());
     };
-    let lists = [Direction::Ingress, Direction::Egress].map(|direction| (direction, list(&mut spec, direction)));
+    let lists = Direction::BOTH.map(|direction| (direction, list(&mut spec, direction)));
     spec.finish();
     root.finish();
     let mut converted = Map::new();
@@ -111,9 +112,9 @@ fn types(spec: &mut Reader<'_>, has_egress_rules: bool) -> Vec<&'static str> {
         .collect()
 }
 
-fn list(spec: &mut Reader<'_>, direction: Direction) -> List {
-    let mut list = List::default();
-    for item in spec.list(direction.rules()) {
+fn list(spec: &mut Reader<'_>, direction: Direction) -> RuleList {
+    let mut list = RuleList::default();
+    for item in spec.list(direction.name()) {
         let faults = Faults::default();
         rule(&item, direction, &faults, &mut list);
         spec.faults().absorb_rule(&faults, DROPPED);
@@ -122,7 +123,7 @@ fn list(spec: &mut Reader<'_>, direction: Direction) -> List {
 }
 
 /// One rule; it adds nothing to the list if anything about it is bad.
-fn rule(item: &At<'_>, direction: Direction, faults: &Faults, list: &mut List) {
+fn rule(item: &At<'_>, direction: Direction, faults: &Faults, list: &mut RuleList) {
     let Some(mut rule) = item.reader(faults) else { return };
     let mut groups = Groups::default();
     let ports = rule.list("ports");
@@ -136,8 +137,8 @@ fn rule(item: &At<'_>, direction: Direction, faults: &Faults, list: &mut List) {
     if ports.is_empty() {
         groups = Groups::everything();
     }
-    let mut peers: Vec<Option<Peer>> = rule
-        .list(direction.peers())
+    let mut peers: Vec<Option<PeerSide>> = rule
+        .list(peers_field(direction))
         .iter()
         .filter_map(|at| at.reader(faults))
         .map(|fields| Some(peer(fields)))
@@ -147,7 +148,7 @@ fn rule(item: &At<'_>, direction: Direction, faults: &Faults, list: &mut List) {
     }
     rule.finish();
     if faults.is_empty() {
-        let common = Common {
+        let common = RuleSource {
             direction,
             action: "Allow",
             name: "",
@@ -217,7 +218,7 @@ fn number_or_name(value: &Value) -> Option<Port> {
 }
 
 /// An entry of `from` or `to`.
-fn peer(mut fields: Reader<'_>) -> Peer {
+fn peer(mut fields: Reader<'_>) -> PeerSide {
     let faults = fields.faults();
     let mut side = Map::new();
     if let Some(mut block) = fields.object("ipBlock") {
@@ -255,5 +256,5 @@ fn peer(mut fields: Reader<'_>) -> Peer {
     }
     let path = fields.path().to_owned();
     fields.finish();
-    Peer { path, side }
+    PeerSide { path, side }
 }

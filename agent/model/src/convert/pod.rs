@@ -28,6 +28,15 @@ const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
 const SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
+/// Fields of the endpoint that come from the same field of every pod.
+const FIXED_ORIGINS: [(&str, &str); 5] = [
+    ("spec.node", "spec.nodeName"),
+    ("spec.pod", "metadata.name"),
+    ("spec.profiles", "metadata.namespace"),
+    ("spec.profiles[1]", "spec.serviceAccountName"),
+    ("spec.interfaceName", "metadata.name"),
+];
+
 /// Converts a pod.
 pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
     let faults = Faults::default();
@@ -51,7 +60,7 @@ pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
     let Some(node) = node else {
         return Conversion::Nothing("the pod is not scheduled yet");
     };
-    let mut pod = Pod {
+    let mut pod = PodReader {
         metadata,
         node,
         account: spec.text("serviceAccountName"),
@@ -75,13 +84,7 @@ pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
         pod.v3_spec(&nets, nats, sources, ports),
     );
     let mut origins = pod.origins;
-    for (to, from) in [
-        ("spec.node", "spec.nodeName"),
-        ("spec.pod", "metadata.name"),
-        ("spec.profiles", "metadata.namespace"),
-        ("spec.profiles[1]", "spec.serviceAccountName"),
-        ("spec.interfaceName", "metadata.name"),
-    ] {
+    for (to, from) in FIXED_ORIGINS {
         origins.push((to.to_owned(), from.to_owned()));
     }
     Conversion::Resource(Box::new(Converted {
@@ -91,14 +94,15 @@ pub(super) fn convert(root: &Map<String, Value>) -> Conversion {
     }))
 }
 
-/// A pod that has ended, or whose network was taken away, has no addresses any more, whatever its status says.
+/// A pod that has ended, or whose network was taken away, has no addresses any more, whatever its
+/// status says.
 fn is_finished(metadata: &Metadata<'_>, status: &mut Reader<'_>) -> bool {
     let blank = |annotation: &str| metadata.annotations.get(annotation) == Some(&"");
     matches!(status.text("phase"), Some("Succeeded" | "Failed" | "Completed"))
         || (metadata.is_being_deleted && (blank(POD_IP) || blank(AWS_POD_IPS)))
 }
 
-struct Pod<'a> {
+struct PodReader<'a> {
     metadata: Metadata<'a>,
     node: &'a str,
     account: Option<&'a str>,
@@ -106,7 +110,7 @@ struct Pod<'a> {
     faults: &'a Faults,
 }
 
-impl Pod<'_> {
+impl PodReader<'_> {
     fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.get(key).copied()
     }

@@ -50,7 +50,8 @@ impl Groups {
     }
 }
 
-/// Ports as rules have them. Two numbers or more are sorted behind the names, and neighbours joined.
+/// Ports as rules have them. Two numbers or more are sorted behind the names, and neighbours
+/// joined.
 fn written(ports: &[Port]) -> Vec<Value> {
     let mut names = Vec::new();
     let mut ranges = Vec::new();

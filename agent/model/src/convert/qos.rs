@@ -1,4 +1,5 @@
-//! `qosControls` from a pod's annotations. What does not parse, or lacks what it needs, is left out.
+//! `qosControls` from a pod's annotations. What does not parse, or lacks what it needs, is left
+//! out.
 
 use std::collections::BTreeMap;
 

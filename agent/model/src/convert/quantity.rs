@@ -3,7 +3,8 @@
 /// Beyond any limit that is checked against. Small enough that nothing here overflows.
 const MOST: u128 = u64::MAX as u128;
 
-/// The quantity, rounded up to a whole number, not below 0 and not above `u64::MAX`; `None` if it does not parse.
+/// The quantity, rounded up to a whole number, not below 0 and not above `u64::MAX`; `None` if it
+/// does not parse.
 pub(super) fn parse(text: &str) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -88,7 +89,8 @@ fn scaled(digits: &str, ten: i64, two: u32) -> u128 {
     };
     let rest = digits.get(keep.min(digits.len())..).unwrap_or_default();
     let base = whole.saturating_mul(1 << two);
-    // The fraction as thirty digits behind the point, rounded up: more precise than anything that can matter.
+    // The fraction as thirty digits behind the point, rounded up: more precise than anything that
+    // can matter.
     let leading = usize::try_from(point.min(0).unsigned_abs()).unwrap_or(usize::MAX);
     let mut fraction: u128 = 0;
     let mut inexact = false;

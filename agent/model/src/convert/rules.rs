@@ -2,55 +2,30 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::Kind;
+use crate::{Direction, Kind};
 
 use super::labels::{Of, selector};
 use super::ports::Groups;
 use super::read::{At, Faults, Reader};
 
-/// The two lists of rules.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Ingress,
-    Egress,
+/// The field of a Kubernetes rule that lists its peers.
+pub(super) fn peers_field(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
 }
 
-impl Direction {
-    /// The list's name, in records of Kubernetes and of Calico.
-    pub(super) fn rules(self) -> &'static str {
-        match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
-    }
-
-    /// Where peers stand in a rule of Kubernetes.
-    pub(super) fn peers(self) -> &'static str {
-        match self {
-            Direction::Ingress => "from",
-            Direction::Egress => "to",
-        }
-    }
-
-    /// Where the peer stands in a rule of Calico.
-    fn side(self) -> &'static str {
-        match self {
-            Direction::Ingress => "source",
-            Direction::Egress => "destination",
-        }
-    }
-
-    /// As `types` have it.
-    pub(super) fn policy_type(self) -> &'static str {
-        match self {
-            Direction::Ingress => "Ingress",
-            Direction::Egress => "Egress",
-        }
+/// The side of a Calico rule that describes the peer.
+fn peer_side(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "source",
+        Direction::Egress => "destination",
     }
 }
 
 /// What the rules of one rule have in common.
-pub(super) struct Common<'a> {
+pub(super) struct RuleSource<'a> {
     pub(super) direction: Direction,
     pub(super) action: &'a str,
     /// Name, for the annotation; empty = none.
@@ -62,22 +37,23 @@ pub(super) struct Common<'a> {
 }
 
 /// A peer as a side of a rule.
-pub(super) struct Peer {
+pub(super) struct PeerSide {
     pub(super) path: String,
     pub(super) side: Map<String, Value>,
 }
 
 /// Rules of one list, with where each comes from.
 #[derive(Default)]
-pub(super) struct List {
+pub(super) struct RuleList {
     pub(super) rules: Vec<Value>,
     pub(super) origins: Vec<(String, String)>,
 }
 
-impl List {
-    /// Adds the rules of one source rule: for each group of ports one for each peer; `None` = anything.
-    pub(super) fn add(&mut self, common: &Common<'_>, groups: &Groups, peers: &[Option<Peer>]) {
-        let side = common.direction.side();
+impl RuleList {
+    /// Adds the rules of one source rule: for each group of ports one for each peer; `None` =
+    /// anything.
+    pub(super) fn add(&mut self, common: &RuleSource<'_>, groups: &Groups, peers: &[Option<PeerSide>]) {
+        let side = peer_side(common.direction);
         for (protocol, ports) in groups.sorted() {
             for peer in peers {
                 let mut rule = Map::new();
@@ -85,7 +61,7 @@ impl List {
                 if !protocol.is_empty() {
                     rule.insert("protocol".to_owned(), json!(protocol));
                 }
-                let at = format!("spec.{}[{}]", common.direction.rules(), self.rules.len());
+                let at = format!("spec.{}[{}]", common.direction.name(), self.rules.len());
                 self.origins.push((at.clone(), common.path.to_owned()));
                 let ports_at = format!("{}.{}", common.path, common.ports);
                 self.origins.push((format!("{at}.protocol"), ports_at.clone()));
@@ -116,7 +92,7 @@ impl List {
 
     /// Adds a rule that denies everything, in place of one that could not be converted.
     pub(super) fn add_closed(&mut self, direction: Direction, path: &str) {
-        let at = format!("spec.{}[{}]", direction.rules(), self.rules.len());
+        let at = format!("spec.{}[{}]", direction.name(), self.rules.len());
         self.origins.push((at, path.to_owned()));
         self.rules.push(json!({"action": "Deny"}));
     }
@@ -146,13 +122,13 @@ pub(super) fn policy(
     kind: Kind,
     metadata: Value,
     spec: Map<String, Value>,
-    lists: [(Direction, List); 2],
+    lists: [(Direction, RuleList); 2],
 ) -> (Value, Vec<(String, String)>) {
     let mut spec = spec;
     let mut origins = Vec::new();
     for (direction, list) in lists {
         if !list.rules.is_empty() {
-            spec.insert(direction.rules().to_owned(), Value::Array(list.rules));
+            spec.insert(direction.name().to_owned(), Value::Array(list.rules));
         }
         origins.extend(list.origins);
     }

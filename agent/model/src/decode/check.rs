@@ -70,7 +70,8 @@ pub(super) fn container_id(text: &str) -> Check {
     )
 }
 
-/// The part of label keys and values after the prefix: up to 63 letters, digits, inner `-`, `_`, `.`.
+/// The part of label keys and values after the prefix: up to 63 letters, digits, inner `-`, `_`,
+/// `.`.
 fn is_label_text(text: &str) -> bool {
     let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 63
@@ -162,7 +163,8 @@ pub(super) fn interface_prefix(text: &str) -> Check {
     )
 }
 
-/// An address. IPv4 addresses in IPv6 form are refused: they would be compared as what they are not.
+/// An address. IPv4 addresses in IPv6 form are refused: they would be compared as what they are
+/// not.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => Err("write IPv4 addresses as such".to_owned()),
@@ -196,7 +198,8 @@ pub(super) fn network_or_address(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// Octets of a MAC address: 6 or 8, two digits each between `:` or `-`, or four digits each between dots.
+/// Octets of a MAC address: 6 or 8, two digits each between `:` or `-`, or four digits each between
+/// dots.
 pub(super) fn mac(text: &str) -> Result<Vec<u8>, String> {
     let error = || "expected a MAC address, such as 00:11:22:aa:bb:cc, 00-11-22-aa-bb-cc or 0011.22aa.bbcc".to_owned();
     let separator = text.chars().find(|c| matches!(c, ':' | '-' | '.')).ok_or_else(error)?;

@@ -1,7 +1,7 @@
 //! `WorkloadEndpoint`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use super::check;
 use super::entity;
 use super::fields::{Fields, object};
 use super::metadata::{self, Metadata};
-use super::ports::{self, Owner};
+use super::ports::{self, PortOwner};
 use super::rule;
 use super::simple::Read;
 
@@ -37,24 +37,14 @@ pub(super) fn workload(mut root: Fields<'_>) -> Read {
     let key = key(&root, &metadata, &ids);
     let ip_networks = ip_networks(&mut spec);
     let ip_nats = ip_nats(&mut spec, &ip_networks);
-    let ipv4_gateway = gateway(&mut spec, "ipv4Gateway", |address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    let ipv6_gateway = gateway(&mut spec, "ipv6Gateway", |address| match address {
-        IpAddr::V6(address) => Some(address),
-        IpAddr::V4(_) => None,
-    });
+    let (ipv4_gateway, ipv6_gateway) = gateways(&mut spec);
     let profiles = rule::checked_strings(&mut spec, "profiles", check::identifier);
     let interface_name = interface(&mut spec);
     let mac = mac(&mut spec);
-    let ports = ports::read(&mut spec, Owner::Workload);
+    let ports = ports::read(&mut spec, PortOwner::Workload);
     let allow_spoofed_source_prefixes = spoofed_sources(&mut spec);
     let qos_controls = qos(&mut spec);
-    let aws_elastic_ips = entity::addresses(&mut spec, "awsElasticIPs");
-    if !aws_elastic_ips.is_empty() {
-        spec.warn("awsElasticIPs", "only shown: the cloud translates these, not the host");
-    }
+    let aws_elastic_ips = elastic_ips(&mut spec);
     spec.finish();
     let labels = labels(&root, &metadata, &ids.orchestrator);
     metadata::finish_root(root);
@@ -87,15 +77,45 @@ pub(super) fn workload(mut root: Fields<'_>) -> Read {
     (key, resource)
 }
 
+/// `ipv4Gateway` and `ipv6Gateway`.
+fn gateways(spec: &mut Fields<'_>) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let ipv4 = gateway(spec, "ipv4Gateway", |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let ipv6 = gateway(spec, "ipv6Gateway", |address| match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    });
+    (ipv4, ipv6)
+}
+
+/// `awsElasticIPs`, with a warning, since the host does not translate them.
+fn elastic_ips(spec: &mut Fields<'_>) -> Vec<IpAddr> {
+    let addresses = entity::addresses(spec, "awsElasticIPs");
+    if !addresses.is_empty() {
+        spec.warn("awsElasticIPs", "only shown: the cloud translates these, not the host");
+    }
+    addresses
+}
+
 /// The name is built from the identifiers; one that is written must be the same.
 fn key(root: &Fields<'_>, metadata: &Metadata, ids: &Identifiers) -> Option<ResourceKey> {
     let issues = root.issues();
-    let built = match ids.name(false) {
-        Ok(built) => built,
-        Err(error) => {
-            issues.forbidden(format!("spec.{}", error.field), None, &error.reason);
-            return metadata.key(Kind::WorkloadEndpoint);
+    let Ok(built) = ids.name(false) else {
+        // All that is missing at once, so that a record written by hand needs one round.
+        for fault in ids.faults() {
+            let field = format!("spec.{}", fault.field);
+            if !issues.has_error_at(&field) {
+                issues.forbidden(field, None, &fault.reason);
+            }
         }
+        if let Some(name) = metadata.name.as_ref().filter(|name| !is_endpoint_name(name)) {
+            let reason = "cannot be an endpoint's name: those are NODE-ORCHESTRATOR-WORKLOAD-ENDPOINT, with each \"-\" in a part \
+                          doubled; leave it out, and it is built from the spec";
+            issues.forbidden("metadata.name".to_owned(), Some(&Value::String(name.clone())), reason);
+        }
+        return metadata.key(Kind::WorkloadEndpoint);
     };
     match &metadata.name {
         Some(name) => {
@@ -121,6 +141,12 @@ fn key(root: &Fields<'_>, metadata: &Metadata, ids: &Identifiers) -> Option<Reso
             namespace.map(|namespace| ResourceKey::new(Kind::WorkloadEndpoint, Some(namespace), &built))
         }
     }
+}
+
+/// Whether a name has the four parts that each endpoint's name has.
+fn is_endpoint_name(name: &str) -> bool {
+    let parts = Identifiers::parse(name);
+    parts.is_ok_and(|ids| !ids.endpoint.is_empty())
 }
 
 /// Labels that only felid gives are taken away and given.
@@ -222,11 +248,13 @@ fn interface(spec: &mut Fields<'_>) -> Option<String> {
     spec.checked(key, check::interface).map(str::to_owned)
 }
 
-/// What no frame can come from: the address of an endpoint whose own cannot be that of an Ethernet interface.
+/// What no frame can come from: the address of an endpoint whose own cannot be that of an Ethernet
+/// interface.
 const NO_MAC: [u8; 6] = [0xff; 6];
 
-/// A MAC address. Those of 64 bits stand for one of 48 if they were made from it (`ff:fe` or `ff:ff` in the middle); no frame can
-/// have any other, so that nothing comes from such an endpoint. Leaving it out instead would let every frame pass.
+/// A MAC address. Those of 64 bits stand for one of 48 if they were made from it (`ff:fe` or
+/// `ff:ff` in the middle); no frame can have any other, so that nothing comes from such an
+/// endpoint. Leaving it out instead would let every frame pass.
 fn mac(spec: &mut Fields<'_>) -> Option<[u8; 6]> {
     let key = "mac";
     let octets = match check::mac(spec.text(key)?) {
@@ -281,7 +309,8 @@ const LIMITS: [&str; 14] = [
     "egressMaxConnections",
 ];
 
-/// `qosControls`: whether they limit anything. felid shows them and does not enforce them, and says so.
+/// `qosControls`: whether they limit anything. felid shows them and does not enforce them, and says
+/// so.
 fn qos(spec: &mut Fields<'_>) -> bool {
     let Some(mut qos) = spec.object("qosControls") else {
         return false;

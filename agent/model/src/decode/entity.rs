@@ -5,35 +5,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::{EntityRule, Port, Protocol, Selector, ServiceAccountMatch, ServiceMatch};
+use crate::{Direction, EntityRule, Port, Selector, ServiceAccountMatch, ServiceMatch};
 
 use super::check;
 use super::fields::{At, Fields};
-use super::rule::{Direction, Owner, Unknown};
+use super::rule_context::{RuleContext, RuleOwner, RuleSide, UnknownFields};
 
-/// Which side.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Source,
-    Destination,
-}
-
-/// What ports may be matched.
-#[derive(Clone, Copy)]
-pub(super) struct Ports {
-    pub(super) protocol: Option<Protocol>,
-    /// A protocol is given, be it good or bad.
-    pub(super) given: bool,
-}
-
-/// Reads a side.
+/// Reads one side of a rule; what it does not know goes to `unknown`.
 pub(super) fn decode(
     mut fields: Fields<'_>,
-    side: Side,
-    direction: Direction,
-    owner: Owner,
-    ports: Ports,
-    unknown: &mut Unknown,
+    side: RuleSide,
+    rule: RuleContext,
+    unknown: &mut UnknownFields,
 ) -> EntityRule {
     let entity = EntityRule {
         nets: nets(&mut fields, "nets"),
@@ -41,10 +24,10 @@ pub(super) fn decode(
         selector: selector(&mut fields, "selector"),
         not_selector: selector(&mut fields, "notSelector"),
         namespace_selector: namespace_selector(&mut fields),
-        ports: self::ports(&mut fields, "ports", ports),
-        not_ports: self::ports(&mut fields, "notPorts", ports),
+        ports: ports(&mut fields, "ports", rule),
+        not_ports: ports(&mut fields, "notPorts", rule),
         service_accounts: service_accounts(&mut fields, unknown),
-        services: services(&mut fields, side, direction, owner, unknown),
+        services: services(&mut fields, side, rule, unknown),
     };
     unknown.collect(&fields);
     entity
@@ -99,17 +82,17 @@ fn nets(fields: &mut Fields<'_>, key: &'static str) -> Vec<IpNet> {
     nets
 }
 
-fn ports(fields: &mut Fields<'_>, key: &'static str, allowed: Ports) -> Vec<Port> {
+fn ports(fields: &mut Fields<'_>, key: &'static str, rule: RuleContext) -> Vec<Port> {
     let issues = fields.issues();
     let items = fields.list(key);
-    if !items.is_empty() && allowed.protocol.is_some_and(|protocol| !protocol.has_ports()) {
+    if !items.is_empty() && rule.protocol.is_some_and(|protocol| !protocol.has_ports()) {
         fields.forbid(key, "only TCP, UDP and SCTP have ports");
     }
     let mut ports = Vec::new();
     for at in items {
         match parse_port(&at) {
             Ok(port) => {
-                if matches!(port, Port::Range(..)) && !allowed.given {
+                if matches!(port, Port::Range(..)) && !rule.protocol_given {
                     let reason = "a port number needs protocol TCP, UDP or SCTP";
                     issues.forbidden(at.path, Some(at.value), reason);
                 } else if let Port::Named(name) = &port
@@ -155,7 +138,7 @@ fn parse_port(at: &At<'_>) -> Result<Port, String> {
     }
 }
 
-fn service_accounts(fields: &mut Fields<'_>, unknown: &mut Unknown) -> Option<ServiceAccountMatch> {
+fn service_accounts(fields: &mut Fields<'_>, unknown: &mut UnknownFields) -> Option<ServiceAccountMatch> {
     let mut accounts = fields.object("serviceAccounts")?;
     let names = accounts.strings("names").into_iter().map(|(_, name)| name.to_owned());
     let found = ServiceAccountMatch {
@@ -169,10 +152,9 @@ fn service_accounts(fields: &mut Fields<'_>, unknown: &mut Unknown) -> Option<Se
 /// `services`: what stands behind a service, on the peer's side of a rule.
 fn services(
     fields: &mut Fields<'_>,
-    side: Side,
-    direction: Direction,
-    owner: Owner,
-    unknown: &mut Unknown,
+    side: RuleSide,
+    rule: RuleContext,
+    unknown: &mut UnknownFields,
 ) -> Option<ServiceMatch> {
     let mut services = fields.object("services")?;
     let name = services.checked("name", check::subdomain).map(str::to_owned);
@@ -180,20 +162,20 @@ fn services(
         services.issue("name", "is required");
     }
     let namespace = services.checked("namespace", check::subdomain).map(str::to_owned);
-    if owner == Owner::GlobalNetworkPolicy && services.text("namespace").is_none() {
+    if rule.owner == RuleOwner::GlobalNetworkPolicy && services.text("namespace").is_none() {
         services.forbid("namespace", "is required in a GlobalNetworkPolicy");
     }
     unknown.collect(&services);
     let placed = matches!(
-        (side, direction),
-        (Side::Source, Direction::Ingress) | (Side::Destination, Direction::Egress)
+        (side, rule.direction),
+        (RuleSide::Source, Direction::Ingress) | (RuleSide::Destination, Direction::Egress)
     );
     if !placed {
         let reason = "may only be the source of ingress rules or the destination of egress rules";
         fields.forbid("services", reason);
     }
     let mut others = vec!["selector", "notSelector", "namespaceSelector", "nets", "notNets"];
-    if side == Side::Destination {
+    if side == RuleSide::Destination {
         others.extend(["ports", "notPorts"]);
     }
     for key in others {

@@ -1,9 +1,71 @@
-//! Fields of `FelixConfiguration` that Calico knows and felid does not follow.
+//! Fields of `FelixConfiguration` that the records of the datastore may hold, but cannot set.
 
-/// Their names, sorted.
-pub(super) const NOT_FOLLOWED: [&str; 184] = [
+/// Settings that felid takes from its flags, its environment and `--config` alone, since they hold
+/// from its start to its end. Some of them are Felix's, the others are felid's own. The names are
+/// sorted.
+pub(super) const AT_START: [&str; 49] = [
     "allowIPIPPacketsFromWorkloads",
     "allowVXLANPacketsFromWorkloads",
+    "bpfConntrackTimeouts",
+    "bpfMapSizeConntrack",
+    "bpfMapSizeIPSets",
+    "bpffs",
+    "bpffsPrivate",
+    "conntrackEstablishedSize",
+    "conntrackEstablishedSizeV6",
+    "conntrackHalfOpenSize",
+    "conntrackSweepInterval",
+    "conntrackTimeouts",
+    "datastore",
+    "felixHostname",
+    "healthEnabled",
+    "healthHost",
+    "healthListen",
+    "healthPort",
+    "interfaceRefreshInterval",
+    "logFormat",
+    "loglevel",
+    "maxClasses",
+    "maxFlowsPerEndpoint",
+    "maxNamedPorts",
+    "maxNets",
+    "maxPeers",
+    "maxSets",
+    "metricsCAFile",
+    "metricsCertFile",
+    "metricsClientAuth",
+    "metricsKeyFile",
+    "metricsListen",
+    "metricsMaxPolicies",
+    "node",
+    "nodename",
+    "prometheusMetricsCAFile",
+    "prometheusMetricsCertFile",
+    "prometheusMetricsClientAuth",
+    "prometheusMetricsEnabled",
+    "prometheusMetricsHost",
+    "prometheusMetricsKeyFile",
+    "prometheusMetricsPort",
+    "rescanInterval",
+    "retryInterval",
+    "routeRefreshInterval",
+    "runDir",
+    "stateDir",
+    "systemCallFilter",
+    "vxlanPort",
+];
+
+/// Returns whether Felix has a setting of this name, in any case of letters, that felid does not
+/// have.
+pub fn is_setting_of_felix_alone(name: &str) -> bool {
+    NOT_FOLLOWED.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// What is said of such a setting wherever it stands.
+pub const NO_SUCH_SETTING: &str = "has no effect: felid does not have this setting of Felix";
+
+/// Settings that Felix has and felid does not. The names are sorted.
+pub(super) const NOT_FOLLOWED: [&str; 165] = [
     "awsSrcDstCheck",
     "bpfAttachType",
     "bpfCTLBLogFilter",
@@ -11,7 +73,6 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "bpfConnectTimeLoadBalancingEnabled",
     "bpfConntrackLogLevel",
     "bpfConntrackMode",
-    "bpfConntrackTimeouts",
     "bpfDSROptoutCIDRs",
     "bpfDataIfacePattern",
     "bpfDisableGROForIfaces",
@@ -36,10 +97,8 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "bpfLogLevel",
     "bpfMaglevMaxEndpointsPerService",
     "bpfMaglevMaxServices",
-    "bpfMapSizeConntrack",
     "bpfMapSizeConntrackCleanupQueue",
     "bpfMapSizeConntrackScaling",
-    "bpfMapSizeIPSets",
     "bpfMapSizeIfState",
     "bpfMapSizeNATAffinity",
     "bpfMapSizeNATBackend",
@@ -83,12 +142,8 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "goGCThreshold",
     "goMaxProcs",
     "goMemoryLimitMB",
-    "healthEnabled",
-    "healthHost",
-    "healthPort",
     "healthTimeoutOverrides",
     "interfaceExclude",
-    "interfaceRefreshInterval",
     "ipForwarding",
     "ipipEnabled",
     "ipipMTU",
@@ -141,20 +196,12 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "policySyncPathPrefix",
     "programClusterRoutes",
     "prometheusGoMetricsEnabled",
-    "prometheusMetricsCAFile",
-    "prometheusMetricsCertFile",
-    "prometheusMetricsClientAuth",
-    "prometheusMetricsEnabled",
-    "prometheusMetricsHost",
-    "prometheusMetricsKeyFile",
-    "prometheusMetricsPort",
     "prometheusProcessMetricsEnabled",
     "prometheusWireGuardMetricsEnabled",
     "removeExternalRoutes",
     "reportingInterval",
     "reportingTTL",
     "requireMTUFile",
-    "routeRefreshInterval",
     "routeSource",
     "routeSyncDisabled",
     "routeTableRange",
@@ -168,7 +215,6 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "vxlanEnabled",
     "vxlanMTU",
     "vxlanMTUV6",
-    "vxlanPort",
     "vxlanVNI",
     "windowsManageFirewallRules",
     "wireguardEnabled",
@@ -183,7 +229,6 @@ pub(super) const NOT_FOLLOWED: [&str; 184] = [
     "wireguardMTUV6",
     "wireguardRoutingRulePriority",
     "wireguardThreadingEnabled",
-    "workloadSourceSpoofing",
     "xdpEnabled",
     "xdpRefreshInterval",
 ];

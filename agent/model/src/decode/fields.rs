@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 
 use serde_json::{Map, Value};
 
-use crate::Selector;
+use crate::convert::Fault;
+use crate::{Selector, Severity};
 
-use super::{Issue, Severity};
+use super::Issue;
 
 /// Most issues of each severity that are kept of one document.
 const MOST_ISSUES: usize = 100;
@@ -22,7 +23,8 @@ pub(super) struct Issues {
 }
 
 impl Issues {
-    /// For a record that is taken as it stands: what the schema forbids although its meaning is plain does not make it bad.
+    /// For a record that is taken as it stands: what the schema forbids although its meaning is
+    /// plain does not make it bad.
     pub(super) fn literal() -> Self {
         Issues {
             literal: true,
@@ -45,11 +47,22 @@ impl Issues {
             .any(|issue| issue.severity == Severity::Error && issue.field == field)
     }
 
-    /// Takes over an issue of another record at a field of this one; `fatal` makes the document bad.
+    /// Takes over an issue of another record at a field of this one; `fatal` makes the document
+    /// bad.
     pub(super) fn adopt(&self, issue: Issue, field: String, fatal: bool) {
         self.fatal.set(self.fatal.get() || fatal);
         let value = issue.value.map(Value::String);
         self.push(field, value.as_ref(), &issue.reason, issue.severity);
+    }
+
+    /// Takes over the faults that kept a record from being converted; each makes the document bad.
+    /// A fault at a field that has an error already is not said twice.
+    pub(super) fn adopt_faults(&self, faults: Vec<Fault>) {
+        for fault in faults {
+            if !self.has_error_at(&fault.field) {
+                self.error(fault.field, fault.value.as_ref(), &fault.reason);
+            }
+        }
     }
 
     /// Whether the record is taken as it stands.
@@ -81,7 +94,8 @@ impl Issues {
         self.push(field, value, reason, Severity::Error);
     }
 
-    /// The schema forbids what is plain to read: the document is bad unless it is taken as it stands.
+    /// The schema forbids what is plain to read: the document is bad unless it is taken as it
+    /// stands.
     pub(super) fn forbidden(&self, field: String, value: Option<&Value>, reason: &str) {
         if self.literal {
             self.error_in_force(field, value, reason);
@@ -90,7 +104,8 @@ impl Issues {
         }
     }
 
-    /// The document is not valid, but in force: the caller has seen to it that nothing is open that should be closed.
+    /// The document is not valid, but in force: the caller has seen to it that nothing is open that
+    /// should be closed.
     pub(super) fn error_in_force(&self, field: String, value: Option<&Value>, reason: &str) {
         self.push(field, value, reason, Severity::Error);
     }
@@ -224,7 +239,8 @@ impl<'a> Fields<'a> {
         string(&at, self.issues).filter(|text| !text.is_empty())
     }
 
-    /// Text that passes a check of its form; one that does not is forbidden, and absent unless records are taken as they stand.
+    /// Text that passes a check of its form; one that does not is forbidden, and absent unless
+    /// records are taken as they stand.
     pub(super) fn checked(&mut self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Option<&'a str> {
         let text = self.text(key)?;
         match check(text) {
@@ -409,8 +425,9 @@ pub(super) fn string<'a>(at: &At<'a>, issues: &Issues) -> Option<&'a str> {
     None
 }
 
-/// `spec.selector` of a record that is not looked into further.
-pub(super) fn selector_in(root: &Map<String, Value>) -> Option<Selector> {
-    let text = root.get("spec")?.get("selector")?.as_str()?;
+/// The selector in a field of the `spec` of a resource that is not looked into further; `None` if
+/// it is absent or does not parse.
+pub(super) fn selector_in(root: &Map<String, Value>, key: &str) -> Option<Selector> {
+    let text = root.get("spec")?.get(key)?.as_str()?;
     Selector::parse(text).ok()
 }

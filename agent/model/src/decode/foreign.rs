@@ -1,6 +1,8 @@
-//! Which form a record has, by its apiVersion and kind. What might be meant as policy is never silently ignored.
+//! Which form a resource has, by its `apiVersion` and `kind`. What might be meant as policy is
+//! never silently ignored.
 
 use crate::convert::source_kind;
+use crate::policy_scope::{PolicyScope, policy_scope};
 use crate::{API_VERSION, Kind};
 
 /// A form of record.
@@ -15,8 +17,8 @@ pub(super) enum Form {
     Refused {
         /// Why.
         reason: String,
-        /// It is a policy: endpoints that it may select are to be closed.
-        policy: bool,
+        /// The endpoints that are to be closed, if it is a policy.
+        closes: Option<PolicyScope>,
     },
     /// None of felid's business.
     Foreign,
@@ -53,17 +55,36 @@ const CALICO_V1: [&str; 7] = [
     "node",
 ];
 
+/// Finds the form of a resource of Calico's own group, in the version that felid reads.
+fn calico_form(kind: &str) -> Form {
+    let known = Kind::from_record(API_VERSION, kind).filter(|kind| is_decoded(*kind));
+    match (known, kind) {
+        (Some(kind), _) => Form::Known(kind),
+        (None, "StagedKubernetesNetworkPolicy") => Form::Kubernetes(Kind::StagedKubernetesNetworkPolicy),
+        _ => {
+            let meant = Kind::ALL
+                .into_iter()
+                .find(|known| known.as_str().eq_ignore_ascii_case(kind));
+            let hint = meant.map_or_else(String::new, |meant| format!("; {meant} is meant?"));
+            Form::Refused {
+                reason: format!("unknown kind of {API_VERSION}{hint}"),
+                closes: policy_scope(kind),
+            }
+        }
+    }
+}
+
 /// Finds the form.
 pub(super) fn form(api_version: &str, kind: &str) -> Form {
-    let refused = |reason: String, policy| Form::Refused { reason, policy };
+    let refused = |reason: String, closes| Form::Refused { reason, closes };
     if kind.is_empty() {
-        return refused("is required".to_owned(), false);
+        return refused("is required".to_owned(), None);
     }
     if let Some(kind) = source_kind(api_version, kind) {
         return Form::Kubernetes(kind);
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let looks_like_policy = kind.to_ascii_lowercase().ends_with("policy") && !kind.starts_with("Staged");
+    let scope = policy_scope(kind);
     match group {
         "projectcalico.org" | "crd.projectcalico.org" => {
             if CALICO_FOREIGN.contains(&kind) {
@@ -71,46 +92,69 @@ pub(super) fn form(api_version: &str, kind: &str) -> Form {
             }
             if api_version != API_VERSION {
                 let reason = format!("apiVersion {api_version} is not read: write apiVersion: {API_VERSION}");
-                return refused(reason, looks_like_policy);
+                return refused(reason, scope);
             }
-            match (
-                Kind::from_record(API_VERSION, kind).filter(|kind| is_decoded(*kind)),
-                kind,
-            ) {
-                (Some(kind), _) => Form::Known(kind),
-                (None, "StagedKubernetesNetworkPolicy") => Form::Kubernetes(Kind::StagedKubernetesNetworkPolicy),
-                _ => {
-                    let meant = Kind::ALL
-                        .into_iter()
-                        .find(|known| known.as_str().eq_ignore_ascii_case(kind));
-                    let hint = meant.map_or_else(String::new, |meant| format!("; {meant} is meant?"));
-                    refused(format!("unknown kind of {API_VERSION}{hint}"), looks_like_policy)
-                }
-            }
+            calico_form(kind)
         }
         "networking.k8s.io" | "extensions" if kind == "NetworkPolicy" => {
             let reason = format!("apiVersion {api_version} is not read: write networking.k8s.io/v1");
-            refused(reason, true)
+            refused(reason, scope)
         }
-        "policy.networking.k8s.io" => refused(format!("unknown kind of {api_version}"), true),
+        "policy.networking.k8s.io" => {
+            let scope = scope.or(Some(PolicyScope::Cluster));
+            refused(format!("unknown kind of {api_version}"), scope)
+        }
+        "discovery.k8s.io" if kind == "EndpointSlice" => {
+            let reason = format!("apiVersion {api_version} is not read: write discovery.k8s.io/v1");
+            refused(reason, None)
+        }
         "" if version == "v1" && kind == "workloadEndpoint" => Form::EndpointV1,
         "" if version == "v1" && CALICO_V1.contains(&kind) => {
             let reason = format!("of Calico's v1 form only workloadEndpoint is read: write apiVersion: {API_VERSION}");
             match kind {
                 "ipPool" | "bgpPeer" | "node" => Form::Foreign,
-                _ => refused(reason, kind == "policy"),
+                // Calico's v1 policies hold in all namespaces.
+                _ => refused(reason, (kind == "policy").then_some(PolicyScope::Cluster)),
             }
         }
         // Without an apiVersion the kinds of felid are meant.
         "" if version.is_empty() => {
             let meant = Kind::from_name(kind).map(Kind::api_version);
-            let hint = match meant.or(looks_like_policy.then_some(API_VERSION)) {
+            let hint = match meant.or(scope.map(|_| API_VERSION)) {
                 Some(version) => format!("apiVersion is missing: write apiVersion: {version}"),
                 None => "apiVersion is missing".to_owned(),
             };
-            refused(hint, looks_like_policy)
+            refused(hint, scope)
         }
-        _ => Form::Foreign,
+        _ => other_group(api_version, group, version, kind),
+    }
+}
+
+/// The form of a resource in a group that felid does not know. Network policy of whatever group is
+/// refused: either the group is mistyped, or the policy is another agent's and felid cannot enforce
+/// it. So is any other kind that felid acts on in what can only be a mistyped group of Calico's.
+fn other_group(api_version: &str, group: &str, version: &str, kind: &str) -> Form {
+    let own = Kind::ALL
+        .into_iter()
+        .find(|own| own.record_kind().eq_ignore_ascii_case(kind));
+    let of_calico = group.to_ascii_lowercase().contains("calico") || version == "v3";
+    let is_network_policy = kind.to_ascii_lowercase().ends_with("networkpolicy");
+    if !(is_network_policy || of_calico && own.is_some_and(is_decoded)) {
+        return Form::Foreign;
+    }
+    let hint = match own {
+        Some(Kind::NetworkPolicy | Kind::KubernetesNetworkPolicy) => {
+            format!(
+                "write {API_VERSION}, or {} for one of Kubernetes",
+                Kind::KubernetesNetworkPolicy.api_version()
+            )
+        }
+        Some(own) => format!("write {}", own.api_version()),
+        None => "felid enforces no policy of this kind".to_owned(),
+    };
+    Form::Refused {
+        reason: format!("apiVersion {api_version:?} has no {kind} that felid reads: {hint}"),
+        closes: policy_scope(kind),
     }
 }
 

@@ -8,7 +8,7 @@ use super::check;
 use super::entity;
 use super::fields::Fields;
 use super::metadata::{self, Metadata};
-use super::ports::{self, Owner};
+use super::ports::{self, PortOwner};
 use super::rule;
 use super::simple::Read;
 
@@ -31,7 +31,7 @@ pub(super) fn decode(mut root: Fields<'_>) -> Read {
         spec.forbid("interfaceName", "is required unless there are expectedIPs");
     }
     let profiles = rule::checked_strings(&mut spec, "profiles", check::identifier);
-    let ports = ports::read(&mut spec, Owner::Host);
+    let ports = ports::read(&mut spec, PortOwner::Host);
     spec.finish();
     let issues = root.issues();
     metadata::finish_root(root);

@@ -1,12 +1,13 @@
-//! Records of Kubernetes, and endpoints of Calico's v1 form: converted, and what comes out decoded. Issues name fields of the
-//! record itself. Of pods, namespaces, service accounts, services and endpoint slices only what felid needs is looked at.
+//! Records of Kubernetes, and endpoints of Calico's v1 form: converted, and what comes out decoded.
+//! Issues name fields of the record itself. Of pods, namespaces, service accounts, services and
+//! endpoint slices only what felid needs is looked at.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::convert::{At, Conversion, Converted, Fault, Faults, Reader, convert, convert_kind};
+use crate::convert::{At, Conversion, Converted, Faults, Reader, convert, convert_kind};
 use crate::{EndpointSlice, Kind, LabelMap, Profile, Protocol, Resource, ResourceKey, Severity};
 
 use super::fields::{Fields, Issues};
@@ -48,19 +49,10 @@ pub(super) fn endpoint_v1(value: &Value, issues: &Issues) -> Decoded {
         Conversion::Resource(converted) => {
             (key, resource) = inner(&converted, &converted.resource, issues);
         }
-        Conversion::Failed(faults) => fatal(faults, issues),
+        Conversion::Failed(faults) => issues.adopt_faults(faults),
         Conversion::Nothing(_) => {}
     }
     finished(Kind::WorkloadEndpoint, key, resource, issues)
-}
-
-/// Faults that make a document bad. The same may have been found before by others.
-pub(super) fn fatal(faults: Vec<Fault>, issues: &Issues) {
-    for fault in faults {
-        if !issues.has_error_at(&fault.field) {
-            issues.error(fault.field, fault.value.as_ref(), &fault.reason);
-        }
-    }
 }
 
 /// Decodes what a record was converted to; its issues become the record's own.
@@ -68,7 +60,7 @@ fn inner(converted: &Converted, resource: &Value, issues: &Issues) -> (Option<Re
     let (key, resource, found, bad) = match decode_with(resource, issues.alike()) {
         Decoded::Resource { resource, issues } => (Some(resource.key().clone()), Some(resource), issues, false),
         Decoded::Bad { key, issues, .. } => (key, None, issues, true),
-        Decoded::Foreign { .. } | Decoded::Empty => (None, None, Vec::new(), true),
+        Decoded::Foreign { .. } | Decoded::NotARecord { .. } | Decoded::Empty => (None, None, Vec::new(), true),
     };
     for issue in found {
         let field = converted.origin(&issue.field);
@@ -86,7 +78,7 @@ fn pod(key: ResourceKey, map: &Map<String, Value>, issues: &Issues) -> Option<Re
         Conversion::Resource(converted) => converted,
         Conversion::Nothing(_) => return Some(Resource::Inert(key)),
         Conversion::Failed(faults) => {
-            fatal(faults, issues);
+            issues.adopt_faults(faults);
             return None;
         }
     };
@@ -155,7 +147,7 @@ fn slice(key: ResourceKey, labels: &LabelMap, map: &Map<String, Value>, issues: 
             ports.push((protocol, number));
         }
     }
-    fatal(faults.take(), issues);
+    issues.adopt_faults(faults.take());
     let service = labels.get(SERVICE_LABEL).filter(|name| !name.is_empty()).cloned();
     Resource::EndpointSlice(
         EndpointSlice {

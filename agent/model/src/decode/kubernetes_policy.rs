@@ -1,6 +1,6 @@
-//! Policies of Kubernetes: what they are converted to, under their own names. Rules that cannot be enforced are dropped if they
-//! would allow, and deny everything if not; the rest of the policy holds. A policy that cannot be converted closes what it may
-//! select.
+//! Policies of Kubernetes: what they are converted to, under their own names. Rules that cannot be
+//! enforced are dropped if they would allow, and deny everything if not; the rest of the policy
+//! holds. A policy that cannot be converted closes what it may select.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{BadPolicy, Kind, Policy, Port, Resource, ResourceKey, Selector, Seve
 
 use super::fields::Issues;
 use super::metadata::Metadata;
-use super::{Decoded, decode_with, digest, kubernetes, with_reason};
+use super::{Decoded, Issue, decode_with, digest, with_reason};
 
 /// The lists of rules.
 const LISTS: [&str; 2] = ["ingress", "egress"];
@@ -24,7 +24,7 @@ pub(super) fn decode(kind: Kind, metadata: &Metadata, map: &Map<String, Value>, 
     let policy = match convert_kind(kind, map) {
         Conversion::Resource(converted) => policy(*converted, issues),
         Conversion::Failed(faults) => {
-            kubernetes::fatal(faults, issues);
+            issues.adopt_faults(faults);
             None
         }
         Conversion::Nothing(_) => {
@@ -85,7 +85,7 @@ fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
         if fault.in_rule {
             issues.error_in_force(fault.field, fault.value.as_ref(), &fault.reason);
         } else {
-            kubernetes::fatal(vec![fault], issues);
+            issues.adopt_faults(vec![fault]);
         }
     }
     // Their own names may have forms that Calico's have not; they are checked themselves.
@@ -103,28 +103,9 @@ fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
     let (found, bad) = match &first {
         Decoded::Resource { issues, .. } => (issues, false),
         Decoded::Bad { issues, .. } => (issues, true),
-        Decoded::Foreign { .. } | Decoded::Empty => return None,
+        Decoded::Foreign { .. } | Decoded::NotARecord { .. } | Decoded::Empty => return None,
     };
-    let mut pruned = false;
-    for issue in found {
-        let is_error = issue.severity == Severity::Error;
-        let rule = lists
-            .iter_mut()
-            .zip(LISTS)
-            .find_map(|(rules, list)| rules.get_mut(rule_of(&issue.field, list)?));
-        let mut issue = issue.clone();
-        let field = converted.origin(&issue.field);
-        match rule {
-            Some(rule) if is_error && bad => {
-                let consequence = rule.close();
-                issue.reason = format!("{}; {consequence}", issue.reason);
-                pruned = true;
-                issues.adopt(issue, field, false);
-            }
-            _ => issues.adopt(issue, field, is_error && bad),
-        }
-    }
-    let decoded = if pruned {
+    let decoded = if close_bad_rules(&mut lists, found, bad, (&converted, issues)) {
         attempt(&mut converted.resource, &lists, issues)
     } else {
         first
@@ -150,11 +131,42 @@ fn policy(mut converted: Converted, issues: &Issues) -> Option<Policy> {
     Some(policy)
 }
 
+/// Closes the rules that an error of a bad policy stands in, and takes over all that was found.
+/// Says whether any rule was closed, so that the rest of the policy has to be decoded again.
+fn close_bad_rules(
+    lists: &mut [Vec<Converting>; 2],
+    found: &[Issue],
+    bad: bool,
+    (converted, issues): (&Converted, &Issues),
+) -> bool {
+    let mut closed = false;
+    for issue in found {
+        let is_error = issue.severity == Severity::Error;
+        let rule = lists
+            .iter_mut()
+            .zip(LISTS)
+            .find_map(|(rules, list)| rules.get_mut(rule_of(&issue.field, list)?));
+        let mut issue = issue.clone();
+        let field = converted.origin(&issue.field);
+        match rule {
+            Some(rule) if is_error && bad => {
+                let consequence = rule.close();
+                issue.reason = format!("{}; {consequence}", issue.reason);
+                closed = true;
+                issues.adopt(issue, field, false);
+            }
+            _ => issues.adopt(issue, field, is_error && bad),
+        }
+    }
+    closed
+}
+
 /// A rule on its way.
 struct Converting {
     /// As it was converted, without what stands below; `None` once it is dropped.
     rule: Option<Value>,
-    /// Networks of both families, which a rule of Calico may not have, though they mean what they say.
+    /// Networks of both families, which a rule of Calico may not have, though they mean what they
+    /// say.
     nets: Vec<IpNet>,
     /// Names of ports that are digits, which Calico would take for numbers.
     port_names: Vec<String>,
@@ -269,6 +281,11 @@ fn bad_policy(kind: Kind, key: Option<&ResourceKey>, metadata: &Metadata, map: &
         namespace_selector,
         reason: String::new(),
     }
+}
+
+/// The pods that a `podSelector` selects; `None` if it cannot be read.
+pub(super) fn pods(selector: Option<&Value>) -> Option<Selector> {
+    selected(Of::Pods, selector)
 }
 
 /// A label selector; `None` if it cannot be read.

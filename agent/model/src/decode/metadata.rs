@@ -76,7 +76,8 @@ impl Metadata {
         }
     }
 
-    /// The labels without those that endpoints can only inherit; each that is left out is a warning.
+    /// The labels without those that endpoints can only inherit; each that is left out is a
+    /// warning.
     pub(super) fn inherited_left_out(&self, issues: &Issues) -> LabelMap {
         let mut labels = self.labels.clone();
         labels.retain(|label, _| {
@@ -134,7 +135,8 @@ pub(super) fn annotations(fields: &mut Fields<'_>) {
     }
 }
 
-/// `status` is written by controllers and says nothing to felid; what else stands beside `spec` is unknown.
+/// `status` is written by controllers and says nothing to felid; what else stands beside `spec` is
+/// unknown.
 pub(super) fn finish_root(mut root: Fields<'_>) {
     root.get("status");
     root.finish();

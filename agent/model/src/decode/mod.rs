@@ -1,10 +1,11 @@
 //! From a document to a typed resource, with every error in it.
 //!
-//! In: a [`Document`] or a JSON value. Out: [`Decoded`]. The walk is written by hand, because the same fault has other
-//! consequences in other places: an unknown field in metadata is a warning; in a rule it closes the rule (an Allow never matches,
-//! a Deny matches without it, a Pass becomes a Deny); elsewhere in a spec the document is bad. Fields of Calico that this
-//! version does not enforce are refused, never ignored, and a policy that is refused tells what it may select, so that those
-//! endpoints are closed.
+//! In: a [`Document`] or a JSON value. Out: [`Decoded`]. The walk is written by hand, because the
+//! same fault has other consequences in other places: an unknown field in metadata is a warning; in
+//! a rule it closes the rule (an Allow never matches, a Deny matches without it, a Pass becomes a
+//! Deny); elsewhere in a spec the document is bad. Fields of Calico that this version does not
+//! enforce are refused, never ignored, and a policy that is refused tells what it may select, so
+//! that those endpoints are closed.
 
 mod check;
 mod endpoint;
@@ -21,78 +22,81 @@ mod policy;
 mod pool;
 mod ports;
 mod rule;
+mod rule_context;
 mod simple;
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha224};
 
 use crate::documents::{Document, Guess};
-use crate::{BadPolicy, Kind, Resource, ResourceKey, Selector};
+use crate::policy_scope::{PolicyScope, policy_scope};
+use crate::recognition::{looks_like_policy, no_record};
+use crate::{BadPolicy, Kind, Resource, ResourceKey, Selector, Severity};
 
+pub use felix_fields::{NO_SUCH_SETTING, is_setting_of_felix_alone};
 use fields::{Fields, Issues};
 use foreign::Form;
 
 /// What a document turned out to be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
-    /// A resource that is in force. The issues are warnings, and errors that close only a rule or concern nothing else.
+    /// The document is a resource that is in force. Its issues are warnings, and errors that close
+    /// a single rule or have no other effect on what is enforced.
     Resource {
         /// The resource.
         resource: Resource,
-        /// What there is to say of it.
+        /// What is wrong with the document.
         issues: Vec<Issue>,
     },
-    /// A document that cannot be in force.
+    /// The document cannot be in force.
     Bad {
-        /// Its kind, if it is one that felid acts on.
+        /// The kind, if it is one that felid acts on.
         kind: Option<Kind>,
-        /// Its identity, as far as known; guessed from the text if that does not parse.
+        /// The identity, as far as it is known. It is guessed from the text if that does not parse.
         key: Option<ResourceKey>,
         /// What is wrong; at least one error.
         issues: Vec<Issue>,
-        /// If it is a policy: what it may select. Its key is `key` if there is one, else made up, and never clashes with others.
+        /// If the document is a policy, what it may select. Its key is `key` if there is one; a key
+        /// that had to be made up is never that of another resource.
         bad_policy: Option<BadPolicy>,
     },
-    /// A document that is none of felid's business.
+    /// The document is a resource of a kind that felid has nothing to do with.
     Foreign {
-        /// `apiVersion`
+        /// The field `apiVersion`.
         api_version: String,
         /// `kind`
         kind: String,
-        /// `metadata.name`, or nothing.
+        /// The field `metadata.name`; empty if there is none.
         name: String,
     },
-    /// Nothing at all (`null`).
+    /// The document is no record at all, but something that may stand beside records: values of a
+    /// chart, text, a template that nobody rendered.
+    NotARecord {
+        /// Why it is none.
+        reason: String,
+    },
+    /// The document is empty (`null`).
     Empty,
 }
 
-/// Something to tell about a document.
+/// Something that is wrong with a document. It prints as `field: reason (value)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issue {
-    /// Path of the field: `spec.ingress[0].source.nets[1]`; empty for the document as a whole.
+    /// The path of the field, such as `spec.ingress[0].source.nets[1]`; empty for the document as a
+    /// whole.
     pub field: String,
-    /// Its value, shortened.
+    /// The value of the field, shortened to 80 characters.
     pub value: Option<String>,
     /// What is wrong.
     pub reason: String,
-    /// 1-based line in the file.
+    /// The line in the file, from 1; `None` for a value that comes from no file.
     pub line: Option<usize>,
-    /// How bad it is.
+    /// How much it matters.
     pub severity: Severity,
 }
 
-/// How bad an [`Issue`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing.
-    Warning,
-    /// The document is not valid.
-    Error,
-}
-
-/// `field: reason (value)`.
 impl fmt::Display for Issue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.field.is_empty() {
@@ -107,21 +111,21 @@ impl fmt::Display for Issue {
 }
 
 impl Decoded {
-    /// What there is to say of the document.
+    /// Returns what is wrong with the document.
     pub fn issues(&self) -> &[Issue] {
         match self {
             Decoded::Resource { issues, .. } | Decoded::Bad { issues, .. } => issues,
-            Decoded::Foreign { .. } | Decoded::Empty => &[],
+            Decoded::Foreign { .. } | Decoded::NotARecord { .. } | Decoded::Empty => &[],
         }
     }
 
-    /// Whether there is an error in it.
+    /// Returns whether any issue is an error.
     pub fn has_errors(&self) -> bool {
         self.issues().iter().any(|issue| issue.severity == Severity::Error)
     }
 }
 
-/// Decodes a document; its issues name lines of the file.
+/// Decodes a document of a file. Its issues name lines of the file.
 pub fn decode(document: &Document) -> Decoded {
     let mut decoded = match &document.content {
         Ok(value) => decode_value(value),
@@ -136,22 +140,36 @@ pub fn decode(document: &Document) -> Decoded {
             unreadable(document.guess(), issue)
         }
     };
+    if let Decoded::Bad { .. } = decoded
+        && let Some(reason) = no_record(document)
+    {
+        return Decoded::NotARecord { reason };
+    }
     if let Decoded::Resource { issues, .. } | Decoded::Bad { issues, .. } = &mut decoded {
         for issue in issues {
             issue.line.get_or_insert_with(|| document.line_of(&issue.field));
+            // `012` is shown as it stands, not as the number that it is read as.
+            if let (Some(value), Some(written)) = (&mut issue.value, document.written(&issue.field)) {
+                written.clone_into(value);
+            }
         }
     }
     decoded
 }
 
-/// Decodes a value that stands in no file.
+/// Decodes a value that comes from no file; its issues name no lines.
 pub fn decode_value(value: &Value) -> Decoded {
     decode_with(value, Issues::default())
 }
 
-/// Decodes a value that stands in no file, and takes it as it stands: what the schema forbids although its meaning is plain (ports
-/// without a protocol, networks of both families in one rule, a name of a form that no datastore would take) is told as an error,
-/// but the resource is there. For policy tests, which try such records on purpose; never for records that are to be enforced.
+///
+/// Decodes a value as [`decode_value`] does, but takes it as it stands: what the schema forbids
+/// although its meaning is plain is an error in the issues, and the resource is there all the same.
+/// Such are ports without a protocol, networks of both families in one rule, or a name that no
+/// datastore would take.
+///
+/// It is meant for policy tests, which try such records on purpose, and must not be used for
+/// records that are to be enforced.
 pub fn decode_literal(value: &Value) -> Decoded {
     decode_with(value, Issues::literal())
 }
@@ -187,18 +205,12 @@ fn decode_with(value: &Value, issues: Issues) -> Decoded {
         Form::Known(kind) => resource(kind, root, value),
         Form::Kubernetes(kind) => kubernetes::decode(kind, root, map),
         Form::EndpointV1 => kubernetes::endpoint_v1(value, &issues),
-        Form::Refused { reason, policy } => {
+        Form::Refused { reason, closes } => {
             root.issue("kind", &reason);
-            let policy = policy.then(|| BadPolicy {
-                key: ResourceKey::new(
-                    Kind::GlobalNetworkPolicy,
-                    None,
-                    &format!("{kind}-{}", digest(&value.to_string())),
-                ),
-                selector: fields::selector_in(map),
-                namespace_selector: None,
-                reason: String::new(),
-            });
+            // Who forgets the kind of a policy means a policy all the same.
+            let nameless = kind.is_empty() && looks_like_policy(map);
+            let closes = closes.or(nameless.then_some(PolicyScope::NamespaceIfNamed));
+            let policy = closes.map(|scope| refused_policy(kind, scope, map));
             bad(None, None, issues, policy)
         }
         Form::Foreign => Decoded::Foreign {
@@ -206,6 +218,36 @@ fn decode_with(value: &Value, issues: Issues) -> Decoded {
             kind: kind.to_owned(),
             name: name(),
         },
+    }
+}
+
+/// What a policy closes that is read in no form: the endpoints that it selects, as far as its
+/// selectors and its namespace can be read.
+fn refused_policy(kind: &str, scope: PolicyScope, map: &Map<String, Value>) -> BadPolicy {
+    let of_kind = if kind.is_empty() { "unnamed" } else { kind };
+    let name = format!("{of_kind}-{}", digest(&Value::Object(map.clone()).to_string()));
+    let metadata = map.get("metadata");
+    let namespace = metadata
+        .and_then(|metadata| metadata.get("namespace"))
+        .filter(|value| !value.is_null());
+    let text = namespace.and_then(Value::as_str).filter(|text| !text.is_empty());
+    let key = match (scope, namespace, text) {
+        (PolicyScope::Namespace | PolicyScope::NamespaceIfNamed, _, Some(namespace)) => {
+            ResourceKey::new(Kind::NetworkPolicy, Some(namespace), &name)
+        }
+        (PolicyScope::Namespace, None, None) => ResourceKey::new(Kind::NetworkPolicy, None, &name),
+        _ => ResourceKey::new(Kind::GlobalNetworkPolicy, None, &name),
+    };
+    let namespaced = key.namespace.is_some();
+    let pods = map.get("spec").and_then(|spec| spec.get("podSelector"));
+    let pods = pods
+        .filter(|_| namespaced)
+        .and_then(|pods| kubernetes_policy::pods(Some(pods)));
+    BadPolicy {
+        key,
+        selector: fields::selector_in(map, "selector").or(pods),
+        namespace_selector: fields::selector_in(map, "namespaceSelector").filter(|_| !namespaced),
+        reason: String::new(),
     }
 }
 
@@ -245,7 +287,7 @@ fn finished(kind: Kind, key: Option<ResourceKey>, resource: Option<Resource>, is
     }
 }
 
-fn policy_resource(parts: policy::Parts, issues: &Issues, value: &Value) -> Decoded {
+fn policy_resource(parts: policy::DecodedPolicy, issues: &Issues, value: &Value) -> Decoded {
     if let (Some(resource), false) = (parts.resource, issues.is_fatal()) {
         return Decoded::Resource {
             resource,
@@ -306,20 +348,20 @@ fn unreadable(guess: &Guess, issue: Issue) -> Decoded {
     let key = kind
         .zip(guess.name.as_deref())
         .map(|(kind, name)| ResourceKey::new(kind, guess.namespace.as_deref(), name));
-    let staged = kind.is_some_and(Kind::is_staged);
+    let staged = guess.kind.as_deref().is_some_and(|kind| kind.starts_with("Staged"));
     let bad_policy = (guess.maybe_policy && !staged).then(|| {
         let made_up = || format!("unreadable-{}", digest(&format!("{guess:?}{issue}")));
-        let kind = kind.filter(|kind| kind.is_policy());
-        let key = key
-            .clone()
-            .filter(|key| key.kind.is_policy())
-            .unwrap_or_else(|| match kind {
+        let key = key.clone().filter(|key| key.kind.is_policy()).unwrap_or_else(|| {
+            let scope = guess.kind.as_deref().and_then(policy_scope);
+            match (scope, guess.namespace.as_deref()) {
                 // A policy of an unknown namespace may select in any.
-                Some(kind) if kind.is_namespaced() && guess.namespace.is_some() => {
-                    ResourceKey::new(kind, guess.namespace.as_deref(), &made_up())
+                (Some(PolicyScope::Namespace | PolicyScope::NamespaceIfNamed), Some(namespace)) => {
+                    let kind = kind.filter(|kind| kind.is_policy()).unwrap_or(Kind::NetworkPolicy);
+                    ResourceKey::new(kind, Some(namespace), &made_up())
                 }
                 _ => ResourceKey::new(Kind::GlobalNetworkPolicy, None, &made_up()),
-            });
+            }
+        });
         BadPolicy {
             key,
             selector: None::<Selector>,

@@ -2,16 +2,17 @@
 
 use serde_json::Value;
 
-use crate::{Kind, Policy, Resource, ResourceKey, Selector};
+use crate::{Direction, Kind, Policy, Resource, ResourceKey, Rule, Selector};
 
 use super::check;
 use super::entity;
 use super::fields::Fields;
 use super::metadata::{self, Metadata};
-use super::rule::{self, Direction, Owner};
+use super::rule;
+use super::rule_context::RuleOwner;
 
 /// What was read, as far as it could be.
-pub(super) struct Parts {
+pub(super) struct DecodedPolicy {
     pub(super) kind: Kind,
     pub(super) namespace: Option<String>,
     pub(super) key: Option<ResourceKey>,
@@ -23,12 +24,12 @@ pub(super) struct Parts {
 }
 
 /// Reads a policy.
-pub(super) fn decode(kind: Kind, mut root: Fields<'_>) -> Parts {
+pub(super) fn decode(kind: Kind, mut root: Fields<'_>) -> DecodedPolicy {
     let namespaced = kind.is_namespaced();
     let owner = if namespaced {
-        Owner::NetworkPolicy
+        RuleOwner::NetworkPolicy
     } else {
-        Owner::GlobalNetworkPolicy
+        RuleOwner::GlobalNetworkPolicy
     };
     let metadata = Metadata::read(&mut root, namespaced, |name| check::policy_name(name, namespaced));
     metadata.require_name(root.issues());
@@ -36,12 +37,10 @@ pub(super) fn decode(kind: Kind, mut root: Fields<'_>) -> Parts {
     let deletes = kind.is_staged() && staged_action(&mut spec);
     let tier = spec.checked("tier", check::identifier).unwrap_or("default").to_owned();
     let order = spec.number("order");
-    let selector = entity::selector(&mut spec, "selector");
-    let selector_bad = selector.is_none() && spec.get("selector").is_some_and(|value| value.as_str() != Some(""));
-    let namespace_selector = if namespaced {
-        None
-    } else {
-        entity::selector(&mut spec, "namespaceSelector")
+    let selector = selector(&mut spec);
+    let namespace_selector = match namespaced {
+        true => None,
+        false => entity::selector(&mut spec, "namespaceSelector"),
     };
     let service_account_selector = entity::selector(&mut spec, "serviceAccountSelector");
     let ingress = rule::list(&mut spec, "ingress", Direction::Ingress, owner);
@@ -52,18 +51,9 @@ pub(super) fn decode(kind: Kind, mut root: Fields<'_>) -> Parts {
         !namespaced && host_policies(&mut spec, !egress.is_empty(), types.is_some_and(|(_, egress)| egress));
     spec.finish();
     metadata::finish_root(root);
-    let (applies_ingress, applies_egress) = types.unwrap_or(if egress.is_empty() {
-        (true, false)
-    } else {
-        (!ingress.is_empty(), true)
-    });
+    let (applies_ingress, applies_egress) = types.unwrap_or_else(|| inferred_types(&ingress, &egress));
     let key = metadata.key(kind);
-    let known_selector = if selector_bad {
-        None
-    } else {
-        Some(selector.unwrap_or_else(Selector::all))
-    };
-    let resource = key.clone().zip(known_selector.clone()).map(|(key, selector)| {
+    let resource = key.clone().zip(selector.clone()).map(|(key, selector)| {
         if deletes || hosts_only {
             return Resource::Inert(key);
         }
@@ -82,14 +72,31 @@ pub(super) fn decode(kind: Kind, mut root: Fields<'_>) -> Parts {
         };
         Resource::Policy(policy.into())
     });
-    Parts {
+    DecodedPolicy {
         kind,
         namespace: metadata.namespace,
         key,
-        selector: known_selector,
+        selector,
         namespace_selector,
         resource,
         harmless: kind.is_staged() || hosts_only,
+    }
+}
+
+/// `selector`; absent and empty ones select everything, and `None` is one that could not be read.
+fn selector(spec: &mut Fields<'_>) -> Option<Selector> {
+    let selector = entity::selector(spec, "selector");
+    let unreadable = selector.is_none() && spec.get("selector").is_some_and(|value| value.as_str() != Some(""));
+    (!unreadable).then(|| selector.unwrap_or_else(Selector::all))
+}
+
+/// The directions, ingress and egress, that a policy without `types` applies to: those that it has
+/// rules for, and ingress if it has no rules at all.
+fn inferred_types(ingress: &[Rule], egress: &[Rule]) -> (bool, bool) {
+    if egress.is_empty() {
+        (true, false)
+    } else {
+        (!ingress.is_empty(), true)
     }
 }
 
@@ -121,8 +128,8 @@ fn hints(spec: &mut Fields<'_>) {
     }
 }
 
-/// Fields for policies of host endpoints, which felid does not have; whether the policy holds for nothing else. `applyOnForward`
-/// changes nothing for workloads.
+/// Fields for policies of host endpoints, which felid does not have; whether the policy holds for
+/// nothing else. `applyOnForward` changes nothing for workloads.
 fn host_policies(spec: &mut Fields<'_>, egress_rules: bool, egress_type: bool) -> bool {
     let apply_on_forward = spec.boolean("applyOnForward");
     let pre_dnat = spec.boolean("preDNAT");
@@ -151,7 +158,8 @@ fn host_policies(spec: &mut Fields<'_>, egress_rules: bool, egress_type: bool) -
     pre_dnat || do_not_track
 }
 
-/// `stagedAction`: whether it is Delete, which proposes to remove the policy of this name; nothing but the tier may stand beside it.
+/// `stagedAction`: whether it is Delete, which proposes to remove the policy of this name; nothing
+/// but the tier may stand beside it.
 fn staged_action(spec: &mut Fields<'_>) -> bool {
     match spec.text("stagedAction") {
         None | Some("Set" | "Learn" | "Ignore") => return false,

@@ -1,4 +1,5 @@
-//! `IPPool`: read for its prefix; every other field is checked as Calico does, and concerns others.
+//! `IPPool`: felid follows its prefix. Every other field is checked as Calico does; those that
+//! would change something, and that felid leaves to others, are warnings.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,14 +14,24 @@ use super::fields::Fields;
 use super::metadata::{self, Metadata};
 use super::simple::Read;
 
-/// Reads one.
+/// Fields for those who assign addresses of pools, or announce them by BGP.
+const LEFT_TO_OTHERS: [&str; 6] = [
+    "allowedUses",
+    "assignmentMode",
+    "blockSize",
+    "disableBGPExport",
+    "namespaceSelector",
+    "nodeSelector",
+];
+
+/// Reads an `IPPool`.
 pub(super) fn decode(mut root: Fields<'_>) -> Read {
     let metadata = Metadata::read(&mut root, false, check::subdomain);
     metadata.require_name(root.issues());
     let mut spec = root.object_or_empty("spec");
     let cidr = cidr(&mut spec);
     let disabled = spec.boolean("disabled");
-    spec.boolean("natOutgoing");
+    let masquerades = spec.boolean("natOutgoing");
     let export_disabled = spec.boolean("disableBGPExport");
     let ipip = mode(&mut spec, "ipipMode");
     let vxlan = mode(&mut spec, "vxlanMode");
@@ -38,6 +49,25 @@ pub(super) fn decode(mut root: Fields<'_>) -> Read {
         && !matches!(assignment.as_str(), Some("Automatic" | "Manual"))
     {
         spec.issue("assignmentMode", "expected Automatic or Manual");
+    }
+    if masquerades {
+        spec.warn(
+            "natOutgoing",
+            "has no effect: felid does not masquerade traffic that leaves the pool",
+        );
+    }
+    for (key, on) in [("ipipMode", ipip), ("vxlanMode", vxlan)] {
+        if on {
+            spec.warn(
+                key,
+                "has no effect: felid encapsulates nothing, and leaves routes between nodes to others",
+            );
+        }
+    }
+    for key in LEFT_TO_OTHERS {
+        if spec.get(key).is_some_and(|value| *value != Value::Bool(false)) {
+            spec.warn(key, "has no effect: felid assigns and announces no addresses");
+        }
     }
     spec.finish();
     metadata::finish_root(root);

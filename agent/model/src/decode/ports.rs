@@ -12,7 +12,7 @@ use super::rule;
 
 /// Whose ports.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum PortOwner {
     /// A workload's, which the host may forward to.
     Workload,
     /// A host's own.
@@ -23,7 +23,7 @@ pub(super) enum Owner {
 pub(super) const NAME_TWICE: &str = "another port has this name; rules match both";
 
 /// Reads them. Two of one name are an error; in force both count.
-pub(super) fn read(spec: &mut Fields<'_>, owner: Owner) -> Vec<EndpointPort> {
+pub(super) fn read(spec: &mut Fields<'_>, owner: PortOwner) -> Vec<EndpointPort> {
     let issues = spec.issues();
     let mut ports = Vec::new();
     let mut names = BTreeSet::new();
@@ -34,7 +34,7 @@ pub(super) fn read(spec: &mut Fields<'_>, owner: Owner) -> Vec<EndpointPort> {
     ports
 }
 
-fn port<'a>(mut fields: Fields<'a>, owner: Owner, names: &mut BTreeSet<&'a str>) -> Option<EndpointPort> {
+fn port<'a>(mut fields: Fields<'a>, owner: PortOwner, names: &mut BTreeSet<&'a str>) -> Option<EndpointPort> {
     let given = fields.text("name").is_some();
     let name = fields.checked("name", check::service_name);
     let protocol = rule::endpoint_protocol(&mut fields);
@@ -45,7 +45,7 @@ fn port<'a>(mut fields: Fields<'a>, owner: Owner, names: &mut BTreeSet<&'a str>)
         fields.issue("port", "is required");
     }
     let (mut host_port, mut host_ip) = (None, None);
-    if owner == Owner::Workload {
+    if owner == PortOwner::Workload {
         let number = fields
             .integer("hostPort", 0..=65535)
             .and_then(|port| u16::try_from(port).ok());
@@ -60,8 +60,8 @@ fn port<'a>(mut fields: Fields<'a>, owner: Owner, names: &mut BTreeSet<&'a str>)
     }
     if !given && host_port.is_none() {
         let reason = match owner {
-            Owner::Workload => "is required unless there is a hostPort",
-            Owner::Host => "is required",
+            PortOwner::Workload => "is required unless there is a hostPort",
+            PortOwner::Host => "is required",
         };
         fields.forbid("name", reason);
     }

@@ -1,34 +1,20 @@
 //! Rules of policies and profiles.
 //!
-//! An unknown field anywhere in a rule, or one that felid cannot enforce (`http`), closes that rule and leaves the document in
-//! force; a bad value makes the document bad.
+//! An unknown field anywhere in a rule, or one that felid cannot enforce (`http`), closes that rule
+//! and leaves the document in force; a bad value makes the document bad.
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::{Action, EntityRule, IcmpMatch, Protocol, Rule};
+use crate::{Action, Direction, EntityRule, FieldMatch, IcmpMatch, Protocol, Rule};
 
-use super::entity::{self, Ports, Side};
+use super::entity;
 use super::fields::{Fields, object, string};
 use super::metadata;
-
-/// Which of a policy's lists a rule stands in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Ingress,
-    Egress,
-}
-
-/// What a rule belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
-    NetworkPolicy,
-    GlobalNetworkPolicy,
-    Profile,
-}
+use super::rule_context::{RuleContext, RuleOwner, RuleSide, UnknownFields};
 
 /// A list of rules.
-pub(super) fn list(spec: &mut Fields<'_>, key: &'static str, direction: Direction, owner: Owner) -> Vec<Rule> {
+pub(super) fn list(spec: &mut Fields<'_>, key: &'static str, direction: Direction, owner: RuleOwner) -> Vec<Rule> {
     let issues = spec.issues();
     let items = spec.list(key);
     items
@@ -37,65 +23,33 @@ pub(super) fn list(spec: &mut Fields<'_>, key: &'static str, direction: Directio
         .collect()
 }
 
-/// Fields of a rule that nobody knows, by their path from the rule.
-pub(super) struct Unknown {
-    rule: String,
-    fields: Vec<String>,
-}
-
-impl Unknown {
-    pub(super) fn collect(&mut self, fields: &Fields<'_>) {
-        let parent = fields
-            .path()
-            .strip_prefix(self.rule.as_str())
-            .unwrap_or_default()
-            .trim_start_matches('.');
-        let join = |key: &str| {
-            if parent.is_empty() {
-                key.to_owned()
-            } else {
-                format!("{parent}.{key}")
-            }
-        };
-        self.fields.extend(fields.unknown().into_iter().map(join));
-    }
-}
-
-fn rule(mut fields: Fields<'_>, direction: Direction, owner: Owner) -> Rule {
+fn rule(mut fields: Fields<'_>, direction: Direction, owner: RuleOwner) -> Rule {
     let issues = fields.issues();
-    let mut unknown = Unknown {
-        rule: fields.path().to_owned(),
-        fields: Vec::new(),
-    };
+    let mut unknown = UnknownFields::new(&fields);
     let action = action(&mut fields);
-    let ip_version = match fields.get("ipVersion").map(Value::as_u64) {
-        None => None,
-        Some(Some(4)) => Some(4),
-        Some(Some(6)) => Some(6),
-        Some(_) => {
-            fields.issue("ipVersion", "expected 4 or 6");
-            None
-        }
-    };
+    let ip_version = ip_version(&mut fields);
     let protocol = protocol(&mut fields, "protocol", ip_version);
     let not_protocol = self::protocol(&mut fields, "notProtocol", ip_version);
-    let icmp = icmp(&mut fields, "icmp", protocol, &mut unknown);
-    let not_icmp = self::icmp(&mut fields, "notICMP", protocol, &mut unknown);
+    let field_match = FieldMatch {
+        icmp: icmp(&mut fields, "icmp", protocol, &mut unknown),
+        not_icmp: icmp(&mut fields, "notICMP", protocol, &mut unknown),
+    };
     if let Some(mut metadata) = fields.object("metadata") {
         metadata::annotations(&mut metadata);
         unknown.collect(&metadata);
     }
-    let protocol_given = fields.get("protocol").is_some();
-    let ports = Ports {
+    let context = RuleContext {
+        direction,
+        owner,
         protocol,
-        given: protocol_given,
+        protocol_given: fields.get("protocol").is_some(),
     };
     let mut side = |key, side| match fields.object(key) {
-        Some(side_fields) => entity::decode(side_fields, side, direction, owner, ports, &mut unknown),
+        Some(side_fields) => entity::decode(side_fields, side, context, &mut unknown),
         None => EntityRule::default(),
     };
-    let source = side("source", Side::Source);
-    let destination = side("destination", Side::Destination);
+    let source = side("source", RuleSide::Source);
+    let destination = side("destination", RuleSide::Destination);
     families(&fields, ip_version, &source, &destination);
     unknown.collect(&fields);
     for field in &unknown.fields {
@@ -118,10 +72,21 @@ fn rule(mut fields: Fields<'_>, direction: Direction, owner: Owner) -> Rule {
         ip_version,
         protocol,
         not_protocol,
-        icmp,
-        not_icmp,
+        fields: field_match,
         source,
         destination,
+    }
+}
+
+fn ip_version(fields: &mut Fields<'_>) -> Option<u8> {
+    match fields.get("ipVersion").map(Value::as_u64) {
+        None => None,
+        Some(Some(4)) => Some(4),
+        Some(Some(6)) => Some(6),
+        Some(_) => {
+            fields.issue("ipVersion", "expected 4 or 6");
+            None
+        }
     }
 }
 
@@ -169,7 +134,7 @@ fn icmp(
     fields: &mut Fields<'_>,
     key: &'static str,
     protocol: Option<Protocol>,
-    unknown: &mut Unknown,
+    unknown: &mut UnknownFields,
 ) -> Option<IcmpMatch> {
     let mut icmp = fields.object(key)?;
     let mut number = |key, most| icmp.integer(key, 0..=most).and_then(|number| u8::try_from(number).ok());

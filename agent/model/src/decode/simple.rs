@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use crate::selector::NAMESPACE_LABEL;
-use crate::{Kind, NetworkSet, Profile, Resource, ResourceKey, Tier};
+use crate::{Direction, Kind, NetworkSet, Profile, Resource, ResourceKey, Tier};
 
 use super::check;
 use super::fields::Fields;
 use super::metadata::{self, Metadata};
-use super::rule::{self, Direction, Owner};
+use super::rule;
+use super::rule_context::RuleOwner;
 
 pub(super) type Read = (Option<ResourceKey>, Option<Resource>);
 
@@ -17,8 +18,8 @@ pub(super) fn profile(mut root: Fields<'_>) -> Read {
     let metadata = Metadata::read(&mut root, false, check::subdomain);
     metadata.require_name(root.issues());
     let mut spec = root.object_or_empty("spec");
-    let ingress = rule::list(&mut spec, "ingress", Direction::Ingress, Owner::Profile);
-    let egress = rule::list(&mut spec, "egress", Direction::Egress, Owner::Profile);
+    let ingress = rule::list(&mut spec, "ingress", Direction::Ingress, RuleOwner::Profile);
+    let egress = rule::list(&mut spec, "egress", Direction::Egress, RuleOwner::Profile);
     let labels_to_apply = metadata::labels(&mut spec, "labelsToApply");
     spec.finish();
     metadata::finish_root(root);

@@ -1,15 +1,18 @@
-//! A JSON reader that knows the line of every field, refuses duplicate keys and tells where a value ends.
+//! A JSON reader that knows the line of every field, refuses duplicate keys and tells where a value
+//! ends.
 
 use serde_json::{Map, Number, Value};
 
-use super::{Lines, MAX_DEPTH, Tree};
+use super::MAX_DEPTH;
+use super::tree::{ValueLines, ValueTree};
 
 /// Byte position in the text and reason.
 type Error = (usize, String);
 
-/// Reads the value at the start of `text`; its first line is `line` of the file. Also its length in bytes.
-pub(super) fn parse(text: &str, line: usize) -> Result<(Tree, usize), Error> {
-    let mut reader = Reader { text, at: 0, line };
+/// Reads the value at the start of `text`; its first line is `line` of the file. Also its length in
+/// bytes.
+pub(super) fn parse(text: &str, line: usize) -> Result<(ValueTree, usize), Error> {
+    let mut reader = JsonReader { text, at: 0, line };
     let tree = reader.value(0)?;
     Ok((tree, reader.at))
 }
@@ -19,13 +22,13 @@ pub(super) fn space(text: &str) -> usize {
     text.len() - text.trim_start_matches([' ', '\t', '\r', '\n']).len()
 }
 
-struct Reader<'a> {
+struct JsonReader<'a> {
     text: &'a str,
     at: usize,
     line: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -55,7 +58,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Tree, Error> {
+    fn value(&mut self, depth: usize) -> Result<ValueTree, Error> {
         self.skip_space();
         let line = self.line;
         let rest = self.rest();
@@ -63,8 +66,8 @@ impl<'a> Reader<'a> {
             Some('{' | '[') if depth >= MAX_DEPTH => Err((self.at, format!("nested more than {MAX_DEPTH} deep"))),
             Some('{') => self.object(depth),
             Some('[') => self.array(depth),
-            Some('"') => Ok(Tree::scalar(Value::String(self.string()?), line)),
-            Some('-' | '0'..='9') => Ok(Tree::scalar(self.number()?, line)),
+            Some('"') => Ok(ValueTree::scalar(Value::String(self.string()?), line)),
+            Some('-' | '0'..='9') => self.number(line),
             _ => {
                 for (word, value) in [
                     ("true", Value::Bool(true)),
@@ -73,7 +76,7 @@ impl<'a> Reader<'a> {
                 ] {
                     if rest.starts_with(word) {
                         self.at += word.len();
-                        return Ok(Tree::scalar(value, line));
+                        return Ok(ValueTree::scalar(value, line));
                     }
                 }
                 self.expected("a JSON value")
@@ -81,7 +84,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Tree, Error> {
+    fn object(&mut self, depth: usize) -> Result<ValueTree, Error> {
         let line = self.line;
         self.at += 1;
         let (mut map, mut children) = (Map::new(), Vec::new());
@@ -111,13 +114,13 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        Ok(Tree {
+        Ok(ValueTree {
             value: Value::Object(map),
-            lines: Lines { line, children },
+            lines: ValueLines::of(line, children),
         })
     }
 
-    fn array(&mut self, depth: usize) -> Result<Tree, Error> {
+    fn array(&mut self, depth: usize) -> Result<ValueTree, Error> {
         let line = self.line;
         self.at += 1;
         let (mut list, mut children) = (Vec::new(), Vec::new());
@@ -134,9 +137,9 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        Ok(Tree {
+        Ok(ValueTree {
             value: Value::Array(list),
-            lines: Lines { line, children },
+            lines: ValueLines::of(line, children),
         })
     }
 
@@ -167,7 +170,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number(&mut self) -> Result<Value, Error> {
+    fn number(&mut self, line: usize) -> Result<ValueTree, Error> {
         let rest = self.rest();
         let length = rest
             .find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'))
@@ -176,7 +179,7 @@ impl<'a> Reader<'a> {
         match serde_json::from_str::<Number>(literal) {
             Ok(number) => {
                 self.at += length;
-                Ok(Value::Number(number))
+                Ok(ValueTree::number(number, literal, line))
             }
             Err(_) => Err((
                 self.at,

@@ -1,18 +1,20 @@
-//! The YAML that records are mostly written in, read quickly: block mappings and lists, flow collections on one line, plain and quoted
-//! scalars without escapes. Whatever is not plainly that, and all that is wrong, is left to the YAML library; so a text has one meaning,
-//! and errors have one wording. Tests hold the two against each other.
+//! The YAML that records are mostly written in, read quickly: block mappings and lists, flow
+//! collections on one line, plain and quoted scalars without escapes. Whatever is not plainly that,
+//! and all that is wrong, is left to the YAML library; so a text has one meaning, and errors have
+//! one wording. Tests hold the two against each other.
 
 use serde_json::{Map, Number, Value};
 
-use super::{Lines, Tree};
+use super::tree::{ValueLines, ValueTree};
 
 /// Longer documents are left to the library, with its limits.
 const MAX_SIZE: usize = 64 << 10;
 /// Deeper ones, too.
 const MAX_DEPTH: usize = 16;
 
-/// Reads a text that holds one document, whose first line is `first_line` of the file. `None` = left to the library.
-pub(super) fn parse(text: &str, first_line: usize) -> Option<Tree> {
+/// Reads a text that holds one document, whose first line is `first_line` of the file. `None` =
+/// left to the library.
+pub(super) fn parse(text: &str, first_line: usize) -> Option<ValueTree> {
     let plain = |byte: u8| byte == b'\n' || (b' '..=b'~').contains(&byte);
     if text.len() > MAX_SIZE || !text.bytes().all(plain) {
         return None;
@@ -31,13 +33,13 @@ pub(super) fn parse(text: &str, first_line: usize) -> Option<Tree> {
             marked = true;
             continue;
         }
-        lines.push(Line {
+        lines.push(YamlLine {
             indent: line.len() - content.len(),
             content: content.trim_end_matches(' '),
             number: first_line + number,
         });
     }
-    let mut reader = Reader { lines, at: 0 };
+    let mut reader = PlainYamlReader { lines, at: 0 };
     let first = reader.lines.first()?;
     if !is_key(first.content) {
         return None;
@@ -50,15 +52,15 @@ pub(super) fn parse(text: &str, first_line: usize) -> Option<Tree> {
 }
 
 /// A line with something on it.
-struct Line<'a> {
+struct YamlLine<'a> {
     indent: usize,
     content: &'a str,
     /// In the file.
     number: usize,
 }
 
-struct Reader<'a> {
-    lines: Vec<Line<'a>>,
+struct PlainYamlReader<'a> {
+    lines: Vec<YamlLine<'a>>,
     at: usize,
 }
 
@@ -83,8 +85,8 @@ fn is_word(text: &str) -> bool {
     text.len() <= 5 && WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
-impl<'a> Reader<'a> {
-    fn peek(&self) -> Option<&Line<'a>> {
+impl<'a> PlainYamlReader<'a> {
+    fn peek(&self) -> Option<&YamlLine<'a>> {
         self.lines.get(self.at)
     }
 
@@ -93,8 +95,9 @@ impl<'a> Reader<'a> {
         self.peek().is_some_and(|line| line.indent == indent)
     }
 
-    /// A block mapping whose keys stand at `indent`. The place of its first key may be behind a dash.
-    fn mapping(&mut self, indent: usize, depth: usize) -> Option<Tree> {
+    /// A block mapping whose keys stand at `indent`. The place of its first key may be behind a
+    /// dash.
+    fn mapping(&mut self, indent: usize, depth: usize) -> Option<ValueTree> {
         if depth >= MAX_DEPTH {
             return None;
         }
@@ -119,17 +122,17 @@ impl<'a> Reader<'a> {
         if self.peek().is_some_and(|line| line.indent > indent) {
             return None;
         }
-        Some(Tree {
+        Some(ValueTree {
             value: Value::Object(map),
-            lines: Lines { line: 0, children },
+            lines: ValueLines::of(0, children),
         })
     }
 
-    /// What stands on the lines below a key or a dash at `indent`: a collection further to the right (of a key also a list right
-    /// below it), or nothing.
-    fn below(&mut self, indent: usize, depth: usize, of_key: bool) -> Option<Tree> {
+    /// What stands on the lines below a key or a dash at `indent`: a collection further to the
+    /// right (of a key also a list right below it), or nothing.
+    fn below(&mut self, indent: usize, depth: usize, of_key: bool) -> Option<ValueTree> {
         let Some(line) = self.peek() else {
-            return Some(Tree::scalar(Value::Null, 0));
+            return Some(ValueTree::scalar(Value::Null, 0));
         };
         let (at, is_item) = (line.indent, is_item(line.content));
         if is_item && (at > indent || (of_key && at == indent)) {
@@ -141,12 +144,12 @@ impl<'a> Reader<'a> {
                 None
             }
         } else {
-            Some(Tree::scalar(Value::Null, 0))
+            Some(ValueTree::scalar(Value::Null, 0))
         }
     }
 
     /// A block list whose dashes stand at `indent`.
-    fn list(&mut self, indent: usize, depth: usize) -> Option<Tree> {
+    fn list(&mut self, indent: usize, depth: usize) -> Option<ValueTree> {
         if depth >= MAX_DEPTH {
             return None;
         }
@@ -163,7 +166,8 @@ impl<'a> Reader<'a> {
                 return None;
             }
             let mut child = if is_key(content) {
-                // A mapping that begins behind the dash: as if its first key stood on a line of its own.
+                // A mapping that begins behind the dash: as if its first key stood on a line of its
+                // own.
                 line.indent = indent + 1 + (rest.len() - content.len());
                 line.content = content;
                 let at = line.indent;
@@ -179,19 +183,19 @@ impl<'a> Reader<'a> {
         if self.peek().is_some_and(|line| line.indent > indent) {
             return None;
         }
-        Some(Tree {
+        Some(ValueTree {
             value: Value::Array(list),
-            lines: Lines { line: 0, children },
+            lines: ValueLines::of(0, children),
         })
     }
 
     /// A value that stands on the rest of a line, and goes on on no other.
-    fn on_line(&self, text: &str, indent: usize, number: usize, depth: usize) -> Option<Tree> {
+    fn on_line(&self, text: &str, indent: usize, number: usize, depth: usize) -> Option<ValueTree> {
         if self.peek().is_some_and(|line| line.indent > indent) {
             return None;
         }
         if text.starts_with(['{', '[']) {
-            let mut flow = Flow { rest: text, number };
+            let mut flow = FlowReader { rest: text, number };
             let tree = flow.value(depth + 1)?;
             return flow.rest.is_empty().then_some(tree);
         }
@@ -200,7 +204,7 @@ impl<'a> Reader<'a> {
             Some(_) => return None,
             None => plain(text)?,
         };
-        Some(Tree::scalar(value, number))
+        Some(ValueTree::scalar(value, number))
     }
 }
 
@@ -240,12 +244,12 @@ fn plain(text: &str) -> Option<Value> {
 }
 
 /// Reads a flow collection on one line.
-struct Flow<'a> {
+struct FlowReader<'a> {
     rest: &'a str,
     number: usize,
 }
 
-impl Flow<'_> {
+impl FlowReader<'_> {
     fn space(&mut self) {
         self.rest = self.rest.trim_start_matches(' ');
     }
@@ -261,7 +265,7 @@ impl Flow<'_> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Option<Tree> {
+    fn value(&mut self, depth: usize) -> Option<ValueTree> {
         if depth >= MAX_DEPTH {
             return None;
         }
@@ -275,15 +279,15 @@ impl Flow<'_> {
         }
         if let Some((value, rest)) = quoted(open) {
             self.rest = rest;
-            return Some(Tree::scalar(Value::String(value.to_owned()), number));
+            return Some(ValueTree::scalar(Value::String(value.to_owned()), number));
         }
         let end = open.find([',', '[', ']', '{', '}']).unwrap_or(open.len());
         let (text, rest) = open.split_at_checked(end)?;
         self.rest = rest;
-        Some(Tree::scalar(plain(text.trim_end_matches(' '))?, number))
+        Some(ValueTree::scalar(plain(text.trim_end_matches(' '))?, number))
     }
 
-    fn mapping(&mut self, depth: usize) -> Option<Tree> {
+    fn mapping(&mut self, depth: usize) -> Option<ValueTree> {
         let (mut map, mut children) = (Map::new(), Vec::new());
         if !self.take('}') {
             loop {
@@ -304,16 +308,13 @@ impl Flow<'_> {
                 }
             }
         }
-        Some(Tree {
+        Some(ValueTree {
             value: Value::Object(map),
-            lines: Lines {
-                line: self.number,
-                children,
-            },
+            lines: ValueLines::of(self.number, children),
         })
     }
 
-    fn list(&mut self, depth: usize) -> Option<Tree> {
+    fn list(&mut self, depth: usize) -> Option<ValueTree> {
         let (mut list, mut children) = (Vec::new(), Vec::new());
         if !self.take(']') {
             loop {
@@ -329,12 +330,9 @@ impl Flow<'_> {
                 }
             }
         }
-        Some(Tree {
+        Some(ValueTree {
             value: Value::Array(list),
-            lines: Lines {
-                line: self.number,
-                children,
-            },
+            lines: ValueLines::of(self.number, children),
         })
     }
 }
@@ -358,14 +356,14 @@ mod tests {
         "kind: GlobalNetworkSet\nmetadata:\n  name: x\n  labels:\n    a/b.c-d: 'true'\n    num: 0\nspec:\n  nets:\n    - 10.0.0.0/8\n    - '::/0'\n    - text here\n",
     ];
 
-    fn flat(lines: &Lines, out: &mut Vec<usize>) {
+    fn flat(lines: &ValueLines, out: &mut Vec<usize>) {
         out.push(lines.line);
         for child in &lines.children {
             flat(child, out);
         }
     }
 
-    fn places(tree: &Tree) -> Vec<usize> {
+    fn places(tree: &ValueTree) -> Vec<usize> {
         let mut out = Vec::new();
         flat(&tree.lines, &mut out);
         out

@@ -1,7 +1,8 @@
 //! The selector language: which labels an endpoint or network set must have.
 //!
-//! In: text as users write it (`app == 'web' && env in {'prod'}`). Out: a [`Selector`], which evaluates on labels and prints
-//! one canonical text for all spellings of the same expression. Labels that are absent make `!=` and `not in` true.
+//! In: text as users write it (`app == 'web' && env in {'prod'}`). Out: a [`Selector`], which
+//! evaluates on labels and prints one canonical text for all spellings of the same expression.
+//! Labels that are absent make `!=` and `not in` true.
 
 mod ast;
 mod parse;
@@ -20,18 +21,36 @@ use sha2::{Digest as _, Sha224};
 use ast::Node;
 pub use requirements::Requirement;
 
-/// Label that holds an endpoint's or network set's namespace; things outside namespaces lack it.
+/// The label that holds the namespace of an endpoint or network set. What stands in no namespace
+/// lacks it.
 pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
-/// Label that holds an endpoint's orchestrator.
+/// The label that holds an endpoint's orchestrator.
 pub const ORCHESTRATOR_LABEL: &str = "projectcalico.org/orchestrator";
-/// Label that holds the name of the service account that an endpoint runs as.
+/// The label that holds the name of the service account that an endpoint runs as.
 pub const SERVICE_ACCOUNT_LABEL: &str = "projectcalico.org/serviceaccount";
-/// Prefix under which endpoints inherit their namespace's labels.
+/// What the keys of labels begin with that an endpoint inherits from its namespace.
 pub const NAMESPACE_PREFIX: &str = "pcns.";
-/// Prefix under which endpoints inherit their service account's labels.
+/// What the keys of labels begin with that an endpoint inherits from its service account.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "pcsa.";
 
-/// A parsed selector. Cheap to clone; equality and order are those of the canonical text.
+/// A parsed selector of Calico's selector language. It is cheap to clone; equality and order are
+/// those of the canonical text.
+///
+/// # Examples
+///
+/// ```
+/// use felid_model::{LabelMap, Selector};
+///
+/// let selector = Selector::parse("app=='web'&&env not in {'test'}")?;
+/// assert_eq!(selector.canonical(), r#"(app == "web" && env not in {"test"})"#);
+///
+/// let labels = LabelMap::from([("app".to_owned(), "web".to_owned())]);
+/// assert!(selector.matches(&labels), "an absent label makes `not in` true");
+///
+/// let error = Selector::parse("app = 'web'").unwrap_err();
+/// assert_eq!(error.column, 5);
+/// # Ok::<(), felid_model::SelectorError>(())
+/// ```
 #[derive(Clone)]
 pub struct Selector(Arc<Inner>);
 
@@ -40,9 +59,9 @@ struct Inner {
     node: Node,
 }
 
-/// Where a selector looks labels up.
+/// A place in which a selector looks labels up.
 pub trait Labels {
-    /// Value of a label.
+    /// Returns the value of a label; `None` if it is absent.
     fn get(&self, key: &str) -> Option<&str>;
 }
 
@@ -52,13 +71,13 @@ impl Labels for crate::LabelMap {
     }
 }
 
-/// Why a selector does not parse.
+/// Why a text is no selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {reason}")]
 pub struct SelectorError {
-    /// 1-based column in characters.
+    /// The column of the fault, in characters from 1.
     pub column: usize,
-    /// Reason.
+    /// What is wrong there.
     pub reason: String,
 }
 
@@ -70,39 +89,42 @@ impl Selector {
         }))
     }
 
-    /// Parses a selector; empty text is `all()`. Expressions nested more than 256 deep are refused.
+    /// Parses a selector; an empty text is `all()`. Fails if the text is none, or if it is nested
+    /// more than 256 deep.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         parse::parse(text).map(Selector::new)
     }
 
-    /// `all()`.
+    /// Returns `all()`.
     pub fn all() -> Self {
         Selector::new(Node::All)
     }
 
-    /// `key == "value"`. `value` is taken as it is; it must not hold both kinds of quotes (no name does), or the canonical text
-    /// would not parse.
+    /// Returns `key == "value"`. The value is taken as it is. It must not hold both kinds of
+    /// quotes, which no name does, or the canonical text would not parse.
     pub fn label_equals(key: &str, value: &str) -> Self {
         Selector::new(Node::Eq(key.into(), value.into()))
     }
 
-    /// `key in {"a", "b"}`; for the values the same holds as for [`Selector::label_equals`].
+    /// Returns `key in {"a", "b"}`. The same holds for the values as for
+    /// [`Selector::label_equals`].
     pub fn label_in(key: &str, values: &[String]) -> Self {
         let values = values.iter().map(|value| value.as_str().into()).collect();
         Selector::new(Node::In(key.into(), values))
     }
 
-    /// `has(key)`.
+    /// Returns `has(key)`.
     pub fn has_label(key: &str) -> Self {
         Selector::new(Node::Has(key.into()))
     }
 
-    /// Canonical text.
+    /// Returns the canonical text, which is the same for all spellings of one expression.
     pub fn canonical(&self) -> &str {
         &self.0.canonical
     }
 
-    /// `s:` + unpadded base64url of SHA-224 of `s:` + canonical.
+    /// Returns the identity that Felix derives from the canonical text: `s:` and the unpadded
+    /// base64url of the SHA-224 of `s:` and the text.
     pub fn uid(&self) -> String {
         let mut hash = Sha224::new();
         hash.update(b"s:");
@@ -110,7 +132,7 @@ impl Selector {
         format!("s:{}", URL_SAFE_NO_PAD.encode(hash.finalize()))
     }
 
-    /// Whether the labels match. `all()` and `global()` match any labels.
+    /// Returns whether the labels match. `all()` and `global()` match any labels.
     pub fn matches<L: Labels + ?Sized>(&self, labels: &L) -> bool {
         self.0.node.matches(labels)
     }
@@ -124,17 +146,17 @@ impl Selector {
         }
     }
 
-    /// `!self`.
+    /// Returns the selector that matches whatever this one does not.
     pub fn negate(&self) -> Selector {
         Selector::new(Node::Not(Box::new(self.0.node.clone())))
     }
 
-    /// Whether this is exactly `all()`.
+    /// Returns whether this is exactly `all()`.
     pub fn is_all(&self) -> bool {
         matches!(self.0.node, Node::All)
     }
 
-    /// Whether this is exactly `global()`.
+    /// Returns whether this is exactly `global()`.
     pub fn is_global(&self) -> bool {
         matches!(self.0.node, Node::Global)
     }
@@ -153,8 +175,8 @@ impl Selector {
         }))
     }
 
-    /// A namespaceSelector as a selector on endpoints and network sets: labels get the prefix `pcns.`; `all()` is anything in a
-    /// namespace, `global()` anything outside.
+    /// A namespaceSelector as a selector on endpoints and network sets: labels get the prefix
+    /// `pcns.`; `all()` is anything in a namespace, `global()` anything outside.
     pub fn for_namespaces(&self) -> Selector {
         Selector::new(self.0.node.map(&mut |node| match node {
             Node::All => Node::Has(NAMESPACE_LABEL.into()),

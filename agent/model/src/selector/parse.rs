@@ -1,7 +1,8 @@
-//! The parser. It keeps a stack of its own for parentheses, so that no input can exhaust the thread's.
+//! The parser. It keeps a stack of its own for parentheses, so that no input can exhaust the
+//! thread's.
 //!
-//! After a label only an operator is read: `in in {'in'}` and `has == 'x'` are good. White space is space and tab; it may stand
-//! anywhere but before the parenthesis of `has(`, `all(` and `global(`.
+//! After a label only an operator is read: `in in {'in'}` and `has == 'x'` are good. White space is
+//! space and tab; it may stand anywhere but before the parenthesis of `has(`, `all(` and `global(`.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,7 @@ pub(super) fn parse(text: &str) -> Result<Node, SelectorError> {
 }
 
 /// A tree and its depth.
-struct Tree {
+struct ParsedTree {
     node: Node,
     depth: usize,
 }
@@ -37,9 +38,9 @@ struct Level {
     /// An odd number of `!` stands before its parenthesis.
     negated: bool,
     /// Finished terms of `||`.
-    ors: Vec<Tree>,
+    ors: Vec<ParsedTree>,
     /// Terms of the current `&&`.
-    ands: Vec<Tree>,
+    ands: Vec<ParsedTree>,
 }
 
 struct Parser<'a> {
@@ -107,7 +108,7 @@ impl<'a> Parser<'a> {
                 ));
                 continue;
             }
-            let term = Tree {
+            let term = ParsedTree {
                 node: self.term()?,
                 depth: 1,
             };
@@ -143,14 +144,19 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn close(&self, mut level: Level) -> Result<Tree, SelectorError> {
+    fn close(&self, mut level: Level) -> Result<ParsedTree, SelectorError> {
         let last = self.join(level.ands, level.at, Node::And)?;
         level.ors.push(last);
         self.join(level.ors, level.at, Node::Or)
     }
 
     /// One list of `&&` or `||`; a single term stays what it is.
-    fn join(&self, mut terms: Vec<Tree>, at: usize, make: fn(Vec<Node>) -> Node) -> Result<Tree, SelectorError> {
+    fn join(
+        &self,
+        mut terms: Vec<ParsedTree>,
+        at: usize,
+        make: fn(Vec<Node>) -> Node,
+    ) -> Result<ParsedTree, SelectorError> {
         match (terms.pop(), terms.is_empty()) {
             (Some(only), true) => Ok(only),
             (Some(last), false) => {
@@ -162,7 +168,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn negate_if(&self, negated: bool, term: Tree, at: usize) -> Result<Tree, SelectorError> {
+    fn negate_if(&self, negated: bool, term: ParsedTree, at: usize) -> Result<ParsedTree, SelectorError> {
         if negated {
             self.deeper(Node::Not(Box::new(term.node)), term.depth, at)
         } else {
@@ -170,11 +176,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn deeper(&self, node: Node, depth: usize, at: usize) -> Result<Tree, SelectorError> {
+    fn deeper(&self, node: Node, depth: usize, at: usize) -> Result<ParsedTree, SelectorError> {
         if depth >= MAX_DEPTH {
             return self.error(at, format!("nested more than {MAX_DEPTH} deep"));
         }
-        Ok(Tree { node, depth: depth + 1 })
+        Ok(ParsedTree { node, depth: depth + 1 })
     }
 
     /// `has(k)`, `all()`, `global()` or a comparison.

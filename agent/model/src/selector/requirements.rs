@@ -1,4 +1,5 @@
-//! Conditions that a selector cannot match without: what an index of selectors needs to narrow the candidates.
+//! Conditions that a selector cannot match without: what an index of selectors needs to narrow the
+//! candidates.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +16,9 @@ pub struct Requirement<'a> {
 }
 
 impl Selector {
-    /// Conditions that labels must meet for the selector to match. Each is necessary, all together are not always sufficient.
-    /// Empty if nothing is known: then anything, even without labels, may match.
+    /// Conditions that labels must meet for the selector to match. Each is necessary, all together
+    /// are not always sufficient. Empty if nothing is known: then anything, even without labels,
+    /// may match.
     pub fn requirements(&self) -> Vec<Requirement<'_>> {
         required(&self.0.node)
     }

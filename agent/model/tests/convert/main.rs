@@ -1,4 +1,5 @@
-//! Conversions of records of Kubernetes and of Calico's v1 form: a test for each sentence of their semantics.
+//! Conversions of records of Kubernetes and of Calico's v1 form: a test for each sentence of their
+//! semantics.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

@@ -1,4 +1,5 @@
-//! What `felid validate` says: each rule of the language, by records that keep it and records that break it.
+//! What `felid validate` says: each rule of the language, by records that keep it and records that
+//! break it.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod endpoints;

@@ -2,7 +2,7 @@
 
 use felid_model::Resource;
 
-use crate::{check, record, resource};
+use crate::{check, record, resource, warnings};
 
 #[test]
 fn network_sets() {
@@ -108,5 +108,33 @@ fn pools() {
     match resource(&record("IPPool", "name: a", "cidr: 10.0.0.0/16")) {
         Resource::IpPool(pool) => assert_eq!(pool.cidr.to_string(), "10.0.0.0/16"),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn fields_of_pools_that_felid_does_not_follow_are_warnings() {
+    for (spec, expected) in [
+        ("cidr: 10.0.0.0/16", ""),
+        ("cidr: 10.0.0.0/16, disabled: true", ""),
+        (
+            "cidr: 10.0.0.0/16, natOutgoing: false, ipipMode: Never, vxlanMode: Never, disableBGPExport: false",
+            "",
+        ),
+        ("cidr: 10.0.0.0/16, natOutgoing: true", "spec.natOutgoing"),
+        ("cidr: 10.0.0.0/16, ipipMode: Always", "spec.ipipMode"),
+        ("cidr: 10.0.0.0/16, vxlanMode: CrossSubnet", "spec.vxlanMode"),
+        ("cidr: 10.0.0.0/16, nodeSelector: all()", "spec.nodeSelector"),
+        (
+            "cidr: 10.0.0.0/16, blockSize: 28, assignmentMode: Manual",
+            "spec.assignmentMode spec.blockSize",
+        ),
+        (
+            "cidr: 10.0.0.0/16, allowedUses: [Workload], disableBGPExport: true",
+            "spec.allowedUses spec.disableBGPExport",
+        ),
+    ] {
+        let text = record("IPPool", "name: a", spec);
+        resource(&text);
+        assert_eq!(warnings(&text), expected, "{spec}");
     }
 }

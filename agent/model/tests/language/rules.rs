@@ -124,11 +124,11 @@ fn icmp() {
     let rule = read("action: Deny, protocol: ICMP, icmp: {type: 8}, notICMP: {type: 3, code: 1}");
     let icmp = |icmp_type, code| Some(IcmpMatch { icmp_type, code });
     assert_eq!(
-        (rule.icmp, rule.not_icmp),
+        (rule.fields.icmp, rule.fields.not_icmp),
         (icmp(Some(8), None), icmp(Some(3), Some(1)))
     );
     let empty = read("action: Deny, protocol: ICMP, icmp: {}, notICMP: {}");
-    assert_eq!((empty.icmp, empty.not_icmp), (None, None));
+    assert!(empty.fields.is_empty());
 }
 
 #[test]

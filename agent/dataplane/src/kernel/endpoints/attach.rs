@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use felid_compile::stub::{self, stub};
+use felid_compile::stub::{self, SkbLayout, stub};
 use felid_compile::transaction::EndpointId;
 
 use super::Endpoints;
@@ -16,12 +16,14 @@ use crate::sys::{self, Hook};
 pub(crate) struct Attach<'a> {
     pub(crate) closed: BorrowedFd<'a>,
     pub(crate) maps: &'a MapFds,
+    pub(crate) skb_layout: &'a SkbLayout,
     /// The directory of everything pinned.
     pub(crate) directory: &'a Path,
 }
 
 impl Endpoints {
-    /// Makes both hooks run what a role asks for. After an error the interface is closed, as far as that is possible.
+    /// Makes both hooks run what a role asks for. After an error the interface is closed, as far as
+    /// that is possible.
     pub(super) fn attach(&mut self, ifindex: u32, role: Role, attach: &Attach<'_>) -> Result<()> {
         if let Role::Stub(id) = role {
             // The record knows the interface before the first packet enters by it.
@@ -33,10 +35,11 @@ impl Endpoints {
             Role::Closed | Role::Inherited => self.close(ifindex, attach),
         };
         let Err(error) = put else { return Ok(()) };
-        if matches!(&error, KernelError::Call { source, .. } if source.raw_os_error() == Some(libc::ENODEV)) {
+        if error.is_gone() {
             return Err(error);
         }
-        // One hook alone must not let anything pass, nor may what stood there before, which was another's.
+        // One hook alone must not let anything pass, nor may what stood there before, which was
+        // another's.
         Err(match self.close(ifindex, attach) {
             Ok(()) => KernelError::Closed {
                 ifindex,
@@ -52,8 +55,8 @@ impl Endpoints {
 
     fn put_stubs(&mut self, ifindex: u32, id: EndpointId, attach: &Attach<'_>) -> Result<()> {
         let stubs = [
-            load_stub(Hook::ALL[0], id, attach.maps)?,
-            load_stub(Hook::ALL[1], id, attach.maps)?,
+            load_stub(Hook::ALL[0], id, attach)?,
+            load_stub(Hook::ALL[1], id, attach)?,
         ];
         for (hook, program) in Hook::ALL.into_iter().zip(stubs) {
             self.links.set(ifindex, hook, Role::Stub(id), program.as_fd())?;
@@ -68,13 +71,13 @@ impl Endpoints {
     }
 }
 
-fn load_stub(hook: Hook, id: EndpointId, maps: &MapFds) -> Result<std::os::fd::OwnedFd> {
+pub(super) fn load_stub(hook: Hook, id: EndpointId, attach: &Attach<'_>) -> Result<std::os::fd::OwnedFd> {
     let kind = match hook {
         Hook::FromWorkload => stub::Hook::FromWorkload,
         Hook::ToWorkload => stub::Hook::ToWorkload,
     };
-    let chunk = stub(kind, id);
-    let insns = link(&chunk, maps, None)
+    let chunk = stub(kind, id, attach.skb_layout);
+    let insns = link(&chunk, attach.maps, None)
         .ok_or_else(|| KernelError::Inconsistent("a map reference of a stub is out of place".to_owned()))?;
     sys::load_classifier(&insns, &format!("e{}_{}", id.index, id.id)).map_err(|error| KernelError::Fixed {
         name: format!("stub of endpoint {}", id.id),
