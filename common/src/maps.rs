@@ -209,10 +209,10 @@ pub struct Settings: 128 {
     pub flow_limit: u32,
     /// How many times as many flows beyond its share as the pool has left an endpoint may have.
     pub flow_greed: u32,
-    /// Slots of each ring of half-open flows, a power of two; see [`flow_slot`].
+    /// Slots of each ring of half-open flows, a power of two; see [`flow_slot`](crate::flow_slot).
     pub flow_ring: u32,
     /// Slots of each endpoint's fragmented datagrams at each hook, a power of two; see
-    /// [`fragment_slot`].
+    /// [`fragment_slot`](crate::fragment_slot).
     pub fragment_ring: u32,
 }
 

@@ -16,7 +16,7 @@ pub struct FragmentKeyV4: 20 {
     pub endpoint: u32,
     /// Identification as in the packet.
     pub identification: u32,
-    /// Protocol in the low byte, hook ([`EGRESS`] or [`INGRESS`]) above it.
+    /// Protocol in the low byte, hook (`EGRESS` or `INGRESS`) above it.
     pub protocol_hook: u32,
 }
 
@@ -125,8 +125,8 @@ pub const fn flow_slot(index: u32, received: u32, number: u32, ring: u32) -> u32
     (2 * index + received) * ring + (number & ring.wrapping_sub(1))
 }
 
-/// The element of `fragments_v4` or `fragments_v6` where an endpoint's datagram stands whose hash is
-/// this. Each endpoint has places of its own at each hook.
+/// The element of `fragments_v4` or `fragments_v6` where an endpoint's datagram stands whose hash
+/// is this. Each endpoint has places of its own at each hook.
 #[inline(always)]
 pub const fn fragment_slot(index: u32, hook: u32, hash: u32, ring: u32) -> u32 {
     (2 * index + hook) * ring + (hash & ring.wrapping_sub(1))

@@ -124,8 +124,8 @@ macro_rules! other {
 /// Writes a datagram into a place: whatever stood there is void first, and the datagram valid last.
 macro_rules! note {
     ($place:expr, $datagram:expr, $src:expr, $dst:expr, $first:expr) => {
-        // SAFETY: a map's element, written as plain words. Two CPUs that write one place at once may
-        // leave what either wrote: ports of some allowed first fragment of this endpoint.
+        // SAFETY: a map's element, written as plain words. Two CPUs that write one place at once
+        // may leave what either wrote: ports of some allowed first fragment of this endpoint.
         unsafe {
             addr_of_mut!((*$place).key.endpoint).write_volatile(0);
             addr_of_mut!((*$place).first).write_volatile($first);

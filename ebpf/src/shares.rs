@@ -156,8 +156,8 @@ pub(crate) fn correct(wanted: &Recount) -> bool {
     true
 }
 
-/// Makes room for a new half-open flow within the share of whom it is charged to: at the cost of its
-/// own flows alone.
+/// Makes room for a new half-open flow within the share of whom it is charged to: at the cost of
+/// its own flows alone.
 #[inline(always)]
 pub(crate) fn make_room(key: &Key, flow: &Flow, settings: &Settings) -> Result<(), DropReason> {
     let charge = flow.charge();

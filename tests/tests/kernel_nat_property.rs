@@ -91,7 +91,10 @@ impl Body {
                     ]
                     .concat(),
                 );
-                craft.payload[6..8].copy_from_slice(&(!new).to_be_bytes());
+                // UDP-Lite has no packets without a checksum: one that comes to zero is sent as
+                // all ones (RFC 3828, 3.1).
+                let sum = if new == 0xffff { new } else { !new };
+                craft.payload[6..8].copy_from_slice(&sum.to_be_bytes());
                 craft
             }
             6 => craft.echo(self.ports.0, reply),

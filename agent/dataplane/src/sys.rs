@@ -1,8 +1,8 @@
 //! The only module with `unsafe`: what aya has no call for. Everything it exports is safe to call.
 //!
 //! Batched map operations, loading of generated code, links by interface index, test runs with
-//! context, queries of a hook, `membarrier`, and the filter of system calls. The attributes of `bpf(2)` are written out per
-//! command: the kernel accepts any prefix of its union.
+//! context, queries of a hook, `membarrier`, and the filter of system calls. The attributes of
+//! `bpf(2)` are written out per command: the kernel accepts any prefix of its union.
 
 use std::ffi::CString;
 use std::io;

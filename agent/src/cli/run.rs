@@ -270,8 +270,8 @@ pub struct ConntrackArgs {
     /// 131072]
     #[arg(long, value_name = "N")]
     pub conntrack_half_open_size: Option<String>,
-    /// Established flows of one address family that an endpoint may have; 0 = its share of the table
-    /// and what the common pool gives [default: 0]
+    /// Established flows of one address family that an endpoint may have; 0 = its share of the
+    /// table and what the common pool gives [default: 0]
     #[arg(long, value_name = "N")]
     pub max_flows_per_endpoint: Option<String>,
     /// Seconds between sweeps for expired flows [default: 10]

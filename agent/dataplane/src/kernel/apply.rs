@@ -89,8 +89,8 @@ impl Kernel {
         self.raise_next_endpoint_id(transaction.next_endpoint_id)?;
         self.tables.write_classes(transaction)?;
         self.tables.stage(transaction, active);
-        // Before the first entry of a table that was empty, and for as long as there is one; and before
-        // the first packet of an endpoint that is new.
+        // Before the first entry of a table that was empty, and for as long as there is one; and
+        // before the first packet of an endpoint that is new.
         self.write_settings_for(self.population(transaction))?;
         self.tables.flush()?;
         self.endpoints.stage(transaction)?;

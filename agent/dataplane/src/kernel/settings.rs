@@ -50,8 +50,8 @@ pub struct Settings {
     pub log_burst: u32,
     /// Whether workloads that have external addresses are known by them outside the cluster.
     pub nat_outbound: bool,
-    /// How many established flows of one IP version an endpoint may have; 0 = as many as its share of
-    /// the table and the pool give.
+    /// How many established flows of one IP version an endpoint may have; 0 = as many as its share
+    /// of the table and the pool give.
     pub max_flows_per_endpoint: u32,
 }
 
@@ -183,9 +183,8 @@ impl StoredSettings {
         self.written.hz == 0 || self.written.nat_seed != self.nat_seed
     }
 
-    /// Writes what is wanted, which tables are in use, and what each endpoint may have of those that
-    /// packets fill. What has still to be revoked stays
-    /// noted, so that it survives the agent.
+    /// Writes what is wanted, which tables are in use, and what each endpoint may have of those
+    /// that packets fill. What has still to be revoked stays noted, so that it survives the agent.
     pub(crate) fn write(&mut self, table_flags: u32, shares: &Shares) -> Result<()> {
         let mut value = self.desired.encode(self.hz);
         shares.encode(&mut value);

@@ -1,4 +1,5 @@
-//! Shares of the conntrack tables: how much each endpoint may have, what it has, and counting again.
+//! Shares of the conntrack tables: how much each endpoint may have, what it has, and counting
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
@@ -51,8 +52,8 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Half of each table belongs to the endpoints, in equal shares, and one to the host; the rest is
-    /// the pool. `limit`: what an endpoint may have at all; 0 = as much as the pool gives.
+    /// Half of each table belongs to the endpoints, in equal shares, and one to the host; the rest
+    /// is the pool. `limit`: what an endpoint may have at all; 0 = as much as the pool gives.
     pub(crate) fn new(sizes: &Capacities, population: Population, limit: u32) -> Self {
         let holders = population.endpoints + 1;
         let tables = [sizes.established_v4, sizes.established_v6];
@@ -174,8 +175,8 @@ impl Conntrack {
             .collect())
     }
 
-    /// Returns who has more than half of the established flows of one IP version that they may have:
-    /// index and id.
+    /// Returns who has more than half of the established flows of one IP version that they may
+    /// have: index and id.
     pub(super) fn crowded(&self, family: usize) -> Result<BTreeSet<(u32, u32)>> {
         let usage = self.usage()?.into_iter();
         let crowded = usage.filter(|usage| usage.established[family] > usage.allowed[family] / 2);

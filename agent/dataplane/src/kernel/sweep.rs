@@ -28,8 +28,8 @@ pub struct SweepStats {
     pub full: [bool; 2],
     /// How many endpoints' counts of flows were not what the tables hold, and were corrected.
     pub corrected: u64,
-    /// Whether an endpoint had more than half of the flows that it may have: its closed ones are then
-    /// ended before their time, and the next sweep should follow soon.
+    /// Whether an endpoint had more than half of the flows that it may have: its closed ones are
+    /// then ended before their time, and the next sweep should follow soon.
     pub crowded: bool,
 }
 
