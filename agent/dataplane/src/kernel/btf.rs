@@ -65,16 +65,16 @@ impl Type {
 }
 
 /// The kernel's BTF, taken apart into types.
-struct Btf {
-    types: Vec<u8>,
-    strings: Vec<u8>,
+struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
     /// Types by their ids; the first has id 1.
     index: Vec<Type>,
 }
 
-impl Btf {
+impl<'a> Btf<'a> {
     /// `None` if the bytes are not BTF of this machine's byte order.
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
         const MAGIC: u16 = 0xeb9f;
         let magic = bytes.first_chunk::<2>()?;
         if u16::from_ne_bytes(*magic) != MAGIC {
@@ -85,13 +85,13 @@ impl Btf {
             let begin = header(1)?.checked_add(offset)?;
             bytes.get(begin..begin.checked_add(length)?)
         };
-        let types = section(header(2)?, header(3)?)?.to_vec();
-        let strings = section(header(4)?, header(5)?)?.to_vec();
+        let types = section(header(2)?, header(3)?)?;
+        let strings = section(header(4)?, header(5)?)?;
         let (mut index, mut at) = (Vec::new(), 0);
         while at < types.len() {
             let kind = Type {
-                name: read(&types, at)?,
-                info: read(&types, at + 4)?,
+                name: read(types, at)?,
+                info: read(types, at + 4)?,
                 rest: at + 12,
             };
             at += 12 + kind.tail()?;
@@ -133,7 +133,7 @@ impl Btf {
         let has_bit_fields = structure.info >> 31 != 0;
         (0..structure.count()).find_map(|n| {
             let at = structure.rest + 12 * n;
-            let word = |n: usize| read(&self.types, at + 4 * n);
+            let word = |n: usize| read(self.types, at + 4 * n);
             let (its_name, kind, place) = (word(0)?, word(1)?, word(2)?);
             let (offset, size) = if has_bit_fields {
                 (place & 0x00ff_ffff, place >> 24)
@@ -182,15 +182,20 @@ impl Btf {
         })
     }
 
-    /// Value of a constant of some enumeration; 0 if this kernel does not have it.
-    fn constant(&self, name: &str) -> u32 {
+    /// The enumeration that has a constant of this name.
+    fn enumeration_of(&self, name: &str) -> Option<Type> {
         self.index
             .iter()
-            .filter(|entry| entry.kind() == ENUM)
-            .flat_map(|entry| (0..entry.count()).map(move |n| entry.rest + 8 * n))
-            .find(|at| read(&self.types, *at).is_some_and(|its_name| self.has_name(its_name, name)))
-            .and_then(|at| read(&self.types, at + 4))
-            .unwrap_or(0)
+            .find(|entry| entry.kind() == ENUM && self.constant(**entry, name).is_some())
+            .copied()
+    }
+
+    /// Value of a constant of an enumeration.
+    fn constant(&self, enumeration: Type, name: &str) -> Option<u32> {
+        (0..enumeration.count())
+            .map(|n| enumeration.rest + 8 * n)
+            .find(|at| read(self.types, *at).is_some_and(|its_name| self.has_name(its_name, name)))
+            .and_then(|at| read(self.types, at + 4))
     }
 
     fn skb_layout(&self) -> Result<SkbLayout, &'static str> {
@@ -228,7 +233,11 @@ impl Btf {
     }
 
     fn gso_types(&self) -> GsoTypes {
-        let any = |names: &[&str]| names.iter().fold(0, |all, name| all | self.constant(name));
+        // All of them stand in one enumeration, and a search through all that the kernel has takes
+        // milliseconds. What this kernel does not have is 0.
+        let types = self.enumeration_of("SKB_GSO_TCPV4");
+        let value = |name: &str| types.and_then(|types| self.constant(types, name)).unwrap_or(0);
+        let any = |names: &[&str]| names.iter().fold(0, |all, name| all | value(name));
         GsoTypes {
             tcp_v4: any(&["SKB_GSO_TCPV4"]),
             tcp_v6: any(&["SKB_GSO_TCPV6"]),
@@ -336,7 +345,8 @@ mod tests {
 
     #[test]
     fn members_and_constants_are_found() {
-        let btf = Btf::parse(&example()).unwrap();
+        let bytes = example();
+        let btf = Btf::parse(&bytes).unwrap();
         let outer = btf.id(STRUCT, "outer").unwrap();
         assert_eq!(outer, 3);
         assert_eq!(btf.offset(outer, "a"), Some(4));
@@ -346,9 +356,11 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!((field.shift, field.mask), (5, 0b1110_0000));
         }
-        assert_eq!(btf.constant("VALUE"), 17);
+        let values = btf.enumeration_of("VALUE").unwrap();
+        assert_eq!(btf.constant(values, "VALUE"), Some(17));
         // Names that only begin so, members of other kinds, what is not there.
-        assert_eq!(btf.constant("VALU"), 0);
+        assert_eq!(btf.constant(values, "VALU"), None);
+        assert!(btf.enumeration_of("VALU").is_none());
         assert_eq!(btf.id(STRUCT, "oute"), None);
         assert_eq!(btf.id(ENUM, "outer"), None);
         assert_eq!(btf.offset(outer, "b"), None);
@@ -367,7 +379,7 @@ mod tests {
             damaged[at] ^= 0xff;
             if let Some(btf) = Btf::parse(&damaged) {
                 assert!(btf.skb_layout().is_err());
-                let _ = (btf.offset(3, "b"), btf.bit_field(3, "b"), btf.constant("VALUE"));
+                let _ = (btf.offset(3, "b"), btf.bit_field(3, "b"), btf.enumeration_of("VALUE"));
             }
         }
         // A structure within itself.
