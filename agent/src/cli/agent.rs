@@ -48,12 +48,9 @@ pub struct AgentArgs {
     pub output: String,
 }
 
-/// Arguments of `endpoints`.
+/// What commands that list things of all namespaces have in common.
 #[derive(Debug, Args)]
-pub struct EndpointsArgs {
-    /// Names of endpoints: NAME, NAMESPACE/NAME, interface or address; none = all
-    #[arg(value_name = "ENDPOINT")]
-    pub names: Vec<String>,
+pub struct ListArgs {
     /// Only this namespace
     #[arg(long, short = 'n', value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -63,6 +60,24 @@ pub struct EndpointsArgs {
     /// Output.
     #[command(flatten)]
     pub agent: AgentArgs,
+}
+
+impl ListArgs {
+    /// Returns whether things of this namespace are shown.
+    pub fn shows(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|only| only == namespace)
+    }
+}
+
+/// Arguments of `endpoints`.
+#[derive(Debug, Args)]
+pub struct EndpointsArgs {
+    /// Names of endpoints: NAME, NAMESPACE/NAME, interface or address; none = all
+    #[arg(value_name = "ENDPOINT")]
+    pub names: Vec<String>,
+    /// Namespace and output.
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// Arguments of `flows`.
@@ -103,15 +118,9 @@ pub struct NatArgs {
     /// Addresses, or endpoints: NAME, NAMESPACE/NAME or interface; none = all
     #[arg(value_name = "ADDRESS|ENDPOINT")]
     pub names: Vec<String>,
-    /// Only this namespace
-    #[arg(long, short = 'n', value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-    /// Accepted as calicoctl's; all namespaces are shown unless one is named
-    #[arg(long, short = 'A', hide = true)]
-    pub all_namespaces: bool,
-    /// Output.
+    /// Namespace and output.
     #[command(flatten)]
-    pub agent: AgentArgs,
+    pub list: ListArgs,
 }
 
 /// Arguments of `program`.

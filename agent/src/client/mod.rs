@@ -46,13 +46,9 @@ pub fn status(global: &GlobalArgs, args: &AgentArgs, out: &mut dyn Write) -> any
 
 /// `felid endpoints`.
 pub fn endpoints(global: &GlobalArgs, args: &EndpointsArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let format = Format::parse(&args.agent.output, false)?;
+    let format = Format::parse(&args.list.agent.output, false)?;
     let mut endpoints: Vec<Endpoint> = ask(global, "/v1/endpoints", &[])?;
-    endpoints.retain(|endpoint| {
-        args.namespace
-            .as_ref()
-            .is_none_or(|namespace| *namespace == endpoint.namespace)
-    });
+    endpoints.retain(|endpoint| args.list.shows(&endpoint.namespace));
     let unknown: Vec<&String> = args
         .names
         .iter()
@@ -111,13 +107,9 @@ pub fn flows(global: &GlobalArgs, args: &FlowsArgs, out: &mut dyn Write) -> anyh
 
 /// `felid nat`.
 pub fn nat(global: &GlobalArgs, args: &NatArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let format = Format::parse(&args.agent.output, false)?;
+    let format = Format::parse(&args.list.agent.output, false)?;
     let mut nats: Vec<Nat> = ask(global, "/v1/nat", &[])?;
-    nats.retain(|nat| {
-        args.namespace
-            .as_ref()
-            .is_none_or(|namespace| *namespace == nat.namespace)
-    });
+    nats.retain(|nat| args.list.shows(&nat.namespace));
     let is_meant = |nat: &Nat, name: &str| {
         // An address selects the translations of that address, not all of the endpoint that has it.
         let addresses = [&nat.external, &nat.internal]

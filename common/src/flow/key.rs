@@ -62,29 +62,20 @@ impl FlowKeyV4 {
     /// Returns the same as [`FlowKeyV4::new`], given the whole `protocol` word.
     #[inline(always)]
     pub const fn with_word(src: u32, src_port: u16, dst: u32, dst_port: u16, protocol: u32) -> (Self, bool) {
-        if src < dst || (src == dst && src_port <= dst_port) {
-            (
-                Self {
-                    low: src,
-                    high: dst,
-                    low_port: src_port,
-                    high_port: dst_port,
-                    protocol,
-                },
-                true,
-            )
+        let source_is_low = src < dst || (src == dst && src_port <= dst_port);
+        let (low, high, low_port, high_port) = if source_is_low {
+            (src, dst, src_port, dst_port)
         } else {
-            (
-                Self {
-                    low: dst,
-                    high: src,
-                    low_port: dst_port,
-                    high_port: src_port,
-                    protocol,
-                },
-                false,
-            )
-        }
+            (dst, src, dst_port, src_port)
+        };
+        let key = Self {
+            low,
+            high,
+            low_port,
+            high_port,
+            protocol,
+        };
+        (key, source_is_low)
     }
 
     /// Returns the same as [`FlowKeyV4::with_word`], in memory's form. `ports` is the first word of
@@ -135,29 +126,20 @@ impl FlowKeyV6 {
     #[inline(always)]
     pub const fn with_word(src: [u32; 4], src_port: u16, dst: [u32; 4], dst_port: u16, protocol: u32) -> (Self, bool) {
         let (a, b) = (join_address(src), join_address(dst));
-        if a[0] < b[0] || (a[0] == b[0] && (a[1] < b[1] || (a[1] == b[1] && src_port <= dst_port))) {
-            (
-                Self {
-                    low: src,
-                    high: dst,
-                    low_port: src_port,
-                    high_port: dst_port,
-                    protocol,
-                },
-                true,
-            )
+        let source_is_low = a[0] < b[0] || (a[0] == b[0] && (a[1] < b[1] || (a[1] == b[1] && src_port <= dst_port)));
+        let (low, high, low_port, high_port) = if source_is_low {
+            (src, dst, src_port, dst_port)
         } else {
-            (
-                Self {
-                    low: dst,
-                    high: src,
-                    low_port: dst_port,
-                    high_port: src_port,
-                    protocol,
-                },
-                false,
-            )
-        }
+            (dst, src, dst_port, src_port)
+        };
+        let key = Self {
+            low,
+            high,
+            low_port,
+            high_port,
+            protocol,
+        };
+        (key, source_is_low)
     }
 
     /// Returns the same as [`FlowKeyV6::with_word`], in memory's form. Addresses are two words

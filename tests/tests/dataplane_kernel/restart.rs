@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use felid_dataplane::Config;
@@ -22,7 +23,7 @@ const PORT: u16 = 7000;
 
 /// One numbered datagram every half millisecond, each a flow of its own, until told to stop;
 /// returns how many.
-fn flood(from: &Workload, to: &str, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+fn flood(from: &Workload, to: &str, stop: &Arc<AtomicBool>) -> JoinHandle<u64> {
     let frame = Frame::new(
         from.mac,
         felid_lab::netns::HOST_MAC,
@@ -44,7 +45,7 @@ fn flood(from: &Workload, to: &str, stop: &Arc<AtomicBool>) -> std::thread::Join
 }
 
 /// Sources whose datagrams arrive, with the numbers in them.
-fn arrivals(at: &Workload, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<BTreeSet<([u8; 4], u64)>> {
+fn arrivals(at: &Workload, stop: &Arc<AtomicBool>) -> JoinHandle<BTreeSet<([u8; 4], u64)>> {
     let socket = at.namespace.packets("eth0").unwrap();
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
@@ -58,6 +59,43 @@ fn arrivals(at: &Workload, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<BT
         }
         seen
     })
+}
+
+/// What may reach the third of three workloads, from the first, and what may not, from the second,
+/// while programs and tables change hands.
+struct Floods {
+    stop: Arc<AtomicBool>,
+    quiet: Arc<AtomicBool>,
+    sent: [JoinHandle<u64>; 2],
+    seen: JoinHandle<BTreeSet<([u8; 4], u64)>>,
+}
+
+impl Floods {
+    fn begin([a, b, c]: &[Workload; 3]) -> Self {
+        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let seen = arrivals(c, &quiet);
+        let sent = [flood(a, C[0], &stop), flood(b, C[0], &stop)];
+        Self {
+            stop,
+            quiet,
+            sent,
+            seen,
+        }
+    }
+
+    /// Every allowed packet has arrived, and no other.
+    #[track_caller]
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let [allowed, denied] = self.sent.map(|flood| flood.join().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        self.quiet.store(true, Ordering::Relaxed);
+        let seen = self.seen.join().unwrap();
+        let from = |address: [u8; 4]| seen.iter().filter(|(source, _)| *source == address).count() as u64;
+        assert!(allowed > 200 && denied > 200, "{allowed} {denied}");
+        assert_eq!(from([10, 65, 0, 3]), 0, "of {denied} forbidden packets");
+        assert_eq!(from([10, 65, 0, 2]), allowed, "no allowed packet is lost");
+    }
 }
 
 fn three(host: &Host) -> [Workload; 3] {
@@ -94,9 +132,7 @@ fn a_restart_lets_nothing_through_and_cuts_nothing() {
             .map(|state| (state.key, state.id))
             .collect();
 
-        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let seen = arrivals(c, &quiet);
-        let floods = [flood(a, C[0], &stop), flood(b, C[0], &stop)];
+        let floods = Floods::begin(&workloads);
         for round in 0..3 {
             std::thread::sleep(Duration::from_millis(50));
             // As if killed: nothing is told to the kernel.
@@ -111,15 +147,7 @@ fn a_restart_lets_nothing_through_and_cuts_nothing() {
             assert_eq!(node.kernel.inventory().unwrap(), first, "round {round}");
         }
         std::thread::sleep(Duration::from_millis(50));
-        stop.store(true, Ordering::Relaxed);
-        let [allowed, denied] = floods.map(|flood| flood.join().unwrap());
-        std::thread::sleep(Duration::from_millis(50));
-        quiet.store(true, Ordering::Relaxed);
-        let seen = seen.join().unwrap();
-        let from = |address: [u8; 4]| seen.iter().filter(|(source, _)| *source == address).count() as u64;
-        assert!(allowed > 200 && denied > 200, "{allowed} {denied}");
-        assert_eq!(from([10, 65, 0, 3]), 0, "of {denied} forbidden packets");
-        assert_eq!(from([10, 65, 0, 2]), allowed, "no allowed packet is lost");
+        floods.end();
         let after: Vec<_> = node
             .kernel
             .endpoints()
@@ -170,9 +198,7 @@ fn tables_become_larger_at_a_restart_without_a_gap() {
         node.commit(&records(5));
         let before = node.kernel.adopt();
 
-        let (stop, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let seen = arrivals(c, &quiet);
-        let floods = [flood(a, C[0], &stop), flood(b, C[0], &stop)];
+        let floods = Floods::begin(&workloads);
         for (room, many) in [(32, 20), (256, 200), (300, 200)] {
             std::thread::sleep(Duration::from_millis(50));
             drop(node);
@@ -200,15 +226,7 @@ fn tables_become_larger_at_a_restart_without_a_gap() {
         node.links(&all);
         node.commit(&records(200));
         std::thread::sleep(Duration::from_millis(50));
-        stop.store(true, Ordering::Relaxed);
-        let [allowed, denied] = floods.map(|flood| flood.join().unwrap());
-        std::thread::sleep(Duration::from_millis(50));
-        quiet.store(true, Ordering::Relaxed);
-        let seen = seen.join().unwrap();
-        let from = |address: [u8; 4]| seen.iter().filter(|(source, _)| *source == address).count() as u64;
-        assert!(allowed > 200 && denied > 200, "{allowed} {denied}");
-        assert_eq!(from([10, 65, 0, 3]), 0, "of {denied} forbidden packets");
-        assert_eq!(from([10, 65, 0, 2]), allowed, "no allowed packet is lost");
+        floods.end();
     });
 }
 
